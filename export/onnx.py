@@ -1,0 +1,167 @@
+"""Writing plain modules as ONNX graphs."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from zoo.export.parity import INPUT, OUTPUT, Parity, compare, session
+
+import zoo
+from zoo.errors import ExportError
+from zoo.files import atomic_path
+from zoo.model import TaskModel
+from zoo.task import Preprocessing, Task
+
+TOLERANCE, TOLERANCE_HALF = 1e-4, 1e-2  # on the largest difference, relative to the largest logit
+
+
+class Graph(nn.Module):
+    """What is exported: the network between the graph's input and its output.
+
+    Args:
+        preprocessing: take uint8 images (B, H, W, C), as decoded, and scale and normalise them in the graph.
+            None: take float32 inputs (B, C, H, W) that are normalised already.
+        half: compute in float16; inputs and logits keep their types.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing | None = None, half: bool = False) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+        if half:
+            self.network.half()
+        self.half_precision = half
+        self.normalises = preprocessing is not None
+        if preprocessing is not None:
+            self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean).view(-1, 1, 1))
+            self.register_buffer("std", 255 * torch.tensor(preprocessing.std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.normalises:
+            images = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std  # (B, C, H, W)
+        logits: Tensor = self.network(images.half() if self.half_precision else images)
+        return logits.float()
+
+
+def to_onnx(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    task: Task | None = None,
+    preprocess: bool = False,
+    half: bool = False,
+    images: Tensor | None = None,
+    provider: str = "cpu",
+    metadata: Mapping[str, Any] | None = None,
+) -> Parity:
+    """Write a plain module as one ONNX file with a dynamic batch, checked against the module before it is kept.
+
+    The graph's input is `images`, its output `logits`.
+
+    Args:
+        module: a classifier of float images (B, C, H, W), such as `TaskModel.fuse` gives.
+        task: what the logits mean and which input they need; by default 224×224 RGB and unnamed classes.
+        preprocess: take uint8 images (B, H, W, C) of the input's size, and scale and normalise them in the graph.
+        half: compute in float16.
+        images: a batch of real inputs, in the graph's form, to compare on beside random ones.
+        provider: ONNX Runtime's execution provider for the comparison: "cpu", "cuda" or "tensorrt".
+        metadata: further facts for the file, such as provenance; values as JSON.
+
+    Returns:
+        The largest difference between the file and the module, which was below 1e-4, or 1e-2 in float16,
+        relative to the largest logit.
+
+    Raises:
+        ExportError: the graph cannot be made, is not valid, or differs from the module; no file is written then.
+    """
+    path, preprocessing = Path(path), task.preprocessing if task else Preprocessing()
+    inner = preprocessing if preprocess else None
+    model = _graph_model(Graph(module, inner, half), _random(preprocessing, preprocess, 2))
+    _describe(model, task, preprocess, half, metadata or {})
+    reference = Graph(module, inner)
+    batches = [_random(preprocessing, preprocess, 1), _random(preprocessing, preprocess, 3)]
+    batches += [images] if images is not None else []
+    with atomic_path(path) as temporary:
+        onnx.save(model, temporary)
+        try:
+            onnx.checker.check_model(str(temporary), full_check=True)
+        except onnx.checker.ValidationError as error:
+            raise ExportError(f"{path}: the exported graph is not valid ONNX: {error}") from error
+        parity = compare(reference, session(temporary, provider), batches, TOLERANCE_HALF if half else TOLERANCE)
+        if not parity.passed:
+            raise ExportError(f"{path}: the graph differs from its source by more than {parity.tolerance}: {parity}.")
+    return parity
+
+
+def export_tasks(
+    model: TaskModel,
+    folder: str | Path,
+    tasks: Sequence[str] | None = None,
+    *,
+    images: Mapping[str, Tensor] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, tuple[Path, Parity]]:
+    """Write one fused graph per task, `<folder>/<task>.onnx`; the file and the parity of each.
+
+    Args:
+        tasks: by default all of the model's.
+        images: real inputs by task, in the graph's form, to compare on beside random ones.
+        provenance: what the files shall say of where they come from.
+        options: further arguments of `to_onnx`.
+    """
+    made = {}
+    for name in tasks or model.tasks:
+        path = Path(folder) / f"{name}.onnx"
+        facts = {**(provenance or {}), "backbone_sha256": model.backbone_sha256()}
+        real = (images or {}).get(name)
+        made[name] = (
+            path,
+            to_onnx(model.fuse(name), path, task=model.task(name), images=real, metadata=facts, **options),
+        )
+    return made
+
+
+def _graph_model(graph: Graph, example: Tensor) -> onnx.ModelProto:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations; what matters is checked afterwards
+        try:
+            program = torch.onnx.export(
+                graph.eval(), (example,), dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            )  # fmt: skip
+        except Exception as error:  # the exporter raises many classes, none of them its own base
+            raise ExportError(f"torch.onnx cannot export {type(graph.network).__name__}: {error}") from error
+    assert program is not None
+    return program.model_proto
+
+
+def _describe(
+    model: onnx.ModelProto, task: Task | None, preprocess: bool, half: bool, metadata: Mapping[str, Any]
+) -> None:
+    facts: dict[str, Any] = {"ftn_zoo_version": zoo.__version__, "precision": "float16" if half else "float32"}
+    if task is not None:
+        facts |= {"task": task.name, "classes": task.classes, "preprocessing": dataclasses.asdict(task.preprocessing)}
+        facts["preprocessing_in_graph"] = preprocess
+    for key, value in {**facts, **metadata}.items():
+        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+
+
+def _random(preprocessing: Preprocessing, preprocess: bool, batch: int) -> Tensor:
+    """Random inputs in the graph's form, the same each time."""
+    generator = torch.Generator().manual_seed(batch)
+    channels, height, width = preprocessing.input_size
+    if preprocess:
+        return torch.randint(0, 256, (batch, height, width, channels), generator=generator, dtype=torch.uint8)
+    return torch.randn(batch, channels, height, width, generator=generator)

@@ -1,0 +1,81 @@
+"""Running an ONNX file, and holding it against the torch module that it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ExportError, OptionError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+INPUT, OUTPUT = "images", "logits"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest difference between an ONNX file and its source, over some images."""
+
+    absolute: float
+    relative: float  # to the largest output of the source
+    tolerance: float  # on the relative difference
+    images: int
+
+    @property
+    def passed(self) -> bool:
+        return self.relative <= self.tolerance
+
+    def __str__(self) -> str:
+        return f"largest difference {self.absolute:.1e} ({self.relative:.1e} relative) over {self.images} images"
+
+
+def session(path: str | Path, provider: str = "cpu") -> ort.InferenceSession:
+    """An ONNX Runtime session on one execution provider: "cpu", "cuda" or "tensorrt".
+
+    Raises:
+        OptionError: no such provider.
+        ExportError: this machine does not have it, or the file cannot be read.
+    """
+    if provider not in PROVIDERS:
+        raise OptionError(f"Unknown provider {provider!r}; choose one of {', '.join(PROVIDERS)}.")
+    wanted, options = PROVIDERS[provider], ort.SessionOptions()
+    options.log_severity_level = 4  # a provider that cannot start says so in the error below, not on stderr
+    try:
+        made = ort.InferenceSession(str(path), options, providers=[wanted])
+    except Exception as error:  # ONNX Runtime raises classes of its own for each status, with no common base
+        raise ExportError(f"ONNX Runtime cannot run {path} on {provider}: {error}") from error
+    if made.get_providers()[0] != wanted:
+        here = [name for name, full in PROVIDERS.items() if full in made.get_providers()]
+        raise ExportError(
+            f"The provider {provider!r} is not available here; ONNX Runtime fell back to {', '.join(here)}. "
+            "Install its drivers and libraries, or choose --provider cpu."
+        )
+    return made
+
+
+def run(made: ort.InferenceSession, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The logits (B, classes) of a batch of images, as the graph's input takes them."""
+    return np.asarray(made.run([OUTPUT], {INPUT: images})[0])
+
+
+def compare(module: nn.Module, made: ort.InferenceSession, batches: list[Tensor], tolerance: float) -> Parity:
+    """Run both on the same batches, each in the form that the graph takes; `module` takes it too."""
+    absolute = largest = 0.0
+    for batch in batches:
+        with torch.no_grad():
+            expected = module(batch).float().numpy()
+        found = run(made, batch.numpy())
+        if found.shape != expected.shape:
+            raise ExportError(f"The graph gives outputs of shape {found.shape}, its source {expected.shape}.")
+        absolute = max(absolute, float(np.abs(found - expected).max()))
+        largest = max(largest, float(np.abs(expected).max()))
+    relative = absolute / largest if largest else absolute
+    if not np.isfinite(relative):
+        raise ExportError("The graph or its source gives values that are not finite.")
+    return Parity(absolute, relative, tolerance, sum(len(batch) for batch in batches))

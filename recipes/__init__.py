@@ -1,0 +1,1 @@
+"""The zoo's recipes: data files, read by zoo.recipe."""

@@ -1,0 +1,43 @@
+"""FTN zoo: one frozen backbone, a small file per task, and everything to train, verify, fuse and export them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo import export as export
+    from zoo.errors import ZooError as ZooError
+    from zoo.loader import adapt as adapt
+    from zoo.loader import load as load
+    from zoo.model import TaskModel as TaskModel
+    from zoo.registry import list_models as list_models
+    from zoo.registry import register as register
+    from zoo.task import Preprocessing as Preprocessing
+    from zoo.task import Task as Task
+
+__version__ = "0.1.0"
+
+_HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need no torch
+    "Preprocessing": "zoo.task",
+    "Task": "zoo.task",
+    "TaskModel": "zoo.model",
+    "ZooError": "zoo.errors",
+    "adapt": "zoo.loader",
+    "list_models": "zoo.registry",
+    "load": "zoo.loader",
+    "register": "zoo.registry",
+}
+__all__ = ["Preprocessing", "Task", "TaskModel", "ZooError", "adapt", "export", "list_models", "load", "register"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "export":
+        return importlib.import_module("zoo.export")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

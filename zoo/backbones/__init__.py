@@ -1,0 +1,112 @@
+"""Backbones by name: `zoo/NAME`, `torchvision/NAME` and `timm/NAME`, each with `@WEIGHTS` or without.
+
+The zoo's own weights are listed in its registry. torchvision publishes its weights as `.pth` files only: they are
+downloaded from the address that torchvision states, checked against the SHA-256 digits in their name, and read by
+torch's restricted `weights_only` reader, which makes tensors and plain containers and runs no code.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zoo.backbones.resnet_cifar import resnet20
+from zoo.errors import UnknownNameError, WeightsError
+from zoo.fetch import download, fetch
+from zoo.registry import Registry
+from zoo.tensors import read
+
+OWN = {"resnet20": resnet20}
+
+
+def build(name: str) -> nn.Module:
+    """The architecture that a backbone's name means, with fresh weights; downloads nothing.
+
+    Raises:
+        UnknownNameError: no library of the zoo's has such an architecture; the nearest names are listed.
+    """
+    library, _, rest = name.partition("/")
+    architecture = rest.partition("@")[0]
+    if library == "zoo":
+        if architecture not in OWN:
+            raise UnknownNameError("backbone", name, [f"zoo/{own}" for own in OWN])
+        return OWN[architecture]()
+    if library == "torchvision":
+        import torchvision
+
+        known = torchvision.models.list_models(module=torchvision.models)
+        if architecture not in known:
+            raise UnknownNameError("backbone", f"torchvision/{architecture}", [f"torchvision/{n}" for n in known])
+        return torchvision.models.get_model(architecture, weights=None)  # type: ignore[no-any-return]
+    if library == "timm":
+        import timm
+
+        if not timm.is_model(architecture.partition(".")[0]):
+            raise UnknownNameError("backbone", f"timm/{architecture}", [f"timm/{n}" for n in timm.list_models()])
+        return timm.create_model(architecture, pretrained=False)
+    raise UnknownNameError("backbone", name, ["zoo/…", "torchvision/…", "timm/…"])
+
+
+def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) -> dict[str, Tensor]:
+    """The pre-trained weights that a backbone's name means; a classifier's may be among them.
+
+    Args:
+        file: a safetensors file to read instead.
+
+    Raises:
+        WeightsError: the weights cannot be had.
+    """
+    if file is not None:
+        return read(file)[0]
+    library, _, rest = name.partition("/")
+    architecture, _, tag = rest.partition("@")
+    known = registry.backbone(name)
+    if known is not None and known.weights is not None:
+        return read(fetch(known.weights, known.folder))[0]
+    if library == "torchvision":
+        return _torchvision_tensors(architecture, tag)
+    if library == "timm":
+        return _timm_tensors(architecture)
+    raise WeightsError(
+        f"No weights of the backbone {name!r} are published. Train it with `zoo train {name}`, or name a file of "
+        f"your own with --backbone-weights. Published: {', '.join(registry.backbones()) or 'none'}."
+    )
+
+
+def _torchvision_tensors(architecture: str, tag: str) -> dict[str, Tensor]:
+    import torchvision
+
+    choices = torchvision.models.get_model_weights(architecture)
+    try:
+        url = (choices[tag] if tag else choices["DEFAULT"]).url
+    except KeyError:
+        raise UnknownNameError(f"weights of torchvision/{architecture}", tag, choices.__members__) from None
+    match = re.search(r"-([0-9a-f]{8,})\.pth$", url)
+    if match is None:
+        raise WeightsError(
+            f"torchvision states no SHA-256 for {url}; name a safetensors file of these weights instead."
+        )
+    tensors = torch.load(download(url, match[1]), map_location="cpu", weights_only=True)
+    return dict(tensors)
+
+
+def _timm_tensors(architecture: str) -> dict[str, Tensor]:
+    import timm
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from zoo import resources
+
+    config = timm.get_pretrained_cfg(architecture)
+    if config is None or not config.hf_hub_id:
+        raise WeightsError(f"timm has no weights on the Hugging Face Hub for {architecture!r}.")
+    try:
+        path = hf_hub_download(config.hf_hub_id, "model.safetensors", cache_dir=resources.cache_dir() / "hub")
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise WeightsError(
+            f"Cannot download the weights of timm/{architecture}: {error}. Check the network."
+        ) from error
+    return read(Path(path))[0]

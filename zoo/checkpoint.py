@@ -1,0 +1,56 @@
+"""A training run on disk between two epochs: tensors in safetensors, the rest in its header; no pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import WeightsError
+from zoo.tensors import check_tensors, read, write
+
+
+def save(
+    path: Path, tensors: Mapping[str, Tensor], optimizers: Sequence[torch.optim.Optimizer], state: Mapping[str, Any]
+) -> None:
+    """Write the trained tensors, what the optimisers remember, and `state`, atomically."""
+    memory: dict[str, Tensor] = {f"model/{name}": tensor for name, tensor in tensors.items()}
+    for i, optimizer in enumerate(optimizers):
+        for j, slots in optimizer.state_dict()["state"].items():
+            memory |= {f"optimizer/{i}/{j}/{slot}": value for slot, value in slots.items() if isinstance(value, Tensor)}
+    write(path, memory, dict(state))
+
+
+def load(
+    path: Path, tensors: Mapping[str, Tensor], optimizers: Sequence[torch.optim.Optimizer], state: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Read back what `save` wrote, into `tensors` and `optimizers`; returns the saved state.
+
+    Args:
+        state: what must agree with the saved state, such as the recipe's hash.
+
+    Raises:
+        WeightsError: the file is damaged or belongs to another run.
+    """
+    memory, saved = read(path)
+    for key, value in state.items():
+        if saved.get(key) != value:
+            raise WeightsError(
+                f"The checkpoint {path} was made with {key} {saved.get(key)!r}, not {value!r}. "
+                "Train without --resume to start over."
+            )
+    model = {name.removeprefix("model/"): tensor for name, tensor in memory.items() if name.startswith("model/")}
+    check_tensors(tensors, model, str(path))
+    for name, tensor in tensors.items():
+        tensor.copy_(model[name])
+    for i, optimizer in enumerate(optimizers):
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in memory.items():
+            if name.startswith(f"optimizer/{i}/"):
+                _, _, j, slot = name.split("/")
+                slots.setdefault(int(j), {})[slot] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    return saved

@@ -1,0 +1,312 @@
+"""The `zoo` command. Thin: each command imports what it needs when it runs, so that `zoo --help` and `ls` are quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo import __version__
+from zoo.errors import CheckFailed, OptionError, ZooError
+from zoo.registry import Entry, Registry, default_registry
+from zoo.report import show, show_one
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+data_root = click.option("--data-root", type=FOLDER, help="Where the benchmark's images lie.")
+skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave out images that do not decode.")
+
+
+class Zoo(click.Group):
+    """The group of commands; prints the zoo's own errors in a line or two."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ZooError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_status)
+
+
+@click.group(cls=Zoo, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="zoo")
+@click.option("--registry", type=FILE, help="A registry file of your own, beside the zoo's.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def main(ctx: click.Context, registry: Path | None, debug: bool) -> None:
+    """One frozen backbone, a small file per task: find, train, verify, fuse and export them."""
+    ctx.obj = default_registry() if registry is None else default_registry().merged(Registry.read(registry))
+
+
+@main.command("ls")
+@click.argument("pattern", default="*")
+@as_json
+@click.pass_obj
+def list_command(registry: Registry, pattern: str, as_json: bool) -> None:
+    """List the models whose names match PATTERN, such as "resnet*-shapes"."""
+    rows = [_summary(registry.entry(name)) for name in registry.names(pattern)]
+    show(rows, as_json)
+    if not rows:
+        raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
+
+
+def _summary(entry: Entry) -> dict[str, Any]:
+    sizes = [file.size for file in (entry.weights or {}).values()]
+    reported = entry.reported.accuracy if entry.reported else None
+    return {
+        "name": entry.name,
+        "tasks": len(entry.tasks),
+        "parameters per task": entry.parameters and entry.parameters.per_task,
+        "KB per task": round(sum(sizes) / len(sizes) / 1000) if sizes else None,
+        "measured %": _mean(entry.measured),
+        "reported %": _mean(reported),
+    }
+
+
+def _mean(figures: dict[str, float] | None) -> float | None:
+    return round(sum(figures.values()) / len(figures), 2) if figures else None
+
+
+@main.command()
+@click.argument("name")
+@as_json
+@click.pass_obj
+def info(registry: Registry, name: str, as_json: bool) -> None:
+    """Show what the registry says of a model: backbone, method, recipe, files and figures."""
+    from zoo.registry import as_data
+
+    item = registry.backbone(name) or registry.entry(name)
+    show_one(name, as_data(item), as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.pass_obj
+def download(registry: Registry, name: str) -> None:
+    """Fetch a model's published weights and print where they lie."""
+    from zoo.loader import adapter_files
+
+    entry = registry.entry(name)
+    for path in adapter_files(entry, entry.tasks, "published").values():
+        click.echo(path)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--task", "tasks", multiple=True, help="Train this task; may be given several times. Default: all.")
+@click.option("--backbone", help="Adapt this backbone to domains of your own, such as torchvision/resnet18.")
+@click.option("--data", type=FOLDER, help="Those domains: DIR/<domain>/{train,test}/<class>/*.jpg.")
+@click.option("--method", default="ftn", show_default=True, help="With --backbone: the method.")
+@click.option("--rank", type=int, help="With --backbone: the rank of ftn.")
+@click.option("--out", type=FOLDER, help="Where the adapter files go. Default: the local store.")
+@click.option("--backbone-weights", type=FILE, help="A safetensors file with the backbone's weights.")
+@click.option("--recipe", help="A recipe's name or file, in place of the entry's.")
+@click.option("--seed", type=int, help="In place of the recipe's.")
+@data_root
+@skip_unreadable
+@click.option("--resume", is_flag=True, help="Go on from the last finished epoch; skip finished tasks.")
+@click.option("--overwrite", is_flag=True, help="Train finished tasks anew.")
+@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True)
+@click.option("--cpu", is_flag=True, help="Leave a GPU unused.")
+@click.option("--workers", default=0, show_default=True, help="Processes that load images.")
+@click.option("--tracker", type=click.Choice(["tensorboard", "wandb"]), help="Log the figures of each epoch.")
+@click.option("--max-steps", type=int, help="Stop each task after so many steps, for a quick try.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.pass_obj
+def train(
+    registry: Registry, /, name: str | None, tasks: tuple[str, ...], backbone: str | None, data: Path | None,
+    method: str, rank: int | None, out: Path | None, **options: Any,
+) -> None:  # fmt: skip
+    """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
+    from zoo import resources, runs
+    from zoo.loader import known_task
+
+    settings = runs.RunOptions(**options)
+    if backbone or data:
+        if name or not (backbone and data and out):
+            raise OptionError("For domains of your own give --backbone, --data and --out, and no NAME.")
+        spec = {"name": method} | ({} if rank is None else {"rank": rank})
+        entry, registry_file = runs.train_own(backbone, data, spec, out, registry, settings)
+        show([{"task": task, "accuracy %": value} for task, value in (entry.measured or {}).items()])
+        click.echo(f"Wrote {entry.name}. Use it with: zoo --registry {registry_file} eval {entry.name}")
+        return
+    if name is None:
+        raise OptionError("Name a model to train, or give --backbone, --data and --out. `zoo ls` lists the models.")
+    if known := registry.backbone(name):
+        click.echo(
+            runs.train_backbone(known, out / "backbone.safetensors" if out else runs.backbone_file(name), settings)
+        )
+        return
+    entry = registry.entry(name)
+    chosen = [known_task(entry, task) for task in tasks] or list(entry.tasks)
+    for path in runs.train_entry(entry, registry, chosen, out or resources.store_dir() / name, settings).values():
+        click.echo(path)
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True)
+@click.pass_context
+def pack(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Publish what `zoo train` left in the local store: move it beside the registry and record it there.
+
+    For maintainers of a checkout of the zoo: files go to zoo/weights/, and registry.yaml gets their hashes, sizes
+    and measured accuracy.
+    """
+    from zoo import resources, runs
+
+    registry = Registry.read(resources.registry_file())
+    for name in names:
+        runs.pack(name, registry)
+        click.echo(f"packed {name}")
+    registry.write(resources.registry_file())
+
+
+@main.command("eval")
+@click.argument("name")
+@click.option("--task", help="This task alone. Default: all.")
+@click.option(
+    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
+)
+@data_root
+@skip_unreadable
+@as_json
+@click.pass_obj
+def evaluate(
+    registry: Registry,
+    name: str,
+    task: str | None,
+    weights: str,
+    data_root: Path | None,
+    skip_unreadable: bool,
+    as_json: bool,
+) -> None:
+    """Measure a model's top-1 accuracy on its test images."""
+    from zoo.loader import load
+    from zoo.verification import evaluate as measure
+
+    model = load(name, task=task, weights=weights, registry=registry)
+    figures = measure(registry.entry(name), model, data_root, skip_unreadable)
+    rows = [{"task": key, "accuracy %": round(value, 2)} for key, value in figures.items()]
+    if len(figures) > 1:
+        rows.append({"task": "mean", "accuracy %": round(sum(figures.values()) / len(figures), 2)})
+    show(rows, as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--retrain", is_flag=True, help="Run the recipe again, in a temporary folder, and compare.")
+@data_root
+@as_json
+@click.pass_obj
+def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None, as_json: bool) -> None:
+    """Check a model's files, parameters and accuracy against the registry; exit 1 on a difference."""
+    from zoo import verification
+    from zoo.runs import RunOptions
+
+    entry = registry.entry(name)
+    checks = verification.verify(entry, registry, data_root)
+    if retrain:
+        checks += verification.retrain(entry, registry, RunOptions(data_root=data_root))
+    show([{"task": c.task, "check": c.what, "passed": c.passed, "detail": c.detail} for c in checks], as_json)
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise CheckFailed(f"{len(failed)} of {len(checks)} checks of {name} failed; the first: {failed[0].detail}")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--task", "tasks", multiple=True, help="Export this task; may be given several times.")
+@click.option("--all-tasks", is_flag=True)
+@click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the <task>.onnx files.")
+@click.option("--preprocess", is_flag=True, help="Take uint8 images (B, H, W, C); scale and normalise in the graph.")
+@click.option("--half", is_flag=True, help="Compute in float16.")
+@click.option("--provider", default="cpu", show_default=True, help="cpu, cuda or tensorrt: what runs the comparison.")
+@click.option(
+    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
+)
+@data_root
+@as_json
+@click.pass_obj
+def export(
+    registry: Registry, name: str, tasks: tuple[str, ...], all_tasks: bool, out: Path, preprocess: bool, half: bool,
+    provider: str, weights: str, data_root: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Write one ONNX graph per task, each compared with its source; exit 1 where they differ."""
+    from zoo import deployment
+    from zoo.loader import known_task
+
+    entry = registry.entry(name)
+    chosen = [known_task(entry, task) for task in tasks]
+    if bool(chosen) == all_tasks:
+        raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")
+    made = deployment.export_entry(
+        entry, registry, chosen or list(entry.tasks), out, data_root=data_root, weights=weights,
+        preprocess=preprocess, half=half, provider=provider,
+    )  # fmt: skip
+    show([{"task": task, "file": str(path), "parity": str(parity)} for task, (path, parity) in made.items()], as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--task", required=True)
+@click.argument("images", nargs=-1, required=True, type=FILE)
+@click.option("--top", default=3, show_default=True, help="How many classes to show.")
+@click.option(
+    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
+)
+@skip_unreadable
+@as_json
+@click.pass_obj
+def predict(
+    registry: Registry,
+    name: str,
+    task: str,
+    images: tuple[Path, ...],
+    top: int,
+    weights: str,
+    skip_unreadable: bool,
+    as_json: bool,
+) -> None:
+    """Classify IMAGES by one of a model's tasks."""
+    from zoo.deployment import classify
+    from zoo.loader import load
+
+    show(
+        classify(load(name, task=task, weights=weights, registry=registry), task, images, top, skip_unreadable), as_json
+    )
+
+
+@main.command()
+@click.argument("name")
+@click.option("--task", help="Default: the first.")
+@click.option("--batch", default=16, show_default=True)
+@click.option("--rounds", default=20, show_default=True)
+@as_json
+@click.pass_obj
+def bench(registry: Registry, name: str, task: str | None, batch: int, rounds: int, as_json: bool) -> None:
+    """Time a model fused, unfused and in ONNX Runtime against its plain backbone, in turn in one process."""
+    from zoo.deployment import latencies
+
+    show(latencies(registry.entry(name), registry, task, batch, rounds), as_json)
+
+
+@main.command("cp")
+@click.argument("recipe")
+@click.argument("file", type=FILE)
+def copy(recipe: str, file: Path) -> None:
+    """Copy a recipe of the zoo to FILE, to be changed and used with `zoo train NAME --recipe FILE`."""
+    from zoo.recipe import recipe_file
+
+    source = recipe_file(recipe)
+    try:
+        with file.open("xb") as target:
+            target.write(source.read_bytes())
+    except FileExistsError:
+        raise OptionError(f"{file} exists already; choose another name.") from None
+    except OSError as error:
+        raise OptionError(f"Cannot write {file}: {error.strerror}.") from None
+    click.echo(f"Copied {source} to {file}")

@@ -1,0 +1,132 @@
+"""What is done with a trained entry: export it, time it, classify images with it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.datasets import get_benchmark, open_image
+from zoo.errors import DataError
+from zoo.export import Parity, export_tasks, run, session, to_onnx
+from zoo.loader import load
+from zoo.model import TaskModel
+from zoo.registry import Entry, Registry
+from zoo.task import Preprocessing
+from zoo.timing import interleaved, medians, ratio
+
+REAL_IMAGES = 16  # test images per task that a graph is compared on
+
+
+def export_entry(
+    entry: Entry,
+    registry: Registry,
+    tasks: Sequence[str],
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    weights: str | Path = "auto",
+    preprocess: bool = False,
+    **options: Any,
+) -> dict[str, tuple[Path, Parity]]:
+    """One checked ONNX graph per task of an entry; see `zoo.export.to_onnx` for the options.
+
+    Each is compared on random inputs and, where the benchmark's images are at hand, on real ones.
+    """
+    model = load(entry.name, weights=weights, registry=registry)
+    images = {task: real_inputs(entry, task, model.task(task).preprocessing, data_root, preprocess) for task in tasks}
+    provenance = {
+        "entry": entry.name,
+        "backbone": entry.backbone,
+        "recipe": entry.recipe,
+        "adapter_sha256": {task: file.sha256 for task, file in (entry.weights or {}).items() if task in tasks},
+    }
+    real = {task: batch for task, batch in images.items() if batch is not None}
+    return export_tasks(model, folder, tasks, images=real, provenance=provenance, preprocess=preprocess, **options)
+
+
+def real_inputs(
+    entry: Entry, task: str, preprocessing: Preprocessing, data_root: Path | None, preprocess: bool
+) -> Tensor | None:
+    """A few test images of a task in the form that its graph takes; None where the images are not at hand."""
+    benchmark = get_benchmark(entry.benchmark)
+    root = data_root or (Path(entry.data_root) if entry.data_root else None)
+    if benchmark.needs_root and (root is None or not root.is_dir()):
+        return None
+    test = benchmark.splits(task, root).test
+    count: int = len(test)  # type: ignore[arg-type]
+    batch = torch.stack([preprocessing.transform()(test[i][0]) for i in range(0, count, -(-count // REAL_IMAGES))])
+    if not preprocess:
+        return batch  # (B, C, H, W)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    return (255 * (batch * std + mean)).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def classify(
+    model: TaskModel, task: str, images: Sequence[Path], top: int = 3, skip_unreadable: bool = False
+) -> list[dict[str, Any]]:
+    """The most probable classes of each image, most probable first, with their probabilities in per cent.
+
+    Raises:
+        DataError: an image does not decode, unless `skip_unreadable`; then it stands in the result as such.
+    """
+    transform, classes = model.transforms(task), model.task(task).classes
+    rows: list[dict[str, Any]] = []
+    for path in images:
+        try:
+            inputs = transform(open_image(path))[None]
+        except DataError:
+            if not skip_unreadable:
+                raise
+            rows.append({"image": str(path), "classes": "does not decode"})
+            continue
+        with torch.no_grad():
+            best = model(inputs, task)[0].softmax(0).topk(min(top, len(classes)))
+        guesses = {
+            classes[i]: round(100 * float(p), 1) for p, i in zip(best.values, best.indices.tolist(), strict=True)
+        }
+        rows.append({"image": str(path), "classes": guesses})
+    return rows
+
+
+def latencies(
+    entry: Entry, registry: Registry, task: str | None = None, batch: int = 16, rounds: int = 20
+) -> list[dict[str, Any]]:
+    """Milliseconds per batch of an entry's network: plain, fused and unfused, in torch and in ONNX Runtime.
+
+    The candidates take turns in one process. "plain" is the backbone's own architecture, untouched by the zoo, with
+    the same head; a ratio is the median over the rounds of a candidate's time to its plain backbone's.
+    """
+    task = task or entry.tasks[0]
+    model = load(entry.name, task=task, weights=None, registry=registry)
+    plain = load(entry.name, task=task, weights=None, registry=registry).fuse(task)
+    fused, known = model.fuse(task), model.task(task)
+    inputs = torch.randn(batch, *known.preprocessing.input_size)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        graphs = {}
+        for name, network in (("plain", plain), ("fused", fused)):
+            to_onnx(network, Path(folder, f"{name}.onnx"), task=known)
+            graphs[name] = session(Path(folder, f"{name}.onnx"))
+        array = inputs.numpy()
+        seconds = interleaved(
+            {
+                "torch plain": lambda: plain(inputs),
+                "torch fused": lambda: fused(inputs),
+                "torch unfused": lambda: model(inputs, task),
+                "onnx plain": lambda: run(graphs["plain"], array),
+                "onnx fused": lambda: run(graphs["fused"], array),
+            },
+            rounds,
+        )
+    return [
+        {
+            "network": name,
+            "ms per batch": round(1000 * s, 3),
+            "ratio": round(ratio(seconds, name, f"{name.split()[0]} plain"), 3),
+        }
+        for name, s in medians(seconds).items()
+    ]

@@ -1,0 +1,72 @@
+"""Every error that the zoo raises for a user's mistake or a damaged file.
+
+ZooError
+├── UnknownNameError    a model, task, method, recipe or backbone that nobody registered
+├── ConfigError         a registry or recipe that cannot be read as written; lists every problem at once
+├── OptionError         an argument out of its range
+├── WeightsError        a missing, damaged or mismatched weights file
+├── DataError           a dataset folder or image that is not as it should be
+├── ExportError         a graph that could not be written or that disagrees with its source
+└── CheckFailed         a verification that ran and found a difference
+
+The message says what is wrong, with the value, and what to do about it.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZooError(Exception):
+    """Base of all errors below; the command line prints it without a traceback, and exits with `exit_status`."""
+
+    exit_status = 1  # 1: something failed, 2: it was asked for wrongly
+
+
+class UnknownNameError(ZooError, LookupError):
+    """A name that nothing is registered under; the message lists the nearest ones."""
+
+    exit_status = 2
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        if near:
+            advice = "Did you mean " + " or ".join(near) + "?"
+        elif known:
+            shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+            advice = f"Known: {shown}."
+        else:
+            advice = "None is known."
+        super().__init__(" ".join(filter(None, [f"Unknown {kind} {name!r}.", advice, hint])))
+
+
+class ConfigError(ZooError, ValueError):
+    """A registry or recipe with problems, all of them listed."""
+
+    exit_status = 2
+
+    def __init__(self, where: str, problems: Iterable[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join([f"{where}:", *(f"  - {problem}" for problem in self.problems)]))
+
+
+class OptionError(ZooError, ValueError):
+    """An argument out of its range."""
+
+    exit_status = 2
+
+
+class WeightsError(ZooError):
+    """A weights file that is missing, damaged, or made for something else."""
+
+
+class DataError(ZooError):
+    """A dataset folder or an image that is not as it should be."""
+
+
+class ExportError(ZooError):
+    """An export that could not be written, or that disagrees with its source."""
+
+
+class CheckFailed(ZooError):
+    """A verification that ran to its end and found a difference."""

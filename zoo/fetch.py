@@ -1,0 +1,94 @@
+"""A weights file on this machine, from wherever its URI points, and checked against its size and SHA-256."""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from zoo import resources
+from zoo.errors import WeightsError
+from zoo.files import atomic_path, sha256
+from zoo.registry import WeightsFile
+
+
+def fetch(file: WeightsFile, folder: Path) -> Path:
+    """The path of a file, downloaded where need be.
+
+    Args:
+        folder: what the path of a `file:` URI is relative to: the folder of the registry that names it.
+
+    Raises:
+        WeightsError: there is no such file, it cannot be had, or its size or SHA-256 is not the registry's.
+        ConfigError: the path leaves its folder.
+    """
+    scheme, _, rest = file.uri.partition(":")
+    if scheme == "package":
+        path = resources.within(resources.packaged_weights_dir(), rest)
+    elif scheme == "file":
+        path = resources.within(folder, rest)
+    elif scheme == "hf":
+        path = _from_hub(rest)
+    elif scheme == "https":
+        path = download(file.uri, file.sha256)
+    else:
+        raise WeightsError(f"{file.uri!r} is no URI of a weights file; use package:, file:, hf:// or https://.")
+    if not path.is_file():
+        raise WeightsError(f"There is no weights file {path}. Install ftn-zoo again, or train it with `zoo train`.")
+    check(path, file)
+    return path
+
+
+def check(path: Path, file: WeightsFile) -> None:
+    """Raise WeightsError unless a file has the size and the SHA-256 that the registry states."""
+    size = path.stat().st_size
+    if size != file.size:
+        raise WeightsError(f"{path} has {size} bytes and not {file.size}: it is truncated or altered. Fetch it again.")
+    found = sha256(path)
+    if found != file.sha256:
+        raise WeightsError(f"{path} has SHA-256 {found}, not {file.sha256}: it was altered. Fetch it again.")
+
+
+def download(url: str, digest: str) -> Path:
+    """A file from the network, kept in the cache under its hash and checked against it each time.
+
+    Args:
+        digest: the SHA-256, or the digits that it begins with where its publisher gives no more.
+    """
+    path = resources.cache_dir() / digest / url.rpartition("/")[2]
+    if not path.exists():
+        try:
+            with atomic_path(path) as temporary, urllib.request.urlopen(url, timeout=60) as response:
+                with open(temporary, "wb") as target:
+                    while block := response.read(1 << 20):
+                        target.write(block)
+                _check_digest(temporary, url, digest)
+        except (urllib.error.URLError, TimeoutError, WeightsError) as error:
+            if isinstance(error, WeightsError) and "SHA-256" in str(error):
+                raise
+            raise WeightsError(
+                f"Cannot download {url}: {error}. Check the network, or put the file at {path}."
+            ) from error
+    _check_digest(path, url, digest)
+    return path
+
+
+def _check_digest(path: Path, url: str, digest: str) -> None:
+    found = sha256(path)
+    if not found.startswith(digest):
+        raise WeightsError(f"{url} gave a file with SHA-256 {found}, not {digest}…. Delete {path} and fetch it again.")
+
+
+def _from_hub(address: str) -> Path:
+    match = re.fullmatch(r"//([\w.-]+/[\w.-]+)@([0-9a-f]{40})/(.+)", address)
+    if not match:
+        raise WeightsError(f"'hf:{address}' is not of the form hf://owner/repo@<40-digit commit>/file.")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, commit, name = match.groups()
+    try:
+        return Path(hf_hub_download(repo, name, revision=commit, cache_dir=resources.cache_dir() / "hub"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise WeightsError(f"Cannot download hf:{address}: {error}. Check the network and the name.") from error

@@ -1,0 +1,52 @@
+"""What a task adds to a frozen weight, and what a method is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from zoo.layers import AdaptedLayer
+
+
+class Increment(nn.Module):
+    """One task's ΔW for one frozen Conv2d or Linear: `W_t = W + ΔW_t` (FTN, Eq. 1).
+
+    A method defines `delta`. It overrides `forward` only where a route exists
+    that is cheaper than running the layer under the summed weight.
+    """
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """ΔW, in the shape, dtype and device of `weight`."""
+        raise NotImplementedError
+
+    def applied(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The task's own weight `W + ΔW`, and its bias: by default the layer's."""
+        return weight + self.delta(weight), bias
+
+    def forward(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
+        """The output of `layer` under the task's weight and bias, for the input `x` that the layer takes."""
+        return layer.run(x, *self.applied(layer.weight, layer.bias))
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a task adapts a backbone: what it adds to which weights, and what else it owns.
+
+    Every method gives the task a head of its own.
+    """
+
+    name: str
+    summary: str
+    increment: type[Increment] | None = None  # what an adapted layer gets; None adapts no layer
+    norms: bool = True  # whether the task has batch norms (affine and running statistics) of its own
+    stem: bool = False  # whether the first convolution is adapted too
+    trains_backbone: bool = False  # whether the backbone's own weights are trained (pre-training)
+
+    def build(self, layer: nn.Module, options: Mapping[str, Any]) -> Increment:
+        """A fresh increment for `layer`; raises OptionError on options that the method rejects."""
+        assert self.increment is not None
+        return self.increment(layer, **options)

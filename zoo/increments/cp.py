@@ -1,0 +1,131 @@
+"""FTN: ΔW as a sum of R rank-1 tensors (the CP form of the FTN paper, Eq. 2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import OptionError
+from zoo.increments.base import Increment, Method
+
+if TYPE_CHECKING:
+    from zoo.layers import AdaptedLayer
+
+ROUTES = ("auto", "folded", "factored")
+
+
+class CP(Increment):
+    """`ΔW[o, c, :] = Σ_r out[o, r] · in[r, c] · spatial[r, :]` for a Conv2d or Linear layer.
+
+    It has `R (C_out + C_in / groups + k²)` parameters; a Linear layer counts as a 1×1 convolution.
+    Each factor starts Xavier-uniform, so that ΔW starts near zero (FTN, Section 3.1).
+
+    Two routes compute the same output. *Folded* runs the layer under `W + ΔW`. *Factored* adds to the
+    frozen layer's output a branch of R channels, 1×1 → depthwise k×k → 1×1, and so spares the gradient
+    of the whole filter bank. `route` forces one of them; "auto" takes the cheaper, by `cheaper_route`.
+    """
+
+    def __init__(self, layer: nn.Module, rank: int, route: str = "auto") -> None:
+        super().__init__()
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise OptionError(f"The rank of FTN must be a whole number of at least 1, not {rank!r}.")
+        if route not in ROUTES:
+            raise OptionError(f"The route of FTN must be one of {', '.join(ROUTES)}, not {route!r}.")
+        weight = layer.get_parameter("weight")
+        c_out, c_in, taps = weight.shape[0], weight.shape[1], weight[0, 0].numel()
+        self.rank, self.route = rank, route
+        self.out_factor = nn.Parameter(torch.empty(c_out, rank))  # w3: output channels
+        self.in_factor = nn.Parameter(torch.empty(rank, c_in))  # w2: input channels of a group
+        self.spatial_factor = nn.Parameter(torch.empty(rank, taps))  # w1: taps of the kernel, row by row
+        for factor in self.parameters():
+            nn.init.xavier_uniform_(factor)
+
+    def delta(self, weight: Tensor) -> Tensor:
+        out, in_, spatial = self._factors(weight)
+        rows = (in_.unsqueeze(2) * spatial.unsqueeze(1)).flatten(1)  # (R, C_in k²)
+        return (out @ rows).view_as(weight)
+
+    def forward(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
+        if not self._takes_factored(x, layer):
+            return super().forward(x, layer)
+        if isinstance(layer, nn.Conv2d):
+            return layer.run(x) + self._conv_branch(x, layer)
+        return layer.run(x) + self._linear_branch(x)
+
+    def extra_repr(self) -> str:
+        return f"rank={self.rank}, route={self.route}"
+
+    def _factors(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.out_factor.to(like.dtype), self.in_factor.to(like.dtype), self.spatial_factor.to(like.dtype)
+
+    def _takes_factored(self, x: Tensor, layer: AdaptedLayer) -> bool:
+        if not layer.has_standard_forward or self.route == "folded":
+            return False  # a subclass with a forward of its own (padding, weight standardisation) is only ever folded
+        if self.route == "factored":
+            return True
+        if isinstance(layer, nn.Conv2d):
+            positions = x.numel() // x.shape[-3] // (layer.stride[0] * layer.stride[1])
+            groups = layer.groups
+        else:
+            positions, groups = x.numel() // x.shape[-1], 1
+        c_out, c_in, taps = len(self.out_factor), self.in_factor.shape[1], self.spatial_factor.shape[1]
+        return cheaper_route(c_out, c_in, taps, self.rank, groups, positions, torch.is_grad_enabled()) == "factored"
+
+    def _conv_branch(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
+        out, in_, spatial = self._factors(x)
+        g, (kh, kw) = layer.groups, layer.kernel_size
+        if kh * kw == 1 and layer.padding in ((0, 0), "valid"):  # the one tap only scales: two convolutions do
+            x = F.conv2d(x, _pointwise(in_ * spatial, g), stride=layer.stride, groups=g)  # (B, gR, H', W')
+        else:
+            x = F.conv2d(x, _pointwise(in_, g), groups=g)  # (B, gR, H, W)
+            x = _depthwise(x, spatial.repeat(g, 1).view(-1, 1, kh, kw), layer)  # (B, gR, H', W')
+        return F.conv2d(x, out[:, :, None, None], groups=g)  # (B, C_out, H', W')
+
+    def _linear_branch(self, x: Tensor) -> Tensor:
+        out, in_, spatial = self._factors(x)
+        return F.linear(F.linear(x, in_ * spatial), out)
+
+
+def _pointwise(factor: Tensor, groups: int) -> Tensor:
+    """The `(R, C_in / groups)` factor as the 1×1 filters of every group, `(gR, C_in / groups, 1, 1)`."""
+    return factor.repeat(groups, 1)[:, :, None, None]
+
+
+def _depthwise(x: Tensor, taps: Tensor, layer: nn.Conv2d) -> Tensor:
+    """Convolve each channel of x with its own k×k taps, with the stride, dilation and padding of `layer`."""
+    padding: str | tuple[int, ...] = layer.padding
+    if layer.padding_mode != "zeros":
+        x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), (0, 0)
+    return F.conv2d(x, taps, None, layer.stride, padding, layer.dilation, groups=x.shape[1])
+
+
+# What one multiply-add of a thin operation costs, against one of a full convolution. Fitted to interleaved
+# timings of single layers (benchmarks/cost_model.py), where memory traffic and not arithmetic rules.
+POINTWISE_COST, DEPTHWISE_COST, BUILD_COST = 1.5, 16.0, 1.5
+
+
+def cheaper_route(c_out: int, c_in: int, taps: int, rank: int, groups: int, positions: int, training: bool) -> str:
+    """ "folded" or "factored": the route with fewer weighted multiply-adds for one layer and one batch.
+
+    Args:
+        c_out, c_in, taps, rank: the layer's size; `c_in` per group, `taps` = k².
+        positions: output positions of the batch, B·H'·W'.
+        training: whether gradients are wanted. Then an operation is run once forward and once or twice
+            backward: only the folded route needs the gradient of the filter bank.
+    """
+    full = c_out * c_in * taps * positions
+    build = BUILD_COST * rank * c_out * c_in * taps
+    thin = POINTWISE_COST * rank * (c_in * groups + c_out) * positions
+    if taps > 1:
+        thin += DEPTHWISE_COST * rank * groups * taps * positions
+    folded = 3 * (full + build) if training else full + build
+    factored = 2 * full + 3 * thin if training else full + thin
+    return "folded" if folded <= factored else "factored"
+
+
+METHODS = [
+    Method("ftn", "rank-R factors on every convolution but the stem, task norms and head", increment=CP),
+]

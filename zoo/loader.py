@@ -1,0 +1,158 @@
+"""From a name to a ready model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from torch import nn
+
+from zoo import resources
+from zoo.backbones import build, pretrained_tensors
+from zoo.errors import UnknownNameError, WeightsError
+from zoo.fetch import fetch
+from zoo.model import TaskModel
+from zoo.placement import Placement
+from zoo.recipe import load_recipe
+from zoo.registry import Entry, Registry, default_registry
+from zoo.task import Preprocessing, Task
+
+
+@overload
+def load(
+    name: str, *, task: str | None = ..., fuse: Literal[False] = ..., weights: str | Path | None = ...,
+    registry: Registry | None = ...,
+) -> TaskModel: ...  # fmt: skip
+@overload
+def load(
+    name: str, *, task: str, fuse: Literal[True], weights: str | Path | None = ..., registry: Registry | None = ...
+) -> nn.Module: ...
+def load(
+    name: str,
+    *,
+    task: str | None = None,
+    fuse: bool = False,
+    weights: str | Path | None = "auto",
+    registry: Registry | None = None,
+) -> nn.Module:
+    """Build a model of the zoo, in evaluation mode.
+
+    Args:
+        name: an entry's name, as `zoo.list_models()` gives them.
+        task: load this task alone; by default all of the entry's.
+        fuse: return the plain module of `task`, weights `W + ΔW`, instead of the TaskModel.
+        weights: "auto": what `zoo train` left in the local store, else what the registry publishes.
+            "published": the registry's, whatever the store holds. A path: a folder of `<task>.safetensors`,
+            or one such file. "backbone": the pre-trained backbone with fresh adapters. None: the architecture
+            alone, with random weights and without any download.
+        registry: where names are looked up; by default the zoo's own.
+
+    Raises:
+        UnknownNameError: no such entry or task.
+        WeightsError: weights that are missing, damaged or made for something else.
+    """
+    registry = registry or default_registry()
+    entry = registry.entry(name)
+    tasks = entry.tasks if task is None else (known_task(entry, task),)
+    if weights is None or weights == "backbone":
+        model = fresh_model(entry, registry, pretrained=weights == "backbone")
+        preprocessing = load_recipe(entry.recipe).input
+        for each in tasks:
+            model.add_task(Task.of(each, entry.classes[each], preprocessing))
+    else:
+        files = adapter_files(entry, tasks, weights)  # before the backbone, which may be a long download
+        model = fresh_model(entry, registry)
+        for each, file in files.items():
+            if model.load_adapter(file).name != each:
+                raise WeightsError(f"{file} holds the task {model.tasks[-1]!r}, not {each!r}.")
+    return model.fuse(known_task(entry, task)) if fuse else model
+
+
+def adapt(
+    module: nn.Module,
+    tasks: Mapping[str, int | Sequence[str]],
+    method: str = "ftn",
+    *,
+    layers: Sequence[str] | None = None,
+    norms: Sequence[str] | None = None,
+    head: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    **options: Any,
+) -> TaskModel:
+    """Plug a method into any module with Conv2d or Linear layers. The module itself stays as it is.
+
+    Args:
+        module: a classifier of torchvision, of timm, or of your own; its weights are copied and frozen.
+        tasks: the number of classes, or their names, of each task.
+        method: "ftn", "bn", "features" or "finetune".
+        layers, norms: glob patterns over module paths: what to adapt, which norms each task owns.
+        head: the path of the classifier. See `zoo.placement.Placement` for what is taken by default.
+        preprocessing: of every task; by default ImageNet's at 224 pixels.
+        options: the method's own, such as `rank=20`.
+
+    Raises:
+        OptionError: a pattern that matches nothing, or an option out of range.
+    """
+    model = TaskModel(copy.deepcopy(module), method, options, Placement(layers, norms, head))
+    for name, classes in tasks.items():
+        model.add_task(Task.of(name, classes, preprocessing))
+    return model
+
+
+def fresh_model(
+    entry: Entry, registry: Registry, *, pretrained: bool = True, backbone_file: Path | None = None
+) -> TaskModel:
+    """An entry's backbone, adapted by its method, with no task yet.
+
+    Args:
+        pretrained: load the backbone's weights; False downloads nothing.
+        backbone_file: a safetensors file to load them from.
+    """
+    options = entry.method_options
+    patterns = {key: options.pop(key) for key in ("layers", "norms", "head") if key in options}
+    model = TaskModel(build(entry.backbone), entry.method["name"], options, Placement(**patterns))
+    if pretrained:
+        own = entry.backbone_weights
+        file = backbone_file or (fetch(own, entry.folder) if own else None)
+        model.load_backbone_tensors(pretrained_tensors(entry.backbone, registry, file), entry.backbone)
+    return model
+
+
+def known_task(entry: Entry, task: str | None) -> str:
+    """`task`, if it is one of the entry's; raises UnknownNameError if not."""
+    if task not in entry.tasks:
+        raise UnknownNameError(f"task of {entry.name}", str(task), entry.tasks)
+    return task
+
+
+def adapter_files(entry: Entry, tasks: Sequence[str], weights: str | Path = "auto") -> dict[str, Path]:
+    """The adapter file of each task, fetched where need be; `weights` as in `load`.
+
+    Raises:
+        WeightsError: there is none for some of the tasks; the message says how to get them.
+    """
+    if weights not in ("auto", "published"):
+        path = Path(weights)
+        files = {task: path / f"{task}.safetensors" if path.is_dir() else path for task in tasks}
+        missing = [str(file) for file in files.values() if not file.is_file()]
+        if missing or (len(tasks) > 1 and not path.is_dir()):
+            raise WeightsError(f"No adapter file at {', '.join(missing) or path} for the tasks {', '.join(tasks)}.")
+        return files
+    files = {task: stored_adapter(entry.name, task) for task in tasks} if weights == "auto" else {}
+    files = {task: file for task, file in files.items() if file.is_file()}
+    published = entry.weights or {}
+    missing = [task for task in tasks if task not in files and task not in published]
+    if missing:
+        raise WeightsError(
+            f"No weights of {entry.name} are published or in the local store for {', '.join(missing)}. "
+            f"Train them with `zoo train {entry.name}`, "
+            f"or build the model without them: zoo.load({entry.name!r}, weights=None)."
+        )
+    return {task: files.get(task) or fetch(published[task], entry.folder) for task in tasks}
+
+
+def stored_adapter(name: str, task: str) -> Path:
+    """Where the local store keeps what `zoo train NAME --task T` makes."""
+    return resources.within(resources.store_dir(), f"{name}/{task}.safetensors")

@@ -1,0 +1,286 @@
+"""One frozen backbone and any number of tasks on it: `y_t = F(x; W + ΔW_t, h_t)` (FTN, Eq. 1)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo.errors import OptionError, UnknownNameError, WeightsError
+from zoo.increments import Method, get_method
+from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Selection, Site, TaskHead, TaskNorm
+from zoo.placement import Placement
+from zoo.registry import Parameters
+from zoo.task import Preprocessing, Task
+from zoo.tensors import check_tensors, fingerprint, read, write
+
+ADAPTER_FORMAT = 1
+
+
+class TaskModel(nn.Module):
+    """A frozen backbone with, for each task, increments to its weights, norms and a head.
+
+    Args:
+        backbone: the network to adapt. The model takes it over and changes it; pass a copy to keep yours.
+        method: the method's name, such as "ftn".
+        options: the method's own arguments, such as `{"rank": 20}`.
+        placement: which layers are adapted and which one is the classifier.
+
+    Attributes:
+        backbone: the network, with its layers replaced by sites (`zoo.layers`). Call the model, not this.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        method: str,
+        options: Mapping[str, Any] | None = None,
+        placement: Placement | None = None,
+    ) -> None:
+        super().__init__()
+        self.method: Method = get_method(method)
+        self.options = dict(options or {})
+        self.selection = Selection()
+        self._tasks: dict[str, Task] = {}
+        self._task_options: dict[str, dict[str, Any]] = {}
+        layers = (placement or Placement()).find(backbone, self.method)
+        self.head_path = layers.head
+        backbone.requires_grad_(self.method.trains_backbone)
+        self.backbone = backbone
+        self._replace(layers.adapted, lambda layer: AdaptedConv2d if isinstance(layer, nn.Conv2d) else AdaptedLinear)
+        self._replace(layers.norms, lambda _: TaskNorm)
+        self._replace([layers.head], lambda _: TaskHead)
+        self._sites = [(path, module) for path, module in backbone.named_modules() if isinstance(module, Site)]
+        self._task_prefixes = tuple(f"{path}.tasks." for path, _ in self._sites)
+        self.eval()
+
+    # -- tasks ----------------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks, in the order in which they were added."""
+        return tuple(self._tasks)
+
+    def task(self, name: str) -> Task:
+        """What is known of a task: its classes and preprocessing."""
+        try:
+            return self._tasks[name]
+        except (KeyError, TypeError):
+            raise UnknownNameError("task", str(name), self._tasks) from None
+
+    def transforms(self, task: str) -> Callable[[Any], Any]:
+        """The transform from an image to the input that this task was trained on."""
+        return self.task(task).preprocessing.transform()
+
+    def add_task(self, task: Task, options: Mapping[str, Any] | None = None) -> None:
+        """Give the model a further task, with fresh increments, the backbone's norms and a fresh head.
+
+        Args:
+            options: overrides of the model's method options for this task alone, such as another rank.
+
+        Raises:
+            OptionError: a name that is taken or that cannot stand in a file name, or a method option out of range.
+        """
+        if task.name in self._tasks:
+            raise OptionError(f"The model has a task {task.name!r} already; remove_task({task.name!r}) comes first.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task.name) or hasattr(nn.ModuleDict, task.name):
+            raise OptionError(
+                f"{task.name!r} cannot name a task: take letters, digits, '-' and '_', "
+                "and none of the names of torch's module methods."
+            )
+        fresh = {**self.options, **(options or {})}
+        like = next(self.backbone.parameters())
+        added: list[Site] = []
+        try:
+            for _, site in self._sites:
+                if isinstance(site, AdaptedLayer):
+                    site.add(task.name, self.method.build(site, fresh))
+                elif isinstance(site, TaskHead):
+                    site.add(task.name, len(task.classes))
+                elif isinstance(site, TaskNorm):
+                    site.add(task.name)
+                added.append(site)
+                site.tasks[task.name].to(like.device, like.dtype).train(self.training)
+        except BaseException:
+            for site in added:
+                del site.tasks[task.name]
+            raise
+        self._tasks[task.name] = task
+        self._task_options[task.name] = fresh
+
+    def remove_task(self, name: str) -> None:
+        """Forget a task; the others stay as they are, bit for bit."""
+        self.task(name)
+        for _, site in self._sites:
+            if name in site.tasks:
+                del site.tasks[name]
+        del self._tasks[name], self._task_options[name]
+
+    # -- the network ----------------------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor, task: str) -> Any:
+        """What `task` makes of a batch of images (B, C, H, W): for a classifier, logits (B, classes).
+
+        Safe to call from several threads, each with a task of its own.
+        """
+        self.task(task)
+        with self.selection.use(task):
+            outputs = self.backbone(images)
+        self.selection.follow(outputs, task)
+        return outputs
+
+    def train(self, mode: bool = True) -> TaskModel:
+        """Set training mode, but for the norms of a frozen backbone: their statistics stay as they are."""
+        super().train(mode)
+        if not self.method.trains_backbone:
+            for path, module in self.backbone.named_modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm) and not path.startswith(self._task_prefixes):
+                    module.eval()
+        return self
+
+    def fuse(self, task: str) -> nn.Module:
+        """A plain module of the backbone's own class: weights `W + ΔW`, the task's norms and head, in eval mode.
+
+        It shares nothing with this model, which stays as it was, bit for bit.
+        """
+        self.task(task)
+        plain = {id(site): site.plain(task) for _, site in self._sites}
+        return copy.deepcopy(self.backbone, memo=plain).requires_grad_(True).eval()
+
+    # -- tensors --------------------------------------------------------------------------------------------------
+
+    def task_parameters(self, task: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that `task` owns, each with its name: the layer's path and the name within."""
+        for path, module in self._task_modules(task):
+            for name, parameter in module.named_parameters():
+                yield f"{path}.{name}", parameter
+
+    def increment_parameters(self, task: str) -> Iterator[nn.Parameter]:
+        """Those of the task's parameters that belong to increments, and to neither norms nor head."""
+        self.task(task)
+        for _, site in self._sites:
+            if isinstance(site, AdaptedLayer) and task in site.tasks:
+                yield from site.tasks[task].parameters()
+
+    def task_tensors(self, task: str) -> dict[str, Tensor]:
+        """All tensors that `task` owns, running statistics included, by name; not copies."""
+        return {
+            f"{path}.{name}": tensor
+            for path, module in self._task_modules(task)
+            for name, tensor in module.state_dict().items()
+        }
+
+    def load_task_tensors(self, task: str, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
+        """Replace every tensor of `task` by those given; nothing is changed unless all of them fit.
+
+        Raises:
+            WeightsError: a tensor is missing, unexpected or of the wrong shape; all such are named.
+        """
+        own = self.task_tensors(task)
+        check_tensors(own, tensors, source)
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+    def backbone_tensors(self) -> dict[str, Tensor]:
+        """The frozen tensors, by the backbone's own names; no task's tensors and no classifier among them."""
+        return {
+            name: tensor
+            for name, tensor in self.backbone.state_dict().items()
+            if not name.startswith(self._task_prefixes)
+        }
+
+    def load_backbone_tensors(self, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
+        """Replace the frozen tensors; a classifier among those given is left aside.
+
+        Raises:
+            OptionError: the model has tasks already, which were made for other frozen weights.
+            WeightsError: a tensor is missing, unexpected or of the wrong shape; all such are named.
+        """
+        if self._tasks:
+            raise OptionError("Load the backbone's weights before the first task is added.")
+        own = self.backbone_tensors()
+        given = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{self.head_path}.")}
+        counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}  # older files lack them
+        check_tensors(own, {**counters, **given}, source)
+        for name, tensor in given.items():
+            own[name].copy_(tensor)
+
+    def backbone_sha256(self) -> str:
+        """What identifies the frozen weights: the SHA-256 over their names, types, shapes and values."""
+        tensors = self.backbone_tensors()
+        return fingerprint({name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")})
+
+    def count_parameters(self, task: str) -> Parameters:
+        """Parameters of the frozen backbone and of `task`, classifiers left out (as the FTN paper counts)."""
+        frozen = {name: p for name, p in self.backbone.named_parameters() if not name.startswith(self._task_prefixes)}
+        own = {name: p for name, p in self.task_parameters(task) if not name.startswith(f"{self.head_path}.")}
+        return Parameters(sum(p.numel() for p in frozen.values()), sum(p.numel() for p in own.values()))
+
+    # -- adapter files --------------------------------------------------------------------------------------------
+
+    def save_adapter(self, task: str, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
+        """Write everything that `task` owns to one safetensors file, atomically.
+
+        Args:
+            provenance: further facts for the header, such as entry, recipe and metrics.
+
+        Raises:
+            WeightsError: the file cannot be written; what stood there is unchanged.
+        """
+        known = self.task(task)
+        header = {
+            "format": ADAPTER_FORMAT,
+            "task": task,
+            "classes": list(known.classes),
+            "preprocessing": dataclasses.asdict(known.preprocessing),
+            "method": {"name": self.method.name, **self._task_options[task]},
+            "backbone_sha256": self.backbone_sha256(),
+            **(provenance or {}),
+        }
+        write(path, self.task_tensors(task), header)
+
+    def load_adapter(self, path: Path) -> Task:
+        """Add the task that an adapter file holds; the model is unchanged where that fails.
+
+        Raises:
+            WeightsError: the file is damaged, or was made for another method, rank or backbone.
+            OptionError: the model has a task of that name.
+        """
+        tensors, header = read(path)
+        if header.get("format") != ADAPTER_FORMAT:
+            raise WeightsError(f"{path} is no adapter file of this version: its format is {header.get('format')!r}.")
+        method = dict(header["method"])
+        if (name := method.pop("name")) != self.method.name:
+            raise WeightsError(f"{path} holds an adapter of the method {name!r}; this model's is {self.method.name!r}.")
+        if header["backbone_sha256"] != (own := self.backbone_sha256()):
+            raise WeightsError(
+                f"{path} was trained on another backbone (SHA-256 {header['backbone_sha256'][:12]}…, this one's is "
+                f"{own[:12]}…). Load it on the backbone that its header names: {header.get('backbone', 'unknown')}."
+            )
+        task = Task(header["task"], tuple(header["classes"]), Preprocessing.from_data(header["preprocessing"]))
+        self.add_task(task, method)
+        try:
+            self.load_task_tensors(task.name, tensors, str(path))
+        except WeightsError:
+            self.remove_task(task.name)
+            raise
+        return task
+
+    def _task_modules(self, task: str) -> Iterator[tuple[str, nn.Module]]:
+        self.task(task)
+        for path, site in self._sites:
+            if task in site.tasks:
+                yield path, site.tasks[task]
+
+    def _replace(self, paths: Sequence[str], kind: Callable[[nn.Module], type[Site]]) -> None:
+        for path in paths:
+            layer = self.backbone.get_submodule(path)
+            if not isinstance(layer, Site):  # a module that stands in two places is replaced in both by one site
+                site = kind(layer).adopt(layer, self.selection)
+                for twin in [name for name, m in self.backbone.named_modules(remove_duplicate=False) if m is layer]:
+                    self.backbone.set_submodule(twin, site)

@@ -1,0 +1,104 @@
+"""Recipes: everything that training needs beside the entry. `recipes/<benchmark>/<method>.yaml`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from zoo import resources
+from zoo.errors import ConfigError, UnknownNameError
+from zoo.schema import load_yaml, parse
+from zoo.task import Preprocessing
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """One optimiser and its hyperparameters."""
+
+    name: Literal["sgd", "adam", "adamw"]
+    lr: float
+    weight_decay: float = 0.0
+    momentum: float = 0.0  # sgd only
+    nesterov: bool = False  # sgd only
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
+            raise ValueError("needs lr > 0, weight_decay >= 0 and 0 <= momentum < 1")
+        if self.name != "sgd" and (self.momentum or self.nesterov):
+            raise ValueError(f"momentum and nesterov belong to sgd, not to {self.name}")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to a training image before it is normalised."""
+
+    crop: Literal["random", "random_resized", "none"] = "none"  # random: of the resized image, padded if need be
+    padding: int = 0  # pixels of border for a random crop
+    scale: tuple[float, ...] = (0.08, 1.0)  # share of the area that a random_resized crop takes
+    flip: bool = False  # horizontal, with probability 1/2
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale needs two numbers 0 < low <= high <= 1, not {self.scale}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one entry is trained, task by task."""
+
+    summary: str  # what the recipe reproduces, in a sentence
+    epochs: int
+    batch: int  # images per step, over all processes
+    rest: Optimizer  # for norms, heads, and a backbone that is trained itself
+    increments: Optimizer | None = None  # for ΔW; None where the method adds none
+    schedule: Literal["cosine", "polynomial", "constant"] = "cosine"
+    power: float = 0.9  # of the polynomial schedule
+    warmup: float = 0.0  # share of all steps over which the learning rates rise from zero
+    label_smoothing: float = 0.0
+    seed: int = 0
+    threads: int | None = None  # of a CPU; set where weights shall not depend on the number of cores
+    input: Preprocessing = field(default_factory=Preprocessing)
+    augment: Augment = field(default_factory=Augment)
+    name: str = field(default="", metadata={"derived": True})
+    sha256: str = field(default="", metadata={"derived": True})  # of what the file says, comments aside
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch, self.threads or 1) < 1:
+            raise ValueError(f"needs epochs, batch and threads >= 1, not {self.epochs}, {self.batch}, {self.threads}")
+        if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
+            raise ValueError("needs warmup and label_smoothing in [0, 1)")
+
+
+def recipe_names() -> list[str]:
+    """The zoo's own recipes, such as `shapes/ftn`."""
+    folder = resources.recipes_dir()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def recipe_file(name: str) -> Path:
+    """The file of one of the zoo's recipes, or of the user's where `name` is the path of a YAML file."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    if name not in recipe_names():
+        raise UnknownNameError("recipe", name, recipe_names())
+    return resources.within(resources.recipes_dir(), f"{name}.yaml")
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe by its name or path.
+
+    Raises:
+        UnknownNameError: the zoo has no such recipe.
+        ConfigError: the file has unknown keys or wrong values; all are listed.
+    """
+    path = recipe_file(name)
+    data = load_yaml(path)
+    problems: list[str] = []
+    recipe = parse(Recipe, data, problems)
+    if recipe is None:
+        raise ConfigError(str(path), problems)
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return replace(recipe, name=name, sha256=digest)

@@ -1,0 +1,272 @@
+"""registry.yaml into entries, and back. No torch here: `zoo ls` must start at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from zoo import resources
+from zoo.errors import ConfigError, UnknownNameError
+from zoo.files import atomic_path
+from zoo.schema import load_yaml, parse
+
+FORMAT = 1
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Where a weights file lies, and what it must be."""
+
+    uri: str  # package:…, file:…, hf://owner/repo@<commit>/file or https://…
+    sha256: str
+    size: int  # bytes
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits, not {self.sha256!r}")
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1 byte, not {self.size}")
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters, recomputed by a test."""
+
+    backbone: int  # the frozen network, its classifier left out
+    per_task: int  # what one task adds (increments and norms), its head left out
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A paper's own figures."""
+
+    source: str  # paper and table
+    accuracy: dict[str, float]  # top-1 in per cent, by task
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network of the zoo's own making."""
+
+    benchmark: str
+    task: str  # what it was pre-trained on
+    recipe: str
+    parameters: int
+    weights: WeightsFile | None = None
+    measured: dict[str, float] | None = None  # top-1 in per cent, by task
+    tolerance: float = 0.5
+    name: str = field(default="", metadata={"derived": True})
+    folder: Path = field(default=Path(), metadata={"derived": True})  # of the registry file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the zoo."""
+
+    backbone: str  # such as torchvision/resnet34@IMAGENET1K_V1, or a name of the registry's `backbones`
+    method: dict[str, Any]  # its name and its options
+    benchmark: str
+    classes: dict[str, int]  # number of classes of each task
+    recipe: str
+    parameters: Parameters | None = None
+    backbone_weights: WeightsFile | None = None  # in place of those that the backbone's name means
+    weights: dict[str, WeightsFile] | None = None  # by task
+    reported: Reported | None = None
+    measured: dict[str, float] | None = None  # top-1 in per cent, by task; written by `zoo verify --write`
+    tolerance: float = 0.5  # points by which a verification may differ from `measured`
+    data_root: str | None = None  # where the images lie, unless --data-root says otherwise
+    note: str = ""
+    name: str = field(default="", metadata={"derived": True})
+    folder: Path = field(default=Path(), metadata={"derived": True})  # of the registry file
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method.get("name"), str):
+            raise ValueError("method needs a name")
+        rank = self.method.get("rank", 1)
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            raise ValueError(f"method.rank must be a whole number of at least 1, not {rank!r}")
+        if not self.classes or min(self.classes.values()) < 1:
+            raise ValueError(f"classes must give at least one class to each task, not {self.classes}")
+        for key in ("weights", "measured"):
+            strange = sorted(set(getattr(self, key) or {}) - set(self.tasks))
+            if strange:
+                raise ValueError(f"{key} names tasks that the entry does not have: {', '.join(strange)}")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks."""
+        return tuple(self.classes)
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The method's options, without its name."""
+        return {key: value for key, value in self.method.items() if key != "name"}
+
+
+class Registry:
+    """Entries and backbones by name."""
+
+    def __init__(self, entries: Iterable[Entry] = (), backbones: Iterable[Backbone] = ()) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._backbones: dict[str, Backbone] = {}
+        for entry in entries:
+            self.add(entry)
+        for backbone in backbones:
+            self.add(backbone)
+
+    @classmethod
+    def read(cls, path: Path) -> Registry:
+        """The registry of a YAML file; raises ConfigError with every problem of the file."""
+        data = load_yaml(path)
+        problems: list[str] = []
+        if not isinstance(data, dict):
+            raise ConfigError(str(path), ["a registry is a mapping with the keys format, backbones and entries"])
+        if data.get("format") != FORMAT:
+            problems.append(f"format: {data.get('format')!r} is not {FORMAT}, the one that this version reads")
+        problems += [
+            f"{key}: unknown key; known: format, backbones, entries"
+            for key in data
+            if key not in ("format", "backbones", "entries")
+        ]
+        entries = _section(Entry, data, "entries", problems)
+        backbones = _section(Backbone, data, "backbones", problems)
+        if problems:
+            raise ConfigError(str(path), problems)
+        return cls(
+            [replace(entry, name=name, folder=path.parent) for name, entry in entries.items()],
+            [replace(backbone, name=name, folder=path.parent) for name, backbone in backbones.items()],
+        )
+
+    def add(self, item: Entry | Backbone) -> None:
+        """Add an entry or a backbone; raises ConfigError where the name is taken."""
+        if item.name in self._entries or item.name in self._backbones:
+            raise ConfigError(item.name, ["this name is registered already; choose another"])
+        self.update(item)
+
+    def update(self, item: Entry | Backbone) -> None:
+        """Add an entry or a backbone, in place of one of the same name."""
+        if isinstance(item, Entry):
+            self._entries[item.name] = item
+        else:
+            self._backbones[item.name] = item
+
+    def merged(self, other: Registry) -> Registry:
+        """This registry and another; raises ConfigError where both have a name."""
+        return Registry(
+            [*self._entries.values(), *other._entries.values()], [*self._backbones.values(), *other._backbones.values()]
+        )
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """The names of the entries that match a glob pattern, sorted as a person would: r8 before r10."""
+        names = [name for name in self._entries if fnmatch.fnmatchcase(name, pattern)]
+        return sorted(
+            names, key=lambda name: [(p.isdigit(), int(p) if p.isdigit() else p) for p in re.split(r"(\d+)", name)]
+        )
+
+    def entry(self, name: str) -> Entry:
+        """An entry by its name; raises UnknownNameError with the nearest names."""
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise UnknownNameError("model", name, self._entries, "`zoo ls` lists them all.") from None
+
+    def backbone(self, name: str) -> Backbone | None:
+        """A backbone of the zoo's own making; None for one that another library provides."""
+        return self._backbones.get(name)
+
+    def backbones(self) -> list[str]:
+        """The names of the backbones of the zoo's own making."""
+        return sorted(self._backbones)
+
+    def write(self, path: Path) -> None:
+        """Write all to a YAML file, atomically; the comment that opens an existing file stays."""
+        opening = ""
+        if path.exists():
+            opening = "".join(re.match(r"((?:#.*)?\n)*", path.read_text(encoding="utf-8")).group(0))  # type: ignore[union-attr]
+        data = {
+            "format": FORMAT,
+            "backbones": {name: as_data(item) for name, item in self._backbones.items()},
+            "entries": {name: as_data(item) for name, item in self._entries.items()},
+        }
+        text = opening + yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+        with atomic_path(path) as temporary:  # a blank line before each entry
+            temporary.write_text(re.sub(r"\n  (?=\S)", "\n\n  ", text), encoding="utf-8")
+
+
+def _section(kind: type[T], data: dict[str, Any], section: str, problems: list[str]) -> dict[str, T]:
+    items = data.get(section) or {}
+    if not isinstance(items, dict):
+        problems.append(f"{section}: {items!r} is not a mapping")
+        return {}
+    parsed = {str(name): parse(kind, item, problems, str(name)) for name, item in items.items()}
+    return {name: item for name, item in parsed.items() if item is not None}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style for entries, one line for what is small."""
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        node = super().represent_mapping(tag, mapping, flow_style)
+        node.flow_style = all(isinstance(value, yaml.ScalarNode) for _, value in node.value) and len(node.value) <= 6
+        return node
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style=True)
+
+
+def as_data(item: Entry | Backbone) -> dict[str, Any]:
+    """An entry as plain data, without what equals its default."""
+    shown = {}
+    for f in dataclasses.fields(item):
+        value = getattr(item, f.name)
+        if not f.metadata.get("derived") and (f.default is dataclasses.MISSING or value != f.default):
+            shown[f.name] = _data(value)
+    return shown
+
+
+def _data(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _data(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+@functools.cache
+def default_registry() -> Registry:
+    """The zoo's own registry, which `register` adds to."""
+    return Registry.read(resources.registry_file())
+
+
+def register(name: str, **fields: Any) -> Entry:
+    """Add an entry to the zoo for as long as this process runs.
+
+    Args:
+        name: a name that no entry has yet.
+        fields: what the entry would hold in registry.yaml: backbone, method, benchmark, tasks, recipe, …
+
+    Raises:
+        ConfigError: the name is taken, or a field is unknown, missing or wrong; all problems are listed.
+    """
+    problems: list[str] = []
+    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+    entry = parse(Entry, listed, problems)
+    if entry is None:
+        raise ConfigError(name, problems)
+    entry = replace(entry, name=name, folder=Path.cwd())
+    default_registry().add(entry)
+    return entry
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of the zoo's models that match a glob pattern, such as "resnet*-shapes"."""
+    return default_registry().names(pattern)

@@ -1,0 +1,49 @@
+"""Where the registry, the recipes, the packaged weights and the user's own files lie; nothing else knows."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+
+import platformdirs
+
+from zoo.errors import ConfigError
+
+_PACKAGE = Path(__file__).parent
+
+
+def registry_file() -> Path:
+    """The zoo's own registry: in the package of an installed wheel, beside it in a checkout."""
+    packaged = _PACKAGE / "registry.yaml"
+    return packaged if packaged.is_file() else _PACKAGE.parent / "registry.yaml"
+
+
+def recipes_dir() -> Path:
+    """The folder of the zoo's own recipes."""
+    return Path(str(files("zoo.recipes")))
+
+
+def packaged_weights_dir() -> Path:
+    """The folder of the weights that come with the package."""
+    return _PACKAGE / "weights"
+
+
+def store_dir() -> Path:
+    """Where `zoo train` puts what it makes, and where the loader looks first: ZOO_HOME, or the user's data folder."""
+    home = os.environ.get("ZOO_HOME")
+    return Path(home) if home else Path(platformdirs.user_data_dir("ftn-zoo", appauthor=False))
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: ZOO_CACHE, or the user's cache folder."""
+    cache = os.environ.get("ZOO_CACHE")
+    return Path(cache) if cache else Path(platformdirs.user_cache_dir("ftn-zoo", appauthor=False))
+
+
+def within(folder: Path, relative: str) -> Path:
+    """`folder / relative`; raises ConfigError where that would lie outside the folder."""
+    path = folder / PurePosixPath(relative)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(relative, [f"the path leaves its folder {folder}; use a path below it"])
+    return path

@@ -1,0 +1,122 @@
+"""YAML into dataclasses: safe, strict, and with every problem reported at once.
+
+The registry and the recipes are read by `zoo ls` too, whose start-up time leaves no room for a validation library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from zoo.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The safe loader, which constructs plain data only, and which notes keys that stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                self.twice.append(f"line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+
+
+def load_yaml(path: Path) -> Any:
+    """The plain data of a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, a tag that would construct an object, or a key that stands twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
+    loader = _Loader(text)
+    loader.twice = []
+    try:
+        data = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), [f"not plain YAML: {' '.join(str(error).split())}"]) from error
+    finally:
+        loader.dispose()
+    if loader.twice:
+        raise ConfigError(str(path), loader.twice)
+    return data
+
+
+def parse(kind: type[T], data: Any, problems: list[str], where: str = "") -> T | None:
+    """`data` as a dataclass of type `kind`; None, and every problem appended to `problems`, where it is not one."""
+    before = len(problems)
+    value = _convert(kind, data, problems, where)
+    return value if len(problems) == before else None
+
+
+def _convert(kind: Any, data: Any, problems: list[str], where: str) -> Any:
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return data
+    if origin in (Union, types.UnionType):
+        if data is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), data, problems, where)
+    if origin is Literal:
+        return data if data in args else _wrong(problems, where, data, "one of " + ", ".join(map(repr, args)))
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, data, problems, where)
+    if origin in (dict, Mapping):
+        if not isinstance(data, dict):
+            return _wrong(problems, where, data, "a mapping")
+        keys = {_convert(args[0], key, problems, f"{where}: key"): key for key in data}
+        return {key: _convert(args[1], data[raw], problems, _join(where, str(raw))) for key, raw in keys.items()}
+    if origin in (tuple, list):
+        if not isinstance(data, list):
+            return _wrong(problems, where, data, "a list")
+        return origin(_convert(args[0], item, problems, f"{where}[{i}]") for i, item in enumerate(data))
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if isinstance(data, kind) and (kind is bool or not isinstance(data, bool)):
+        return data
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return _wrong(problems, where, data, names.get(kind, kind.__name__))
+
+
+def _dataclass(kind: Any, data: Any, problems: list[str], where: str) -> Any:
+    if not isinstance(data, dict):
+        return _wrong(problems, where, data, "a mapping")
+    hints = get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init and not f.metadata.get("derived")}
+    before = len(problems)
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            advice = f"did you mean {near[0]}?" if near else "known: " + ", ".join(fields)
+            problems.append(f"{_join(where, str(key))}: unknown key; {advice}")
+    for name, f in fields.items():
+        if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            problems.append(f"{_join(where, name)}: missing")
+    values = {n: _convert(hints[n], data[n], problems, _join(where, n)) for n in fields if n in data}
+    if len(problems) > before:
+        return None
+    try:
+        return kind(**values)
+    except ValueError as error:  # a dataclass's own check of its values
+        problems.append(f"{where or 'file'}: {error}")
+        return None
+
+
+def _wrong(problems: list[str], where: str, data: Any, expected: str) -> None:
+    problems.append(f"{where or 'file'}: {data!r} is not {expected}")
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key

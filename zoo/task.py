@@ -1,0 +1,94 @@
+"""What the zoo knows of a task: its classes, and how its images are prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo.errors import OptionError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a network's input: resize, centre crop, scale to [0, 1], normalise."""
+
+    size: int = 224  # height and width of the input, in pixels
+    resize: int | None = 256  # shorter side before the crop, in pixels; None: resize straight to size × size
+    mean: tuple[float, ...] = IMAGENET_MEAN  # per channel, of values in [0, 1]
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or (self.resize is not None and self.resize < self.size):
+            raise OptionError(f"Preprocessing needs 1 <= size <= resize, not size {self.size}, resize {self.resize}.")
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
+            raise OptionError(
+                f"Preprocessing needs mean and std of 1 or 3 channels, std above 0; got {self.mean}, {self.std}."
+            )
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Preprocessing:
+        """What `dataclasses.asdict` made, after a passage through JSON."""
+        return cls(data["size"], data["resize"], tuple(data["mean"]), tuple(data["std"]))
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one input."""
+        return self.channels, self.size, self.size
+
+    def transform(self, augmentations: Sequence[Callable[[Any], Any]] | None = None) -> Callable[[Any], Any]:
+        """A torchvision transform from a PIL image or a uint8 tensor (C, H, W) to a float tensor (C, size, size).
+
+        Args:
+            augmentations: training transforms to use in place of the resize and the crop.
+        """
+        import torch
+        from torchvision.transforms import v2
+
+        steps: list[Callable[[Any], Any]] = [v2.ToImage(), v2.RGB() if self.channels == 3 else v2.Grayscale()]
+        if augmentations is not None:
+            steps += augmentations
+        elif self.resize is None:
+            steps += [v2.Resize((self.size, self.size), antialias=True)]
+        else:
+            steps += [v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.size)]
+        steps += [
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(self.mean), list(self.std)),
+            v2.ToPureTensor(),
+        ]
+        composed: Callable[[Any], Any] = v2.Compose(steps)
+        return composed
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a model: its name, its classes in the order of the logits, and its preprocessing."""
+
+    name: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+    @classmethod
+    def of(cls, name: str, classes: int | Sequence[str], preprocessing: Preprocessing | None = None) -> Task:
+        """A task from a number of classes or from their names.
+
+        Raises:
+            OptionError: fewer than one class, or two of one name.
+        """
+        if isinstance(classes, int):
+            classes = [str(i) for i in range(classes)]
+        names = tuple(classes)
+        if not names:
+            raise OptionError(f"The task {name!r} needs at least one class.")
+        if len(set(names)) != len(names):
+            raise OptionError(
+                f"The task {name!r} names a class twice: {sorted({n for n in names if names.count(n) > 1})}."
+            )
+        return cls(name, names, preprocessing or Preprocessing())

@@ -1,0 +1,77 @@
+"""Safetensors files: written whole or not at all, and checked before a tensor of theirs is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zoo.errors import WeightsError
+from zoo.files import atomic_path
+
+HEADER = "zoo"  # one metadata key: several would be written in an order of their own, and files would differ
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to a safetensors file, atomically.
+
+    Raises:
+        WeightsError: the file cannot be written; what stood there before is unchanged.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata={HEADER: json.dumps(header, sort_keys=True)})
+        except SafetensorError as error:
+            raise WeightsError(f"Cannot write {path}: {error}. What stood there is unchanged.") from error
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the header of a safetensors file; the header is empty in a file of another program.
+
+    Raises:
+        WeightsError: no file, not a whole safetensors file, or a value that is not finite.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    except FileNotFoundError:
+        raise WeightsError(f"There is no weights file {path}.") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a whole safetensors file ({error}). Fetch or train it again.") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"{path}: the tensor {name} holds a value that is not finite. Fetch or train it again.")
+    return tensors, header
+
+
+def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+    """Raise WeightsError unless `given` has just the names and shapes of `expected`; name all that differ."""
+    problems = [f"missing {name}" for name in expected if name not in given]
+    problems += [f"unexpected {name}" for name in given if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; … ({len(problems)} in all)" if len(problems) > 8 else "")
+        raise WeightsError(f"{source} does not fit this model: {shown}.")
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,216 @@
+"""Training one task of a model by a recipe, from the first step to the adapter's last."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+from torchvision.transforms import v2
+
+from zoo import checkpoint
+from zoo.datasets import Splits, Transformed
+from zoo.errors import OptionError
+from zoo.model import TaskModel
+from zoo.progress import Reporter
+from zoo.recipe import Augment, Optimizer, Recipe
+from zoo.task import Preprocessing
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def train_task(
+    model: TaskModel,
+    task: str,
+    data: Splits,
+    recipe: Recipe,
+    *,
+    accelerator: Accelerator | None = None,
+    checkpoint_file: Path | None = None,
+    resume: bool = False,
+    workers: int = 0,
+    max_steps: int | None = None,
+    quiet: bool = False,
+) -> dict[str, float]:
+    """Train what `task` owns in `model` (and the backbone, where the method trains it) on `data.train`.
+
+    Everything random is drawn from the recipe's seed, the task's name and the epoch, so that a run which is
+    stopped and resumed from `checkpoint_file`, written after each epoch, ends with the same weights.
+
+    Args:
+        max_steps: stop after so many steps, for a quick try.
+
+    Returns:
+        The mean training loss and the training accuracy in per cent of the last epoch.
+
+    Raises:
+        WeightsError: the checkpoint belongs to another run.
+    """
+    accelerator = accelerator or make_accelerator()
+    sampler = EpochSampler(len(data.train), seed_of(recipe.seed, task))  # type: ignore[arg-type]
+    images = Transformed(data.train, recipe.input.transform(augmentations(recipe.augment, recipe.input)))
+    loader = DataLoader(
+        images, per_process(recipe.batch, accelerator), sampler=sampler, num_workers=workers,
+        drop_last=len(sampler) % recipe.batch == 1,  # a batch norm cannot be trained on a single image
+    )  # fmt: skip
+    optimizers = build_optimizers(model, task, recipe)
+    trained = {**model.task_tensors(task), **(model.backbone_tensors() if model.method.trains_backbone else {})}
+    run = {"recipe": recipe.sha256, "task": task, "batch": recipe.batch}
+    start, figures = 0, {"loss": math.nan, "accuracy": math.nan}
+    if resume and checkpoint_file and checkpoint_file.exists():
+        saved = checkpoint.load(checkpoint_file, trained, optimizers, run)
+        start, figures = saved["epochs_done"], saved["figures"]
+
+    network, loader, *wrapped = accelerator.prepare(model, loader, *optimizers)
+    criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    total = recipe.epochs * len(loader)
+    with (
+        deterministic(recipe.threads),
+        Reporter(task, recipe.epochs, len(loader), start, quiet or not accelerator.is_main_process) as report,
+    ):
+        for epoch in range(start, recipe.epochs):
+            sampler.epoch = epoch
+            torch.manual_seed(seed_of(recipe.seed, task, epoch, accelerator.process_index))
+            network.train()
+            losses, correct, seen = 0.0, 0, 0
+            for i, (inputs, labels) in enumerate(loader):
+                if max_steps is not None and epoch * len(loader) + i >= max_steps:
+                    break
+                set_learning_rates(optimizers, recipe, (epoch * len(loader) + i) / total)
+                logits = network(inputs.to(memory_format=torch.channels_last), task)
+                loss = criterion(logits, labels)
+                accelerator.backward(loss)
+                for optimizer in wrapped:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                losses, seen = losses + loss.item() * len(labels), seen + len(labels)
+                correct += int((logits.argmax(1) == labels).sum())
+                report.step(epoch, loss.item())
+            if seen:
+                figures = {"loss": losses / seen, "accuracy": 100 * correct / seen}
+            report.epoch(epoch, **figures)
+            accelerator.log({f"{task}/{key}": value for key, value in figures.items()}, step=epoch)
+            if checkpoint_file and accelerator.is_main_process:
+                checkpoint.save(
+                    checkpoint_file, trained, optimizers, {**run, "epochs_done": epoch + 1, "figures": figures}
+                )
+    model.eval()
+    return figures
+
+
+def make_accelerator(
+    precision: str = "no", cpu: bool = False, tracker: str | None = None, folder: Path | None = None
+) -> Accelerator:
+    """An accelerator for the devices at hand.
+
+    Args:
+        precision: "no" for float32, "bf16" or "fp16" for mixed precision.
+        tracker: "tensorboard" or "wandb", if what is logged shall be kept below `folder`.
+    """
+    accelerator = Accelerator(
+        mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=folder,
+        dataloader_config=DataLoaderConfiguration(even_batches=False),
+    )  # fmt: skip
+    if tracker:
+        accelerator.init_trackers("ftn-zoo")
+    return accelerator
+
+
+def build_optimizers(model: TaskModel, task: str, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """One optimiser for the increments, if the recipe names one, and one for everything else that is trained."""
+    increments = list(model.increment_parameters(task)) if recipe.increments else []
+    apart = {id(parameter) for parameter in increments}
+    rest = [p for _, p in model.task_parameters(task) if id(p) not in apart]
+    if model.method.trains_backbone:
+        rest += [p for p in model.backbone.parameters() if id(p) not in {id(q) for q in rest}]
+    groups = [(increments, recipe.increments), (rest, recipe.rest)]
+    return [_optimizer(parameters, config) for parameters, config in groups if parameters and config]
+
+
+def _optimizer(parameters: list[nn.Parameter], config: Optimizer) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.name == "sgd":
+        options |= {"momentum": config.momentum, "nesterov": config.nesterov}
+    optimizer: torch.optim.Optimizer = OPTIMIZERS[config.name](parameters, **options)
+    return optimizer
+
+
+def set_learning_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, progress: float) -> None:
+    """The schedule, as a function of the share of all steps that is done; so a resumed run needs no scheduler state."""
+    configs = [recipe.increments, recipe.rest] if len(optimizers) == 2 else [recipe.rest]
+    for optimizer, config in zip(optimizers, configs, strict=True):
+        assert config is not None
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * schedule(recipe, progress)
+
+
+def schedule(recipe: Recipe, progress: float) -> float:
+    """The factor on the learning rates when a share `progress` of all steps is done."""
+    if progress < recipe.warmup:
+        return progress / recipe.warmup
+    after = (progress - recipe.warmup) / (1 - recipe.warmup)
+    if recipe.schedule == "cosine":
+        return (1 + math.cos(math.pi * after)) / 2
+    return float((1 - after) ** recipe.power) if recipe.schedule == "polynomial" else 1.0
+
+
+def augmentations(augment: Augment, to: Preprocessing) -> list[Any]:
+    """The training transforms of a recipe, from an image of any size to one of the input's size."""
+    if augment.crop == "random_resized":
+        steps: list[Any] = [v2.RandomResizedCrop(to.size, scale=augment.scale, antialias=True)]
+    else:
+        steps = [v2.Resize(to.resize, antialias=True) if to.resize else v2.Resize((to.size, to.size), antialias=True)]
+        random = augment.crop == "random"
+        steps += [v2.RandomCrop(to.size, padding=augment.padding or None) if random else v2.CenterCrop(to.size)]
+    return [*steps, v2.RandomHorizontalFlip()] if augment.flip else steps
+
+
+class EpochSampler(Sampler[int]):
+    """All indices in an order that depends on the seed and the epoch alone."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
+        return iter(torch.randperm(self.length, generator=generator).tolist())
+
+
+def seed_of(*parts: object) -> int:
+    """A seed made of several things, each of which changes it altogether."""
+    return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:14], 16)
+
+
+def per_process(batch: int, accelerator: Accelerator) -> int:
+    """The share of a recipe's batch that falls to each process."""
+    share, rest = divmod(batch, accelerator.num_processes)
+    if rest or not share:
+        raise OptionError(f"A batch of {batch} cannot be shared by {accelerator.num_processes} processes evenly.")
+    return share
+
+
+@contextlib.contextmanager
+def deterministic(threads: int | None = None) -> Iterator[None]:
+    """Have torch take deterministic algorithms where it has them, on so many CPU threads, until the block ends."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    threads_before = torch.get_num_threads()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_num_threads(threads or threads_before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_num_threads(threads_before)
