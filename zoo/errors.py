@@ -12,7 +12,6 @@ ZooError
 The message says what is wrong, with the value, and what to do about it.
 """
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -28,6 +27,8 @@ class UnknownNameError(ZooError, LookupError):
     exit_status = 2
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        import difflib  # here, and not above: it is slow to import, and errors are rare
+
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         if near:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from zoo import resources
-from zoo.errors import ConfigError, UnknownNameError
+from zoo.errors import ConfigError, OptionError, UnknownNameError
 from zoo.schema import load_yaml, parse
 from zoo.task import Preprocessing
 
@@ -26,9 +26,9 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
-            raise ValueError("needs lr > 0, weight_decay >= 0 and 0 <= momentum < 1")
+            raise OptionError("needs lr > 0, weight_decay >= 0 and 0 <= momentum < 1")
         if self.name != "sgd" and (self.momentum or self.nesterov):
-            raise ValueError(f"momentum and nesterov belong to sgd, not to {self.name}")
+            raise OptionError(f"momentum and nesterov belong to sgd, not to {self.name}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale needs two numbers 0 < low <= high <= 1, not {self.scale}")
+            raise OptionError(f"scale needs two numbers 0 < low <= high <= 1, not {self.scale}")
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch, self.threads or 1) < 1:
-            raise ValueError(f"needs epochs, batch and threads >= 1, not {self.epochs}, {self.batch}, {self.threads}")
+            raise OptionError(f"needs epochs, batch and threads >= 1, not {self.epochs}, {self.batch}, {self.threads}")
         if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
-            raise ValueError("needs warmup and label_smoothing in [0, 1)")
+            raise OptionError("needs warmup and label_smoothing in [0, 1)")
 
 
 def recipe_names() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import yaml
 
 from zoo import resources
-from zoo.errors import ConfigError, UnknownNameError
+from zoo.errors import ConfigError, OptionError, UnknownNameError
 from zoo.files import atomic_path
 from zoo.schema import load_yaml, parse
 
@@ -32,9 +32,9 @@ class WeightsFile:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise ValueError(f"sha256 must be 64 hexadecimal digits, not {self.sha256!r}")
+            raise OptionError(f"sha256 must be 64 hexadecimal digits, not {self.sha256!r}")
         if self.size < 1:
-            raise ValueError(f"size must be at least 1 byte, not {self.size}")
+            raise OptionError(f"size must be at least 1 byte, not {self.size}")
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,16 @@ class Entry:
 
     def __post_init__(self) -> None:
         if not isinstance(self.method.get("name"), str):
-            raise ValueError("method needs a name")
+            raise OptionError("method needs a name")
         rank = self.method.get("rank", 1)
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise ValueError(f"method.rank must be a whole number of at least 1, not {rank!r}")
+            raise OptionError(f"method.rank must be a whole number of at least 1, not {rank!r}")
         if not self.classes or min(self.classes.values()) < 1:
-            raise ValueError(f"classes must give at least one class to each task, not {self.classes}")
+            raise OptionError(f"classes must give at least one class to each task, not {self.classes}")
         for key in ("weights", "measured"):
             strange = sorted(set(getattr(self, key) or {}) - set(self.tasks))
             if strange:
-                raise ValueError(f"{key} names tasks that the entry does not have: {', '.join(strange)}")
+                raise OptionError(f"{key} names tasks that the entry does not have: {', '.join(strange)}")
 
     @property
     def tasks(self) -> tuple[str, ...]:

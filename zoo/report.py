@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,8 @@ import click
 def show(rows: Sequence[Mapping[str, Any]], as_json: bool = False) -> None:
     """Print rows of the same keys as a table, or as a JSON list."""
     if as_json:
+        import json
+
         click.echo(json.dumps(rows, indent=1, default=str))
         return
     if not rows:
@@ -34,6 +35,8 @@ def show(rows: Sequence[Mapping[str, Any]], as_json: bool = False) -> None:
 def show_one(title: str, facts: Mapping[str, Any], as_json: bool = False) -> None:
     """Print the facts of one thing, nested as they are."""
     if as_json:
+        import json
+
         click.echo(json.dumps({"name": title, **facts}, indent=1, default=str))
         return
     click.echo(title)

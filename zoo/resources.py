@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
 from pathlib import Path, PurePosixPath
-
-import platformdirs
 
 from zoo.errors import ConfigError
 
@@ -15,13 +12,12 @@ _PACKAGE = Path(__file__).parent
 
 def registry_file() -> Path:
     """The zoo's own registry: in the package of an installed wheel, beside it in a checkout."""
-    packaged = _PACKAGE / "registry.yaml"
-    return packaged if packaged.is_file() else _PACKAGE.parent / "registry.yaml"
+    return _packaged("registry.yaml")
 
 
 def recipes_dir() -> Path:
-    """The folder of the zoo's own recipes."""
-    return Path(str(files("zoo.recipes")))
+    """The folder of the zoo's own recipes: in the package of an installed wheel, beside it in a checkout."""
+    return _packaged("recipes")
 
 
 def packaged_weights_dir() -> Path:
@@ -31,14 +27,23 @@ def packaged_weights_dir() -> Path:
 
 def store_dir() -> Path:
     """Where `zoo train` puts what it makes, and where the loader looks first: ZOO_HOME, or the user's data folder."""
+    import platformdirs  # here, and not above: `zoo ls` needs neither folder
+
     home = os.environ.get("ZOO_HOME")
     return Path(home) if home else Path(platformdirs.user_data_dir("ftn-zoo", appauthor=False))
 
 
 def cache_dir() -> Path:
     """Where downloads are kept: ZOO_CACHE, or the user's cache folder."""
+    import platformdirs
+
     cache = os.environ.get("ZOO_CACHE")
     return Path(cache) if cache else Path(platformdirs.user_cache_dir("ftn-zoo", appauthor=False))
+
+
+def _packaged(name: str) -> Path:
+    packaged = _PACKAGE / name
+    return packaged if packaged.exists() else _PACKAGE.parent / name
 
 
 def within(folder: Path, relative: str) -> Path:

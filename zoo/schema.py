@@ -6,7 +6,6 @@ The registry and the recipes are read by `zoo ls` too, whose start-up time leave
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,6 +97,8 @@ def _dataclass(kind: Any, data: Any, problems: list[str], where: str) -> Any:
     before = len(problems)
     for key in data:
         if key not in fields:
+            import difflib  # slow to import, and mistakes are rare
+
             near = difflib.get_close_matches(str(key), fields, n=1)
             advice = f"did you mean {near[0]}?" if near else "known: " + ", ".join(fields)
             problems.append(f"{_join(where, str(key))}: unknown key; {advice}")

@@ -1,10 +1,9 @@
 """Fair timing: candidates take turns in one process, so that the machine's drift meets all of them alike."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
-
-import torch
 
 
 def interleaved(
@@ -34,5 +33,6 @@ def ratio(seconds: Mapping[str, list[float]], name: str, to: str) -> float:
 
 
 def _synchronize() -> None:
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # only where the candidates use it
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.synchronize()

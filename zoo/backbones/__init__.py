@@ -7,6 +7,7 @@ torch's restricted `weights_only` reader, which makes tensors and plain containe
 
 from __future__ import annotations
 
+import pickle  # for the name of an error alone
 import re
 from pathlib import Path
 
@@ -89,8 +90,11 @@ def _torchvision_tensors(architecture: str, tag: str) -> dict[str, Tensor]:
         raise WeightsError(
             f"torchvision states no SHA-256 for {url}; name a safetensors file of these weights instead."
         )
-    tensors = torch.load(download(url, match[1]), map_location="cpu", weights_only=True)
-    return dict(tensors)
+    path = download(url, match[1])
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path} holds more than tensors; torch's restricted reader refuses it: {error}") from error
 
 
 def _timm_tensors(architecture: str) -> dict[str, Tensor]:

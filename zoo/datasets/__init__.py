@@ -16,10 +16,10 @@ def get_benchmark(name: str, skip_unreadable: bool = False) -> Benchmark:
     DomainNet and ImageNet-to-Sketch are read from folders in the layout of `folder.py`, below
     `<data root>/domainnet` and `<data root>/sketch`.
     """
-    if name == "shapes":
-        return ShapesBenchmark()
+    if name in ("shapes", "shapes_source"):
+        return ShapesBenchmark(name)
     if name == "folder":
         return FolderBenchmark(skip_unreadable=skip_unreadable)
     if name in ("domainnet", "sketch"):
         return FolderBenchmark(name, name, skip_unreadable)
-    raise UnknownNameError("benchmark", name, ["shapes", "folder", "domainnet", "sketch"])
+    raise UnknownNameError("benchmark", name, ["shapes", "shapes_source", "folder", "domainnet", "sketch"])

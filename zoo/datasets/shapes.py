@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float64]
 Random = np.random.RandomState
 
 SIZE = 32
-TRAIN_PER_CLASS, TEST_PER_CLASS = 100, 50
+TRAIN_PER_CLASS, SOURCE_PER_CLASS, TEST_PER_CLASS = 60, 400, 50
 
 
 # -- shapes: closed outlines around the origin, within the unit circle ---------------------------------------------
@@ -262,17 +262,16 @@ def render(domain: str, split: str, index: int) -> npt.NDArray[np.uint8]:
 
 
 @functools.cache
-def split(domain: str, name: str) -> npt.NDArray[np.uint8]:
-    """All images of a domain's split, uint8 (N, 32, 32, 3), made once per process (about a second each)."""
-    count = len(CLASSES) * {"train": TRAIN_PER_CLASS, "test": TEST_PER_CLASS}[name]
-    return np.stack([render(domain, name, index) for index in range(count)])
+def rendered(domain: str, split: str, count: int) -> npt.NDArray[np.uint8]:
+    """The first images of a domain's split, uint8 (count, 32, 32, 3), made once per process, a millisecond each."""
+    return np.stack([render(domain, split, index) for index in range(count)])
 
 
 class ShapesImages(Images):
     """One split of one domain; images are uint8 tensors (3, 32, 32)."""
 
-    def __init__(self, domain: str, name: str) -> None:
-        self.pixels = split(domain, name)
+    def __init__(self, domain: str, split: str, per_class: int) -> None:
+        self.pixels = rendered(domain, split, per_class * len(CLASSES))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -282,10 +281,17 @@ class ShapesImages(Images):
 
 
 class ShapesBenchmark(Benchmark):
-    """Six domains of 1,200 training and 600 test images; the data root is not looked at."""
+    """Six domains, each of 720 training images and 600 test images, made in memory: no data root is looked at.
 
-    name = "shapes"
+    Args:
+        name: "shapes", or "shapes_source": the same with 4,800 training images, to pre-train backbones on. It is to
+            shapes what ImageNet is to DomainNet.
+    """
+
     needs_root = False
+
+    def __init__(self, name: str = "shapes") -> None:
+        self.name, self.train_per_class = name, {"shapes": TRAIN_PER_CLASS, "shapes_source": SOURCE_PER_CLASS}[name]
 
     def tasks(self, root: Path | None = None) -> tuple[str, ...]:
         return tuple(DOMAINS)
@@ -293,4 +299,5 @@ class ShapesBenchmark(Benchmark):
     def splits(self, task: str, root: Path | None = None) -> Splits:
         if task not in DOMAINS:
             raise UnknownNameError("domain of shapes", task, DOMAINS)
-        return Splits(CLASSES, ShapesImages(task, "train"), ShapesImages(task, "test"))
+        test = ShapesImages(task, "test", TEST_PER_CLASS)
+        return Splits(CLASSES, ShapesImages(task, "train", self.train_per_class), test)

@@ -1,0 +1,27 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/ready  ## The main job, end to end, on the packaged weights.
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/ready  ## The whole test suite.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready  ## Formatting, lint and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	rm -rf build/types
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
+	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --package zoo
+
+$(VENV)/ready: pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet --editable .[test]
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-output

@@ -1,0 +1,27 @@
+"""What a wheel of the zoo must hold, and must not: `python tests/check_wheel.py WHEEL`."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def problems(wheel: Path) -> list[str]:
+    """What is missing from a wheel or should not be in it."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "zoo").rglob("*") if path.suffix == ".py"}
+    wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "zoo" / "weights").rglob("*.safetensors")}
+    wanted |= {f"zoo/{p.relative_to(ROOT).as_posix()}" for d in ("export", "recipes") for p in (ROOT / d).rglob("*.*")
+               if p.suffix in (".py", ".yaml")}  # fmt: skip
+    wanted |= {"zoo/registry.yaml", "zoo/py.typed"}
+    strange = {name for name in names if not name.startswith("zoo/") and ".dist-info/" not in name}
+    return [f"missing {name}" for name in sorted(wanted - names)] + [f"unexpected {name}" for name in sorted(strange)]
+
+
+if __name__ == "__main__":
+    found = problems(Path(sys.argv[1]))
+    print("\n".join(found) or f"{sys.argv[1]} holds what it should")
+    sys.exit(bool(found))

@@ -1,0 +1,84 @@
+"""Small models and folders that several tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import zoo
+from zoo.model import TaskModel
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep the user's own store and cache out of the tests."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "store"))
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    yield
+
+
+class SmallNet(nn.Module):
+    """A user's own network, with every kind of layer that the zoo treats apart."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.body = nn.Sequential(
+            nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(),
+            nn.Conv2d(12, 12, 3, padding=1, groups=4), nn.BatchNorm2d(12), nn.ReLU(),
+        )  # fmt: skip
+        self.hidden = nn.Linear(12, 16)
+        self.classifier = nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(torch.relu(self.bn(self.stem(x)))).mean((2, 3))
+        logits: Tensor = self.classifier(torch.relu(self.hidden(x)))
+        return logits
+
+
+@pytest.fixture
+def small_model() -> TaskModel:
+    """Two tasks of different class counts, each with norms and increments away from their start."""
+    model = zoo.adapt(SmallNet(), {"a": 5, "b": 7}, rank=3)
+    for task in model.tasks:
+        disturb(model, task)
+    return model
+
+
+def disturb(model: TaskModel, task: str) -> None:
+    """Give every tensor of a task values of its own, as training would."""
+    for name, tensor in model.task_tensors(task).items():
+        if tensor.is_floating_point():
+            tensor.add_(0.1 * torch.rand_like(tensor) if "running_var" in name else 0.1 * torch.randn_like(tensor))
+
+
+def write_images(root: Path, domains: dict[str, list[str]], per_class: int = 4, size: int = 40) -> Path:
+    """A folder `<domain>/{train,test}/<class>/*.jpg`; a class shows as its own brightness."""
+    rng = np.random.RandomState(0)
+    for domain, classes in domains.items():
+        for split in ("train", "test"):
+            for label, name in enumerate(classes):
+                folder = root / domain / split / name
+                folder.mkdir(parents=True)
+                for i in range(per_class):
+                    pixels = rng.randint(0, 60, (size, size + 8, 3)) + 150 * label // max(1, len(classes) - 1)
+                    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.jpg")
+    return root
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two sets of tensors agree bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}

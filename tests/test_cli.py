@@ -1,0 +1,232 @@
+"""The command line: each command, each way of using it wrongly, exit statuses, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+
+from tests.conftest import equal, write_images
+from zoo import resources
+from zoo.backbones import build
+from zoo.cli import main
+from zoo.datasets.shapes import render
+from zoo.tensors import read
+
+NAME = "resnet20-ftn-r8-shapes"
+
+
+def zoo(*arguments: object, status: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == status, result.output
+    return result
+
+
+def out(*arguments: object) -> list[dict[str, object]]:
+    data: list[dict[str, object]] = json.loads(zoo(*arguments, "--json").stdout)
+    return data
+
+
+def error(*arguments: object, status: int = 2) -> str:
+    result = zoo(*arguments, status=status)
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+def test_ls_lists_and_filters() -> None:
+    names = [row["name"] for row in out("ls", "resnet20-*-shapes")]
+    assert NAME in names
+    assert "resnet34-ftn-r40-domainnet" not in names
+    assert NAME in zoo("ls").stdout
+    assert "No model's name matches 'x*'" in error("ls", "x*")
+
+
+def test_info_shows_the_entry_or_the_nearest_names() -> None:
+    assert "FTN, Table 2" in zoo("info", "resnet34-ftn-r40-domainnet").stdout
+    assert json.loads(zoo("info", NAME, "--json").stdout)["method"] == {"name": "ftn", "rank": 8}
+    assert zoo("info", "zoo/resnet20@shapes").stdout.startswith("zoo/resnet20@shapes")
+    assert f"Did you mean {NAME}" in error("info", "resnet20-ftn-8-shapes")
+
+
+def test_eval_and_verify_agree_with_the_registry() -> None:
+    measured = json.loads(zoo("info", NAME, "--json").stdout)["measured"]
+    (row,) = out("eval", NAME, "--task", "sketch")
+    assert abs(float(str(row["accuracy %"])) - measured["sketch"]) <= 0.5
+    checks = out("verify", NAME)
+    assert all(check["passed"] for check in checks)
+    assert {check["check"] for check in checks} == {"file", "parameters", "accuracy"}
+    assert "Unknown task of" in error("eval", NAME, "--task", "sketchy")
+
+
+def test_verify_finds_an_altered_file_and_a_wrong_figure(tmp_path: Path) -> None:
+    folder = tmp_path / NAME
+    shutil.copytree(resources.packaged_weights_dir() / NAME, folder)
+    entry = json.loads(zoo("info", NAME, "--json").stdout)
+    entry.pop("name")
+    for weights in entry["weights"].values():
+        weights["uri"] = weights["uri"].replace("package:", "file:")
+    entry["measured"]["real"] -= 5
+    registry = tmp_path / "registry.yaml"
+    registry.write_text(json.dumps({"format": 1, "entries": {"mine": entry}}))
+    assert "1 of 13 checks of mine failed" in error("--registry", registry, "verify", "mine", status=1)
+    file = folder / "sketch.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"abcd")
+    assert "it was altered" in error("--registry", registry, "verify", "mine", status=1)
+
+
+def test_export_writes_checked_graphs(tmp_path: Path) -> None:
+    rows = out("export", NAME, "--task", "sketch", "--task", "real", "-o", tmp_path, "--preprocess")
+    assert [row["task"] for row in rows] == ["sketch", "real"]
+    assert {p.name for p in tmp_path.iterdir()} == {"sketch.onnx", "real.onnx"}
+    assert "largest difference" in str(rows[0]["parity"])
+    assert "--task or --all-tasks" in error("export", NAME, "-o", tmp_path)
+    assert "choose one of cpu" in error("export", NAME, "--task", "real", "-o", tmp_path, "--provider", "tpu")
+    (tmp_path / "file").write_text("")
+    unwritable = error("export", NAME, "--task", "real", "-o", tmp_path / "file" / "x", status=1)
+    assert "Cannot write" in unwritable
+
+
+def test_predict_names_the_class_and_the_broken_image(tmp_path: Path) -> None:
+    from PIL import Image
+
+    files = []
+    for i in range(12):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(render("clipart", "test", i)).save(files[-1])
+    rows = out("predict", NAME, "--task", "clipart", *files, "--top", 1)
+    from zoo.datasets.shapes import CLASSES
+
+    hits = [next(iter(row["classes"])) == CLASSES[i] for i, row in enumerate(rows)]  # type: ignore[call-overload]
+    assert sum(hits) >= 10
+    files[1].write_bytes(b"no image")
+    assert "1.png does not decode" in error("predict", NAME, "--task", "clipart", *files, status=1)
+    rows = out("predict", NAME, "--task", "clipart", *files, "--skip-unreadable")
+    assert rows[1]["classes"] == "does not decode"
+
+
+def test_bench_times_all_networks() -> None:
+    rows = out("bench", NAME, "--batch", 2, "--rounds", 2)
+    assert [row["network"] for row in rows] == [
+        "torch plain", "torch fused", "torch unfused", "onnx plain", "onnx fused",
+    ]  # fmt: skip
+
+
+def test_cp_copies_and_never_overwrites(tmp_path: Path) -> None:
+    zoo("cp", "shapes/ftn", tmp_path / "mine.yaml")
+    assert (tmp_path / "mine.yaml").read_text().startswith("# zoo train")
+    (tmp_path / "mine.yaml").write_text("mine")
+    assert "exists already" in error("cp", "shapes/ftn", tmp_path / "mine.yaml")
+    assert (tmp_path / "mine.yaml").read_text() == "mine"
+    assert "Did you mean shapes/ftn" in error("cp", "shapes/ftm", tmp_path / "x.yaml")
+
+
+def test_download_prints_where_the_files_lie() -> None:
+    lines = zoo("download", NAME).stdout.split()
+    assert len(lines) == 6
+    assert all(Path(line).is_file() for line in lines)
+
+
+def quick(tmp_path: Path) -> Path:
+    """A copy of the recipe that takes two epochs."""
+    zoo("cp", "shapes/ftn", tmp_path / "quick.yaml")
+    text = (tmp_path / "quick.yaml").read_text().replace("epochs: 40", "epochs: 2").replace("batch: 32", "batch: 120")
+    (tmp_path / "quick.yaml").write_text(text)
+    return tmp_path / "quick.yaml"
+
+
+def test_train_into_the_store_which_comes_first(tmp_path: Path) -> None:
+    recipe = quick(tmp_path)
+    result = zoo("train", NAME, "--task", "sketch", "--recipe", recipe)
+    assert "epoch 2/2" in result.stderr
+    file = Path(result.stdout.strip())
+    assert file == resources.store_dir() / NAME / "sketch.safetensors"
+    tensors, header = read(file)
+    assert header["entry"] == NAME
+    assert header["recipe"]["name"] == str(recipe)
+    import zoo as package
+
+    stored = package.load(NAME, task="sketch").task_tensors("sketch")
+    assert equal(stored, tensors)
+    assert not equal(package.load(NAME, task="sketch", weights="published").task_tensors("sketch"), tensors)
+    assert equal(package.load(NAME, task="sketch", weights=file).task_tensors("sketch"), tensors)
+    assert equal(package.load(NAME, task="sketch", weights=file.parent).task_tensors("sketch"), tensors)
+
+    assert "has been trained already" in error("train", NAME, "--task", "sketch", "--recipe", recipe)
+    before = file.read_bytes()
+    zoo("train", NAME, "--task", "sketch", "--recipe", recipe, "--resume", "--quiet")
+    assert file.read_bytes() == before
+    zoo("train", NAME, "--task", "sketch", "--recipe", recipe, "--overwrite", "--quiet")
+    assert equal(read(file)[0], tensors)
+
+
+def test_train_refuses_what_makes_no_sense(tmp_path: Path) -> None:
+    assert "Unknown task of" in error("train", NAME, "--task", "sketchy")
+    assert "Name a model" in error("train")
+    assert "--backbone, --data and --out" in error("train", "--backbone", "zoo/resnet20")
+    assert "Unknown recipe" in error("train", NAME, "--recipe", "shapes/none")
+    assert "--data-root" in error("train", "resnet34-ftn-r40-domainnet", status=1)
+    data = write_images(tmp_path / "data", {"a": ["x", "y"]})
+    arguments = ("train", "--data", data, "--out", tmp_path / "o")
+    assert "whole number of at least 1, not 0" in error(*arguments, "--backbone", "torchvision/resnet18", "--rank", 0)
+    assert "Did you mean torchvision/resnet18" in error(*arguments, "--backbone", "torchvision/resnet181", "--rank", 2)
+    assert "Unknown method" in error(*arguments, "--backbone", "torchvision/resnet18", "--method", "fttn")
+
+
+def test_models_without_weights_say_what_helps() -> None:
+    message = error("eval", "resnet34-ftn-r40-domainnet", status=1)
+    assert "`zoo train resnet34-ftn-r40-domainnet`" in message
+    assert "weights=None" in message
+
+
+def test_domains_of_ones_own(tmp_path: Path) -> None:
+    """From a folder of images to exported graphs, by the registry file that training writes."""
+    data = write_images(tmp_path / "My Data", {"photo": ["cat", "dog"], "drawing": ["bee", "cow", "elk"]}, 6)
+    weights = tmp_path / "backbone.safetensors"
+    torch.manual_seed(0)
+    save_file(build("torchvision/resnet18").state_dict(), weights)
+    zoo("cp", "folder/ftn", tmp_path / "small.yaml")
+    text = (tmp_path / "small.yaml").read_text().replace("epochs: 30", "epochs: 1")
+    (tmp_path / "small.yaml").write_text(text.replace("size: 224, resize: 256", "size: 32, resize: 40"))
+    where = tmp_path / "out"
+    own = ("train", "--backbone", "torchvision/resnet18", "--data", data, "--rank", 4, "--out", where,
+           "--backbone-weights", weights, "--recipe", tmp_path / "small.yaml", "--quiet")  # fmt: skip
+    message = zoo(*own).stdout
+    name = "resnet18-ftn-r4-my_data"
+    assert f"zoo --registry {where / 'registry.yaml'} eval {name}" in message
+    files = {p.relative_to(where).as_posix() for p in where.rglob("*") if p.is_file()}
+    assert files == {"registry.yaml", *(f"{name}/{f}.safetensors" for f in ("photo", "drawing", "backbone"))}
+
+    weights.unlink()  # the folder is whole without it
+    registry = ("--registry", where / "registry.yaml")
+    assert [row["name"] for row in out(*registry, "ls", "*my_data")] == [name]
+    rows = out(*registry, "eval", name)
+    assert {row["task"] for row in rows} == {"photo", "drawing", "mean"}
+    assert all(check["passed"] for check in out(*registry, "verify", name))
+    graphs = out(*registry, "export", name, "--all-tasks", "-o", tmp_path / "onnx")
+    assert all("over 4 images" not in str(graph["parity"]) for graph in graphs)  # random ones alone
+    assert len(graphs) == 2
+    image = next((data / "photo" / "test" / "cat").iterdir())
+    (row,) = out(*registry, "predict", name, "--task", "photo", image)
+    assert set(row["classes"]) == {"cat", "dog"}  # type: ignore[call-overload]
+
+    moved = tmp_path / "elsewhere"
+    where.rename(moved)
+    assert out("--registry", moved / "registry.yaml", "eval", name, "--task", "photo")
+
+
+def test_a_registry_with_mistakes_lists_them(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("format: 1\nentries:\n  a: {backbone: 1}\n  b: 2\n")
+    message = error("--registry", file, "ls")
+    assert "a.backbone: 1 is not text" in message
+    assert "b: 2 is not a mapping" in message
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(LookupError, match="Unknown model"):
+        CliRunner().invoke(main, ["--debug", "info", "none"], catch_exceptions=False)

@@ -1,0 +1,150 @@
+"""The twin and the folder layout."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import write_images
+from zoo.datasets import get_benchmark
+from zoo.datasets.shapes import CLASSES, DOMAINS, OUTLINES, SIZE, _distance, render
+from zoo.errors import DataError, UnknownNameError
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_an_item_is_the_same_on_every_machine(domain: str) -> None:
+    digest = hashlib.sha256(b"".join(render(domain, "test", i).tobytes() for i in range(36))).hexdigest()
+    assert digest[:16] == GOLDEN[domain]
+
+
+GOLDEN = {  # SHA-256, its first digits
+    "clipart": "23e3d16546e555eb",
+    "sketch": "4abaa4cb3957b677",
+    "painting": "9ad3541b304fea53",
+    "quickdraw": "e1ce73118fa481de",
+    "infograph": "4a138dcab5e9c5ea",
+    "real": "afc672fb80ea2ea0",
+}
+
+
+def test_items_splits_and_domains_differ() -> None:
+    images = {render(d, s, i).tobytes() for d in DOMAINS for s in ("train", "test") for i in range(30)}
+    assert len(images) == 6 * 2 * 30
+
+
+def test_shapes_as_a_benchmark() -> None:
+    benchmark = get_benchmark("shapes")
+    assert len(CLASSES) >= 12
+    assert benchmark.tasks(None) == ("clipart", "sketch", "painting", "quickdraw", "infograph", "real")
+    splits = benchmark.splits("quickdraw", None)
+    image, label = splits.test[25]
+    assert (image.shape, image.dtype, label) == ((3, SIZE, SIZE), torch.uint8, 25 % 12)
+    with pytest.raises(UnknownNameError, match="sketch"):
+        benchmark.splits("sketchy", None)
+
+
+def test_the_distance_of_a_square_is_the_known_one() -> None:
+    points = np.array([[0.0, 0.0], [0.5, 0.5], [1.0, 1.0], [2.0, 0.0], [0.2, 0.1]])
+    square = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    np.testing.assert_allclose(_distance([square], points), [-1, -0.5, 0, 1, -0.8], atol=1e-12)
+    hole = _distance([square, square / 2], points)
+    assert hole[0] > 0  # inside the hole is outside the shape
+    assert set(map(len, OUTLINES.values())) == {1, 2}
+
+
+def test_quickdraw_is_black_on_white_and_sketch_is_grey() -> None:
+    """Each domain is drawn in its own way, and not a tint of another."""
+    draw, sketch, real = (np.stack([render(d, "train", i) for i in range(24)]) for d in ("quickdraw", "sketch", "real"))
+    assert (draw > 250).mean() > 0.7
+    assert np.array_equal(draw[..., 0], draw[..., 2])
+    assert np.array_equal(sketch[..., 0], sketch[..., 2])
+    assert not np.array_equal(real[..., 0], real[..., 2])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "data", {"photo": ["cat", "dog"], "drawing": ["bee", "cow", "elk"]})
+
+
+def test_a_folder_of_domains(folder: Path) -> None:
+    benchmark = get_benchmark("folder")
+    assert benchmark.tasks(folder) == ("drawing", "photo")
+    splits = benchmark.splits("drawing", folder)
+    assert splits.classes == ("bee", "cow", "elk")
+    assert len(splits.train) == 12  # type: ignore[arg-type]
+    image, label = splits.train[11]
+    assert (image.size, image.mode, label) == ((48, 40), "RGB", 2)
+
+
+def test_benchmarks_with_images_of_their_own_show_the_layout(folder: Path, tmp_path: Path) -> None:
+    shutil.move(folder, tmp_path / "domainnet")
+    assert get_benchmark("domainnet").tasks(tmp_path) == ("drawing", "photo")
+    for root in (None, tmp_path / "none"):
+        with pytest.raises(DataError, match="train/<class>"):
+            get_benchmark("domainnet").tasks(root)
+    with pytest.raises(UnknownNameError, match="shapes"):
+        get_benchmark("shape")
+
+
+def damage(folder: Path, how: str) -> None:
+    photo = folder / "photo"
+    if how == "no domain":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    elif how == "empty class":
+        for file in (photo / "train" / "cat").iterdir():
+            file.unlink()
+    elif how == "class in one split":
+        shutil.rmtree(photo / "test" / "dog")
+    elif how == "no test":
+        shutil.rmtree(photo / "test")
+    elif how == "one image":
+        for split in ("train", "test"):
+            shutil.rmtree(photo / split / "dog")
+        for file in sorted((photo / "train" / "cat").iterdir())[1:]:
+            file.unlink()
+    elif how == "no class":
+        shutil.rmtree(photo / "train")
+        (photo / "train").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no domain", "holds no domain"),
+        ("empty class", "No image in .*photo/train/cat"),
+        ("class in one split", "one of train and test only: dog"),
+        ("no test", "There is no folder .*photo/test"),
+        ("one image", "holds one image"),
+        ("no class", "holds no class folder"),
+    ],
+)
+def test_each_defect_of_a_folder_has_its_message(folder: Path, how: str, message: str) -> None:
+    damage(folder, how)
+    benchmark = get_benchmark("folder")
+    with pytest.raises(DataError, match=message):
+        [benchmark.splits(task, folder) for task in benchmark.tasks(folder)]
+
+
+def test_an_image_that_does_not_decode_is_named_or_skipped(folder: Path) -> None:
+    broken = folder / "photo" / "train" / "cat" / "1.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    splits = get_benchmark("folder").splits("photo", folder)
+    with pytest.raises(DataError, match=r"cat/1\.jpg does not decode.*--skip-unreadable"):
+        [splits.train[i] for i in range(8)]
+    with pytest.warns(UserWarning, match=r"skipped: .*cat/1\.jpg"):
+        splits = get_benchmark("folder", skip_unreadable=True).splits("photo", folder)
+    assert len(splits.train) == 7  # type: ignore[arg-type]
+
+
+def test_grey_and_transparent_images_are_read_as_rgb(folder: Path) -> None:
+    for mode in ("L", "RGBA", "P"):
+        Image.new(mode, (9, 9)).save(folder / "photo" / "train" / "cat" / f"{mode}.png")
+    splits = get_benchmark("folder").splits("photo", folder)
+    assert {splits.train[i][0].mode for i in range(len(splits.train))} == {"RGB"}  # type: ignore[arg-type]

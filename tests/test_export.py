@@ -1,0 +1,128 @@
+"""ONNX graphs: the same numbers as torch, any batch, and a refusal where they differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo.export import export_tasks, run, session, to_onnx
+
+import zoo
+from tests.conftest import SmallNet, disturb
+from zoo.errors import ExportError, OptionError
+from zoo.model import TaskModel
+from zoo.task import Preprocessing, Task
+
+TASK = Task("a", ("x", "y", "z"), Preprocessing(16, None, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)))
+
+
+@pytest.fixture(scope="module")
+def model() -> TaskModel:
+    torch.manual_seed(0)
+    model = zoo.adapt(SmallNet(), {}, rank=2)
+    model.add_task(TASK)
+    disturb(model, "a")
+    return model
+
+
+def test_the_graph_computes_the_same_on_any_batch(model: TaskModel, tmp_path: Path) -> None:
+    plain, file = model.fuse("a"), tmp_path / "a.onnx"
+    parity = to_onnx(plain, file, task=TASK)
+    assert parity.relative < 1e-4
+    made = session(file)
+    assert [i.name for i in made.get_inputs()] == ["images"]
+    assert [o.name for o in made.get_outputs()] == ["logits"]
+    for batch in (1, 2, 7):
+        images = torch.randn(batch, 3, 16, 16)
+        with torch.no_grad():
+            np.testing.assert_allclose(run(made, images.numpy()), plain(images).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_preprocessing_inside_the_graph_equals_torchvisions(model: TaskModel, tmp_path: Path) -> None:
+    plain, file = model.fuse("a"), tmp_path / "a.onnx"
+    to_onnx(plain, file, task=TASK, preprocess=True)
+    images = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
+    inputs = torch.stack([TASK.preprocessing.transform()(image.permute(2, 0, 1)) for image in images])
+    with torch.no_grad():
+        np.testing.assert_allclose(run(session(file), images.numpy()), plain(inputs).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_float16_computes_in_float16_and_stays_close(model: TaskModel, tmp_path: Path) -> None:
+    file = tmp_path / "a.onnx"
+    parity = to_onnx(model.fuse("a"), file, task=TASK, half=True)
+    assert 1e-7 < parity.relative < 1e-2
+    types = {t.data_type for t in onnx.load(file).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in types
+    assert onnx.TensorProto.FLOAT not in types
+    assert session(file).get_inputs()[0].type == "tensor(float)"
+
+
+def test_the_file_says_what_it_is(model: TaskModel, tmp_path: Path) -> None:
+    made = export_tasks(model, tmp_path, provenance={"entry": "my-entry"})
+    facts = session(made["a"][0]).get_modelmeta().custom_metadata_map
+    assert facts["task"] == "a"
+    assert facts["entry"] == "my-entry"
+    assert json.loads(facts["classes"]) == ["x", "y", "z"]
+    assert Preprocessing.from_data(json.loads(facts["preprocessing"])) == TASK.preprocessing
+    assert facts["backbone_sha256"] == model.backbone_sha256()
+
+
+def test_a_graph_that_differs_is_refused_and_not_kept(
+    model: TaskModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.onnx"
+    to_onnx(model.fuse("a"), file, task=TASK)
+    before = file.read_bytes()
+    real = zoo.export.onnx._graph_model
+
+    def altered(*args: object) -> onnx.ModelProto:
+        proto = real(*args)  # type: ignore[arg-type]
+        weight = max(proto.graph.initializer, key=lambda t: len(t.raw_data))
+        values = onnx.numpy_helper.to_array(weight) * np.float32(1.001)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        return proto
+
+    monkeypatch.setattr(zoo.export.onnx, "_graph_model", altered)
+    with pytest.raises(ExportError, match="differs from its source by more than 0.0001"):
+        to_onnx(model.fuse("a"), file, task=TASK)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_module_is_left_as_it_was(model: TaskModel, tmp_path: Path) -> None:
+    plain = model.fuse("a").train()
+    dtype = next(plain.parameters()).dtype
+    to_onnx(plain, tmp_path / "a.onnx", task=TASK, half=True)
+    assert plain.training
+    assert next(plain.parameters()).dtype == dtype
+
+
+class Unexportable(nn.Module):
+    """Control flow that depends on values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) if float(x.sum()) > 0 else x.amax((2, 3))
+
+
+def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="cannot export Unexportable"):
+        to_onnx(Unexportable(), tmp_path / "x.onnx", task=TASK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_providers_that_are_not_here_say_so(model: TaskModel, tmp_path: Path) -> None:
+    file = tmp_path / "a.onnx"
+    to_onnx(model.fuse("a"), file, task=TASK)
+    with pytest.raises(OptionError, match="choose one of cpu, cuda, tensorrt"):
+        session(file, "tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ExportError, match="not available here"):
+            session(file, "cuda")
+    (tmp_path / "b.onnx").write_bytes(b"nonsense")
+    with pytest.raises(ExportError, match="cannot run"):
+        session(tmp_path / "b.onnx")

@@ -1,0 +1,171 @@
+"""Weights files: whole or not at all, checked before use, never a pickle."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.conftest import equal
+from zoo import tensors
+from zoo.errors import WeightsError
+from zoo.fetch import check, download, fetch
+from zoo.files import atomic_path, sha256
+from zoo.registry import WeightsFile
+
+SOME = {"a": torch.arange(6.0).view(2, 3), "n": torch.tensor(3)}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    tensors.write(tmp_path / "x.safetensors", SOME, {"k": [1, "ü"]})
+    read, header = tensors.read(tmp_path / "x.safetensors")
+    assert equal(read, SOME)
+    assert header == {"k": [1, "ü"]}
+
+
+def test_the_same_content_makes_the_same_bytes(tmp_path: Path) -> None:
+    digests = set()
+    for i in range(5):
+        file = tmp_path / f"{i}.safetensors"
+        tensors.write(file, SOME, {"b": 1, "a": 2, "c": {"z": 1, "y": 2}})
+        digests.add(sha256(file))
+    assert len(digests) == 1
+
+
+def test_a_truncated_file_an_altered_one_and_a_pickle_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    tensors.write(file, SOME, {})
+    whole = file.read_bytes()
+    good = WeightsFile("file:x.safetensors", hashlib.sha256(whole).hexdigest(), len(whole))
+    assert fetch(good, tmp_path) == file
+
+    file.write_bytes(whole[:-3])
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        tensors.read(file)
+    with pytest.raises(WeightsError, match=f"has {len(whole) - 3} bytes and not {len(whole)}"):
+        check(file, good)
+
+    file.write_bytes(whole[:-1] + b"\x01")
+    with pytest.raises(WeightsError, match="it was altered"):
+        check(file, good)
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, Any]:
+            return pytest.fail, ("a pickle was loaded",)
+
+    file.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        tensors.read(file)
+    with pytest.raises(WeightsError, match="There is no weights file"):
+        tensors.read(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None:
+    save_file({"layer.weight": torch.tensor([1.0, value])}, tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match=r"the tensor layer\.weight holds a value that is not finite"):
+        tensors.read(tmp_path / "x.safetensors")
+
+
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.safetensors"
+    tensors.write(file, SOME, {})
+    before = file.read_bytes()
+
+    def full(data: object, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half a fi")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tensors, "save_file", full)
+    with pytest.raises(WeightsError, match=r"No space left on device.*unchanged"):
+        tensors.write(file, {"a": torch.zeros(9)}, {})
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_really_full_device_is_reported(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(WeightsError, match="Cannot write"), atomic_path(tmp_path / "x") as temporary:
+        temporary.unlink()
+        temporary.symlink_to("/dev/full")
+        temporary.write_bytes(b"x" * 100_000)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightsError, match="Choose a folder that you may write to"):
+        tensors.write(tmp_path / "file" / "x.safetensors", SOME, {})
+
+
+def test_fingerprints_depend_on_names_types_shapes_and_values() -> None:
+    digests = {
+        tensors.fingerprint(t)
+        for t in (
+            {"a": torch.zeros(2, 3)}, {"b": torch.zeros(2, 3)}, {"a": torch.zeros(3, 2)},
+            {"a": torch.zeros(2, 3).half()}, {"a": torch.zeros(2, 3), "b": torch.zeros(1)}, {"a": torch.ones(2, 3)},
+        )
+    }  # fmt: skip
+    assert len(digests) == 6
+    layout = torch.randn(2, 3, 4, 5)
+    same = layout.to(memory_format=torch.channels_last)
+    assert tensors.fingerprint({"a": layout}) == tensors.fingerprint({"a": same})
+
+
+def test_downloads_are_checked_each_time(tmp_path: Path) -> None:
+    source = tmp_path / "net-12345678.bin"
+    source.write_bytes(b"weights")
+    digest = sha256(source)
+    path = download(source.as_uri(), digest[:8])
+    assert path.read_bytes() == b"weights"
+    path.write_bytes(b"altered")
+    with pytest.raises(WeightsError, match=f"not {digest[:8]}"):
+        download(source.as_uri(), digest[:8])
+    with pytest.raises(WeightsError, match="SHA-256"):
+        download(source.as_uri(), "0" * 64)
+    assert not any((tmp_path / "cache" / ("0" * 64)).iterdir())
+    with pytest.raises(WeightsError, match="Cannot download"):
+        download((tmp_path / "none").as_uri(), digest)
+
+
+def test_uris_of_an_unknown_form_are_refused(tmp_path: Path) -> None:
+    for uri in ("ftp://x/y", "hf://owner/repo@main/file", "hf://owner/repo/file", "x"):
+        with pytest.raises(WeightsError, match="no URI of a weights file|is not of the form"):
+            fetch(WeightsFile(uri, "0" * 64, 1), tmp_path)
+
+
+def test_torchvisions_own_files_are_read_by_their_names_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real loading code on a file of the real form, from a local address."""
+    import torchvision
+    from torchvision.models import ResNet18_Weights
+
+    import zoo
+    from zoo.backbones import pretrained_tensors
+    from zoo.registry import Registry
+
+    net = torchvision.models.resnet18()
+    file = tmp_path / "r.pth"
+    torch.save(net.state_dict(), file)
+    named = file.rename(tmp_path / f"resnet18-{sha256(file)[:8]}.pth")
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(type(weights), "url", named.as_uri(), raising=False)
+    model = zoo.adapt(torchvision.models.resnet18(), {}, rank=1)
+    model.load_backbone_tensors(pretrained_tensors("torchvision/resnet18@IMAGENET1K_V1", Registry()))
+    assert torch.equal(model.backbone.conv1.weight, net.conv1.weight)
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, Any]:
+            return pytest.fail, ("a pickle was loaded",)
+
+    torch.save({"x": Evil()}, file)
+    named = file.rename(tmp_path / f"resnet18-{sha256(file)[:8]}.pth")
+    monkeypatch.setattr(type(weights), "url", named.as_uri(), raising=False)
+    with pytest.raises(WeightsError, match="restricted reader"):
+        pretrained_tensors("torchvision/resnet18@IMAGENET1K_V1", Registry())

@@ -1,0 +1,164 @@
+"""FTN's increments against plain torch computations: the outer-product sum of Eq. 2, and torch's own convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from zoo.errors import OptionError, UnknownNameError
+from zoo.increments import get_method, methods
+from zoo.increments.cp import CP, cheaper_route
+from zoo.layers import AdaptedConv2d, AdaptedLinear, Selection
+
+
+def outer_product_sum(cp: CP, c_out: int, c_in: int, k: tuple[int, int]) -> Tensor:
+    """Eq. 2 as written: a sum of R outer products of three vectors."""
+    delta = torch.zeros(c_out, c_in, k[0] * k[1])
+    for r in range(cp.rank):
+        delta += torch.einsum("o,c,k->ock", cp.out_factor[:, r], cp.in_factor[r], cp.spatial_factor[r])
+    return delta.view(c_out, c_in, *k)
+
+
+def adapted(layer: nn.Conv2d | nn.Linear, rank: int = 3, route: str = "auto") -> tuple[Any, CP]:
+    selection = Selection()
+    site = (AdaptedConv2d if isinstance(layer, nn.Conv2d) else AdaptedLinear).adopt(layer, selection)
+    cp = CP(layer, rank, route)
+    site.add("t", cp)
+    return site, cp
+
+
+def run(site: Any, x: Tensor, route: str) -> Tensor:
+    site.tasks["t"].route = route
+    with site.selection.use("t"):
+        out: Tensor = site(x)
+    return out
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> nn.Conv2d:
+    """Every form of Conv2d: strides, dilations, paddings, groups, depthwise, rectangular kernels, bias."""
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    c_in, c_out = groups * draw(st.integers(1, 4)), groups * draw(st.integers(1, 4))
+    if draw(st.booleans()) and groups > 1:
+        c_in = groups  # depthwise
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    padding: Any = draw(st.one_of(st.tuples(st.integers(0, 2), st.integers(0, 2)), st.sampled_from(["same", "valid"])))
+    stride = (1, 1) if padding == "same" else draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    return nn.Conv2d(
+        c_in, c_out, kernel, stride, padding, draw(st.tuples(st.integers(1, 2), st.integers(1, 2))), groups,
+        draw(st.booleans()), draw(st.sampled_from(["zeros", "zeros", "reflect", "replicate", "circular"])),
+    )  # fmt: skip
+
+
+@settings(max_examples=120, deadline=None)
+@given(conv=convolutions(), rank=st.integers(1, 5), seed=st.integers(0, 99))
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_every_conv_form_equals_torchs_convolution_with_the_sum(conv: nn.Conv2d, rank: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    site, cp = adapted(conv.requires_grad_(False), rank)
+    x = torch.randn(2, conv.in_channels, 12, 11)
+    reference = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,  # type: ignore[arg-type]
+        conv.groups, conv.bias is not None, conv.padding_mode,  # type: ignore[arg-type]
+    )  # fmt: skip
+    delta = outer_product_sum(cp, conv.out_channels, conv.in_channels // conv.groups, conv.kernel_size)  # type: ignore[arg-type]
+    reference.load_state_dict({**conv.state_dict(), "weight": conv.weight + delta.detach()})
+    with torch.no_grad():
+        expected = reference(x)
+        fused = site.plain("t")(x)
+        for out in (run(site, x, "folded"), run(site, x, "factored"), fused):
+            torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    assert type(site.plain("t")) is nn.Conv2d
+
+
+@settings(max_examples=60, deadline=None)
+@given(conv=convolutions(), rank=st.integers(1, 4), seed=st.integers(0, 99))
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_both_routes_give_the_same_gradients(conv: nn.Conv2d, rank: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    conv = conv.double().requires_grad_(False)
+    site, cp = adapted(conv, rank)
+    cp.double()
+    grads = []
+    for route in ("folded", "factored"):
+        x = torch.randn(2, conv.in_channels, 9, 10, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+        x.requires_grad_()
+        run(site, x, route).sin().sum().backward()
+        grads.append([x.grad, *(p.grad.clone() for p in cp.parameters())])  # type: ignore[union-attr]
+        cp.zero_grad()
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+    assert conv.weight.grad is None
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 7), (2, 3, 7)])
+def test_linear_equals_torchs_linear_with_the_sum(shape: tuple[int, ...]) -> None:
+    site, cp = adapted(nn.Linear(7, 5).requires_grad_(False))
+    x = torch.randn(shape)
+    delta = torch.einsum("or,rc->oc", cp.out_factor, cp.in_factor * cp.spatial_factor)
+    with torch.no_grad():
+        expected = F.linear(x, site.weight + delta, site.bias)
+        for out in (run(site, x, "folded"), run(site, x, "factored"), site.plain("t")(x)):
+            torch.testing.assert_close(out, expected)
+
+
+def test_parameters_are_counted_by_the_papers_formula() -> None:
+    for conv in (nn.Conv2d(8, 12, 3), nn.Conv2d(8, 12, (1, 5), groups=4), nn.Conv2d(6, 6, 3, groups=6)):
+        _, cp = adapted(conv, rank=4)
+        kh, kw = conv.kernel_size
+        expected = 4 * (conv.out_channels + conv.in_channels // conv.groups + kh * kw)
+        assert sum(p.numel() for p in cp.parameters()) == expected
+
+
+def test_factors_start_xavier_uniform() -> None:
+    cp = CP(nn.Conv2d(400, 600, 3), rank=50)
+    for factor in cp.parameters():
+        bound = (6 / sum(factor.shape)) ** 0.5
+        assert factor.abs().max() <= bound
+        assert factor.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("rank", [0, -1, 2.5, "8", True, None])
+def test_a_rank_that_is_no_positive_whole_number_is_refused(rank: Any) -> None:
+    with pytest.raises(OptionError, match="whole number of at least 1"):
+        CP(nn.Conv2d(3, 4, 3), rank)
+
+
+def test_an_unknown_route_and_an_unknown_method_are_refused() -> None:
+    with pytest.raises(OptionError, match="folded"):
+        CP(nn.Conv2d(3, 4, 3), 1, route="fast")
+    with pytest.raises(UnknownNameError, match="finetune"):
+        get_method("fine-tune")
+
+
+def test_methods_are_found_in_their_files() -> None:
+    assert {"ftn", "bn", "features", "finetune", "scratch"} <= methods().keys()
+
+
+def test_cost_model_folds_thin_layers_and_factors_wide_ones() -> None:
+    assert cheaper_route(64, 64, 1, 50, 1, 16 * 40 * 40, training=True) == "folded"
+    assert cheaper_route(512, 512, 9, 40, 1, 16 * 5 * 5, training=True) == "factored"
+    assert cheaper_route(64, 1, 9, 8, 64, 16 * 40 * 40, training=True) == "folded"  # depthwise
+
+
+def test_a_layer_with_a_forward_of_its_own_is_folded_by_that_forward() -> None:
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = (self.weight - self.weight.mean()) / self.weight.std()
+            return F.conv2d(x, weight, self.bias)
+
+    conv = Standardised(3, 4, 3).requires_grad_(False)
+    site, cp = adapted(conv, route="factored")
+    x = torch.randn(1, 3, 8, 8)
+    weight = conv.weight + cp.delta(conv.weight)
+    with torch.no_grad():
+        expected = F.conv2d(x, (weight - weight.mean()) / weight.std(), conv.bias)
+        torch.testing.assert_close(run(site, x, "factored"), expected)
+        torch.testing.assert_close(site.plain("t")(x), expected)
+    assert type(site.plain("t")) is Standardised

@@ -1,0 +1,78 @@
+"""The wheel, outside the checkout; the public names; and how fast the command starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zoo
+from tests.check_wheel import ROOT, problems
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the built wheel is installed in."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    flags = ["--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "wheel", *flags, "--wheel-dir", folder, ROOT], check=True, cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    assert problems(wheel) == []
+    subprocess.run([*pip, "install", *flags, "--target", folder / "site", wheel], check=True, cwd=folder)
+    return folder / "site"
+
+
+def python(site: Path, code: str, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    run = [sys.executable, "-c", code]
+    return subprocess.run(run, check=True, cwd=cwd, env=environment, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_wheel_finds_registry_recipes_and_weights(installed: Path, tmp_path: Path) -> None:
+    code = """
+import torch, zoo, zoo.recipe, zoo.export
+model = zoo.load("resnet20-ftn-r8-shapes")
+print(zoo.__file__)
+print(zoo.recipe.load_recipe("shapes/ftn").name, model(torch.zeros(1, 3, 32, 32), task="sketch").shape)
+print(zoo.export.to_onnx.__module__)
+"""
+    lines = python(installed, code, tmp_path).splitlines()
+    assert Path(lines[0]).is_relative_to(installed)
+    assert lines[1:] == ["shapes/ftn torch.Size([1, 12])", "zoo.export.onnx"]
+
+
+def test_nothing_else_lands_beside_the_package(installed: Path) -> None:
+    assert {p.name for p in installed.iterdir() if p.suffix != ".dist-info"} <= {"zoo", "bin"}
+
+
+def test_the_console_script_runs(installed: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    script = installed / "bin" / "zoo"
+    out = subprocess.run(
+        [sys.executable, script, "ls", "resnet20-ftn*"], check=True, cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert b"resnet20-ftn-r8-shapes" in out.stdout
+
+
+def test_public_names() -> None:
+    assert zoo.__all__ == sorted(zoo.__all__)
+    assert set(dir(zoo)) == {*zoo.__all__, "__version__"}
+    for name in zoo.__all__:
+        assert getattr(zoo, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = zoo.nothing
+
+
+@pytest.mark.parametrize("command", [["ls"], ["--help"], ["info", "resnet20-ftn-r8-shapes"], ["cp", "--help"]])
+def test_quick_commands_import_no_torch(command: list[str], tmp_path: Path) -> None:
+    code = f"""
+import sys
+from zoo.cli import main
+main({command!r}, standalone_mode=False)
+print("torch" in sys.modules, "numpy" in sys.modules)
+"""
+    assert python(ROOT, code, tmp_path).splitlines()[-1] == "False False"

@@ -1,0 +1,157 @@
+"""registry.yaml: strict, safe, and every claim of it recomputed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from zoo import resources
+from zoo.errors import ConfigError, UnknownNameError
+from zoo.loader import fresh_model
+from zoo.registry import Backbone, Entry, Registry, WeightsFile, as_data, default_registry, list_models, register
+from zoo.task import Task
+
+OWN = Registry.read(resources.registry_file())
+ENTRIES = [OWN.entry(name) for name in OWN.names()]
+GOOD = """
+format: 1
+entries:
+  mine: {backbone: zoo/resnet20@shapes, method: {name: ftn, rank: 2}, benchmark: shapes, classes: {a: 2}, recipe: shapes/ftn}
+"""
+
+
+def read(tmp_path: Path, text: str) -> Registry:
+    file = tmp_path / "registry.yaml"
+    file.write_text(text)
+    return Registry.read(file)
+
+
+def test_globs_and_natural_order() -> None:
+    names = list_models("resnet20-ftn-r*-shapes")
+    assert {"resnet20-ftn-r1-shapes", "resnet20-ftn-r8-shapes"} <= set(names)
+    ranks = [int(name.split("-r")[-1].split("-")[0]) for name in names]
+    assert ranks == sorted(ranks)
+
+
+def test_an_unknown_name_names_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="resnet20-ftn-r8-shapes"):
+        OWN.entry("resnet20-ftn-r8-shape")
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+def test_every_entrys_parameters_are_recomputed(entry: Entry) -> None:
+    model = fresh_model(entry, OWN, pretrained=False)
+    model.add_task(Task.of("t", 7))
+    assert model.count_parameters("t") == entry.parameters
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+def test_every_entry_loads_without_weights(entry: Entry) -> None:
+    model = zoo.load(entry.name, weights=None)
+    assert model.tasks == entry.tasks
+    task = entry.tasks[-1]
+    x = torch.randn(1, *model.task(task).preprocessing.input_size)
+    assert model(x, task).shape == (1, entry.classes[task])
+    assert zoo.load(entry.name, task=task, fuse=True, weights=None)(x).shape == (1, entry.classes[task])
+
+
+def test_every_backbones_parameters_are_recomputed() -> None:
+    from zoo.backbones import build
+
+    for name in OWN.backbones():
+        backbone = OWN.backbone(name)
+        assert isinstance(backbone, Backbone)
+        parameters = {n: p.numel() for n, p in build(name).named_parameters() if not n.startswith("fc.")}
+        assert sum(parameters.values()) == backbone.parameters
+
+
+def test_all_problems_of_a_file_are_listed_at_once(tmp_path: Path) -> None:
+    text = """
+format: 1
+speed: 3
+entries:
+  one: {backbone: 5, method: {name: ftn, rank: 0}, benchmark: shapes, clases: {a: 2}, recipe: shapes/ftn}
+  two: {backbone: x, method: {rank: 1}, benchmark: shapes, classes: {a: 2}, recipe: r, measured: {b: 1.0}}
+  three: {backbone: x, method: {name: ftn, rank: true}, benchmark: shapes, classes: {a: two}, recipe: r}
+  four: [1]
+backbones: 7
+"""
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, text)
+    for part in (
+        "speed: unknown key", "one.backbone: 5 is not text", "one.clases: unknown key; did you mean classes?",
+        "one.classes: missing", "two: method needs a name", "three.classes.a: 'two' is not a whole number",
+        "four: [1] is not a mapping", "backbones: 7 is not a mapping",
+    ):  # fmt: skip
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("rank: 2", "rank: 0|rank must be a whole number of at least 1, not 0"),
+        ("classes: {a: 2}", "classes: {}|at least one class"),
+        ("recipe: shapes/ftn", "recipe: r, measured: {b: 1.0}|measured names tasks that the entry does not have: b"),
+        ("recipe: shapes/ftn", "recipe: r, weights: {a: {uri: x, sha256: ab, size: 3}}|64 hexadecimal digits"),
+        ("recipe: shapes/ftn", "recipe: r, recipe: s|the key 'recipe' stands twice"),
+        ("  mine:", "  mine: {}\n  mine:|the key 'mine' stands twice"),
+        ("format: 1", "format: 9|format: 9 is not 1"),
+        ("format: 1", "format: [|not plain YAML"),
+        ("format: 1", "format: !!python/object/apply:os.getcwd []|not plain YAML"),
+        ("format: 1", "format: !!python/name:os.system ''|not plain YAML"),
+    ],
+)
+def test_each_mistake_has_its_message(tmp_path: Path, change: str, message: str) -> None:
+    new, expected = message.split("|", 1)
+    assert read(tmp_path, GOOD).names() == ["mine"]
+    with pytest.raises(ConfigError, match=expected.replace("[", r"\[")):
+        read(tmp_path, GOOD.replace(change, new))
+
+
+def test_a_file_that_is_no_mapping_or_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a registry is a mapping"):
+        read(tmp_path, "- 1")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Registry.read(tmp_path / "none.yaml")
+
+
+def test_duplicate_names_raise(tmp_path: Path) -> None:
+    own = read(tmp_path, GOOD)
+    with pytest.raises(ConfigError, match="registered already"):
+        own.merged(own)
+    with pytest.raises(ConfigError, match="registered already"):
+        register("resnet20-bn-shapes", **as_data(own.entry("mine")))
+
+
+def test_register_adds_an_entry_for_this_process(tmp_path: Path) -> None:
+    fields = as_data(read(tmp_path, GOOD).entry("mine"))
+    try:
+        register("my-entry", **fields)
+        assert list_models("my-*") == ["my-entry"]
+        assert zoo.load("my-entry", weights=None).tasks == ("a",)
+    finally:
+        default_registry.cache_clear()
+    with pytest.raises(ConfigError, match="shoe_size: unknown key"):
+        register("other", **fields, shoe_size=44)
+
+
+def test_writing_and_reading_again_gives_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "copy.yaml"
+    file.write_text("# opening words\n# stay\n\nformat: 1\n")
+    OWN.write(file)
+    again = Registry.read(file)
+    assert file.read_text().startswith("# opening words\n# stay\n")
+    assert [as_data(again.entry(n)) for n in again.names()] == [as_data(e) for e in ENTRIES]
+    OWN.write(file)
+    assert Registry.read(file).names() == OWN.names()
+
+
+def test_a_weights_path_cannot_leave_its_folder(tmp_path: Path) -> None:
+    from zoo.fetch import fetch
+
+    for uri in ("package:../../secret", "file:../x", "file:/etc/passwd"):
+        with pytest.raises(ConfigError, match="leaves its folder"):
+            fetch(WeightsFile(uri, "0" * 64, 1), tmp_path)

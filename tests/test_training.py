@@ -1,0 +1,201 @@
+"""Training: schedules, seeds, what moves, and that a stopped run ends where an undisturbed one does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import zoo
+from tests.conftest import SmallNet, equal, snapshot, write_images
+from zoo import training
+from zoo.datasets import Images, Splits, get_benchmark
+from zoo.errors import OptionError, WeightsError
+from zoo.model import TaskModel
+from zoo.recipe import Augment, Optimizer, Recipe, load_recipe, recipe_names
+from zoo.registry import default_registry
+from zoo.task import Preprocessing, Task
+
+SGD = Optimizer("sgd", 0.05, momentum=0.9)
+RECIPE = Recipe(
+    "a try",
+    3,
+    6,
+    SGD,
+    Optimizer("adam", 0.01),
+    input=Preprocessing(16, 16),
+    augment=Augment("random", 2, flip=True),
+    threads=1,
+)
+
+
+class Noise(Images):
+    """So many random images of two classes; class 1 is brighter."""
+
+    def __init__(self, count: int = 20) -> None:
+        generator = torch.Generator().manual_seed(5)
+        self.pixels = torch.randint(0, 156, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
+        self.pixels[1::2] += 90
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.pixels[index], index % 2
+
+
+DATA = Splits(("dark", "bright"), Noise(), Noise(10))
+
+
+def fresh(method: str = "ftn") -> TaskModel:
+    torch.manual_seed(1)
+    model = zoo.adapt(SmallNet(), {}, method, **({"rank": 2} if method == "ftn" else {}))
+    model.add_task(Task.of("t", DATA.classes, RECIPE.input))
+    return model
+
+
+def train(model: TaskModel, recipe: Recipe = RECIPE, **options: object) -> dict[str, float]:
+    return training.train_task(model, "t", DATA, recipe, quiet=True, **options)  # type: ignore[arg-type]
+
+
+def test_it_learns() -> None:
+    model = fresh()
+    figures = train(model, replace(RECIPE, epochs=10))
+    assert figures["accuracy"] > 90
+    assert not model.training
+
+
+@pytest.mark.parametrize("method", ["ftn", "bn", "features", "finetune"])
+def test_the_frozen_weights_stay_bit_for_bit(method: str) -> None:
+    model = fresh(method)
+    frozen, own = snapshot(model.backbone_tensors()), snapshot(model.task_tensors("t"))
+    train(model)
+    assert equal(model.backbone_tensors(), frozen)
+    assert all(not torch.equal(tensor, own[name]) for name, tensor in model.task_tensors("t").items())
+
+
+def test_scratch_trains_the_backbone_itself() -> None:
+    model = fresh("scratch")
+    before = snapshot(model.backbone_tensors())
+    train(model)
+    same = {name for name, tensor in model.backbone_tensors().items() if torch.equal(tensor, before[name])}
+    assert same <= {"stem.bias", "body.3.bias"}  # a norm follows: they have no effect, and so no gradient
+
+
+def test_two_runs_agree_bit_for_bit_and_another_seed_differs() -> None:
+    models = [fresh(), fresh(), fresh()]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        torch.manual_seed(99)  # what was drawn before is of no account
+        train(model, replace(RECIPE, seed=seed))
+    assert equal(models[0].task_tensors("t"), models[1].task_tensors("t"))
+    assert not equal(models[0].task_tensors("t"), models[2].task_tensors("t"))
+
+
+@pytest.mark.parametrize("after", [1, 4, 5, 9])
+def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(after: int, tmp_path: Path) -> None:
+    undisturbed = fresh()
+    train(undisturbed)
+
+    class Stopped(Exception):
+        pass
+
+    class Stopping(Noise):
+        left = after * RECIPE.batch
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            self.left -= 1
+            if self.left < 0:
+                raise Stopped
+            return super().__getitem__(index)
+
+    file = tmp_path / "t.checkpoint"
+    with pytest.raises(Stopped):
+        training.train_task(fresh(), "t", replace(DATA, train=Stopping()), RECIPE, checkpoint_file=file, quiet=True)
+    resumed = fresh()
+    train(resumed, checkpoint_file=file, resume=True)
+    assert equal(resumed.task_tensors("t"), undisturbed.task_tensors("t"))
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "t.checkpoint"
+    train(fresh(), checkpoint_file=file)
+    with pytest.raises(WeightsError, match="was made with recipe 'a', not 'b'"):
+        other = tmp_path / "other"
+        train(fresh(), replace(RECIPE, sha256="a"), checkpoint_file=other)
+        train(fresh(), replace(RECIPE, sha256="b"), checkpoint_file=other, resume=True)
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(WeightsError, match="not a whole"):
+        train(fresh(), checkpoint_file=file, resume=True)
+
+
+def test_schedules_are_the_formulas() -> None:
+    cosine = replace(RECIPE, schedule="cosine")
+    assert [training.schedule(cosine, p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert training.schedule(cosine, 0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    polynomial = replace(RECIPE, schedule="polynomial", power=0.9)
+    assert training.schedule(polynomial, 0.3) == pytest.approx(0.7**0.9)
+    assert training.schedule(replace(RECIPE, schedule="constant"), 0.9) == 1
+    warm = replace(cosine, warmup=0.2)
+    assert [training.schedule(warm, p) for p in (0, 0.1, 0.2, 1)] == pytest.approx([0, 0.5, 1, 0])
+
+
+def test_cosine_agrees_with_torchs_scheduler() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], 0.05)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+    for step in range(20):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * training.schedule(RECIPE, step / 20))
+        optimizer.step()
+        scheduler.step()
+
+
+def test_increments_and_the_rest_have_optimisers_of_their_own() -> None:
+    model = fresh()
+    first, second = training.build_optimizers(model, "t", RECIPE)
+    assert isinstance(first, torch.optim.Adam)
+    assert isinstance(second, torch.optim.SGD)
+    ids = [{id(p) for group in o.param_groups for p in group["params"]} for o in (first, second)]
+    assert ids[0] == {id(p) for p in model.increment_parameters("t")}
+    assert ids[0] | ids[1] == {id(p) for _, p in model.task_parameters("t")}
+    assert not ids[0] & ids[1]
+    (single,) = training.build_optimizers(fresh("finetune"), "t", replace(RECIPE, increments=None))
+    assert len(single.param_groups[0]["params"]) == len(list(SmallNet().parameters()))
+
+
+def test_the_augmentations_give_inputs_of_the_right_size() -> None:
+    image = torch.zeros(3, 50, 70, dtype=torch.uint8)
+    to = Preprocessing(32, 40)
+    for crop in ("random", "random_resized", "none"):
+        transform = to.transform(training.augmentations(Augment(crop, 2, flip=True), to))
+        assert transform(image).shape == (3, 32, 32)
+
+
+def test_a_batch_that_processes_cannot_share() -> None:
+    class Three:
+        num_processes = 3
+
+    assert training.per_process(6, Three()) == 2  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="cannot be shared by 3"):
+        training.per_process(32, Three())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
+    """On tiny images in the recipe's own form, by the method that its entries use."""
+    recipe = replace(load_recipe(name), batch=4)
+    data = get_benchmark("folder").splits("d", write_images(tmp_path, {"d": ["x", "y"]}, per_class=4, size=64))
+    registry = default_registry()
+    used = [registry.entry(n).method for n in registry.names() if registry.entry(n).recipe == name]
+    method = dict(used[0]) if used else {"name": name.partition("/")[2].replace("pretrain", "scratch")}
+    if method["name"] == "ftn":
+        method.setdefault("rank", 2)
+    model = zoo.adapt(SmallNet(), {}, method.pop("name"), **method)
+    model.add_task(Task.of("d", data.classes, recipe.input))
+    before = snapshot(model.state_dict())
+    figures = training.train_task(model, "d", data, recipe, max_steps=2, quiet=True)
+    assert math.isfinite(figures["loss"])
+    assert not equal(model.state_dict(), before)
