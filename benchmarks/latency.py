@@ -5,10 +5,10 @@
 Prints milliseconds per batch of each network and its ratio to the plain backbone, timed in turn in one process.
 """
 
-import json
 from pathlib import Path
 
 import click
+from record import save
 
 from zoo.deployment import latencies
 from zoo.registry import default_registry
@@ -27,8 +27,7 @@ def main(rounds: int, json_file: Path | None) -> None:
         measured = latencies(registry.entry(name), registry, batch=batch, rounds=rounds)
         rows += [{"model": name, "batch": batch, **row} for row in measured]
     show(rows)
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=1) + "\n")
+    save(json_file, rows)
 
 
 if __name__ == "__main__":

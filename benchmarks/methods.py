@@ -8,7 +8,6 @@ the spread over seeds of the accuracy on each domain, and writes DIR/methods.jso
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
+from record import save
 
 from zoo.registry import default_registry
 from zoo.report import show
@@ -69,7 +69,7 @@ def main(out: Path, seeds: int, jobs: int) -> None:
         cells = {k: f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for k, v in found.items()}
         rows.append({"method": short, "parameters per task": per_task, **cells})
     show(rows)
-    (out / "methods.json").write_text(json.dumps(record, indent=1))
+    save(out / "methods.json", record)
 
 
 if __name__ == "__main__":

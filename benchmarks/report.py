@@ -49,7 +49,13 @@ def _line(entry: Entry) -> dict[str, Any]:
 
 def read(name: str) -> Any:
     """The figures that a benchmark wrote."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+
+
+def measured_on(name: str) -> str:
+    """The machine and the libraries that a benchmark ran on."""
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    return f"Measured on: {found['device']}; " + ", ".join(f"{k} {v}" for k, v in found["libraries"].items()) + "."
 
 
 def methods_section() -> str:
@@ -67,7 +73,7 @@ def methods_section() -> str:
 
 `python benchmarks/methods.py --out DIR`: top-1 accuracy in per cent on the test images of the five target domains,
 mean ± standard deviation over three seeds. The order of the means is {order};
-ftn-r8 is {abs(gap):.1f} points {"below" if gap > 0 else "above"} full fine-tuning.
+ftn-r8 is {abs(gap):.1f} points {"below" if gap > 0 else "above"} full fine-tuning. {measured_on("methods")}
 
 {table(rows)}"""
 
@@ -86,21 +92,22 @@ def step_section() -> str:
             for row in read(name)
         ]
         blocks.append(f"Memory format {words}:\n\n{table(rows)}")
-    return """## Training step
+    words = """## Training step
 
-`python benchmarks/training_step.py [--channels-last]`: one step (forward, backward, SGD) at batch 16 and 160 px on a
-two-core CPU; medians, and in brackets the median ratio to full fine-tuning, round by round in one process. PEFT's LoRA has
-the same rank on all the same layers, and trains norms and head too.
-
-""" + "\n\n".join(blocks)
+`python benchmarks/training_step.py [--channels-last]`: one step (forward, backward, SGD) at batch 16 and 160 px;
+medians, and in brackets the median ratio to full fine-tuning, round by round in one process. PEFT's LoRA has the same
+rank on all the same layers, and trains norms and head too.
+"""
+    return "\n\n".join([words + measured_on("training_step"), *blocks])
 
 
 def latency_section() -> str:
     rows = [{**row, "model": f"`{row['model']}`"} for row in read("latency")]
     return f"""## Latency of fused networks
 
-`python benchmarks/latency.py`: milliseconds per batch on a two-core CPU and the ratio to the plain backbone in the same
-runtime; five networks timed in turn in one process, medians. Unfused is the model with all increments in place.
+`python benchmarks/latency.py`: milliseconds per batch and the ratio to the plain backbone in the same runtime; five
+networks timed in turn in one process, medians. Unfused is the model with all increments in place.
+{measured_on("latency")}
 
 {table(rows)}"""
 
@@ -108,7 +115,7 @@ runtime; five networks timed in turn in one process, medians. Unfused is the mod
 def startup_section() -> str:
     return f"""## Start-up of the command line
 
-`python benchmarks/startup.py`: whole processes in turn, medians.
+`python benchmarks/startup.py`: whole processes in turn, medians. {measured_on("startup")}
 
 {table(read("startup"))}"""
 
@@ -122,8 +129,8 @@ def reported_section() -> str:
     ]  # fmt: skip
     return """## The papers' figures
 
-Top-1 accuracy in per cent. Nobody has rerun these with this software yet: they need ImageNet weights, the datasets and a
-GPU. No weights of these entries are published.
+Top-1 accuracy in per cent. Nobody has rerun these with this software yet: they need ImageNet weights, the datasets and
+a GPU. No weights of these entries are published.
 
 """ + "\n".join(lines)
 
@@ -131,12 +138,17 @@ GPU. No weights of these entries are published.
 def results() -> str:
     """The whole of docs/results.md."""
     parts = [
-        "# Results\n\nWritten by `python benchmarks/report.py` from what the named commands measured. Machine: two cores of an\n"
-        "x86-64 server CPU, no GPU; torch " + read("machine")["torch"] + ", ONNX Runtime " + read("machine")["onnxruntime"] + ".",
-        "## The zoo\n\nParameters leave the heads out. `measured` is what `zoo verify NAME` holds the packaged weights to.\n\n"
-        + zoo_table(),
-        methods_section(), step_section(), latency_section(), startup_section(), reported_section(),
-    ]  # fmt: skip
+        "# Results",
+        "Written by `python benchmarks/report.py` from what the named commands measured.",
+        "## The zoo",
+        "Parameters leave the heads out. `measured` is what `zoo verify NAME` holds the packaged weights to.",
+        zoo_table(),
+        methods_section(),
+        step_section(),
+        latency_section(),
+        startup_section(),
+        reported_section(),
+    ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -3,13 +3,13 @@
 python benchmarks/startup.py [--rounds 15] [--json FILE]
 """
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+from record import save
 
 from zoo.report import show
 from zoo.timing import interleaved, medians, ratio
@@ -35,8 +35,7 @@ def main(rounds: int, json_file: Path | None) -> None:
         for name, s in medians(seconds).items()
     ]
     show(rows)
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=1) + "\n")
+    save(json_file, rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 Needs `pip install ftn-zoo[bench]`. Prints the median step time of each and the ratio to fine-tuning, round by round.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from peft import LoraConfig, get_peft_model
+from record import save
 from torch import nn
 
 from zoo.increments import get_method
@@ -94,8 +94,7 @@ def main(
         rows.append({"model": name, "rank": rank, "ms": ms, "ratio": ratios})
         text = "  ".join(f"{key} {ms[key]:.0f} ms ({ratios[key]:.2f})" for key in seconds)
         click.echo(f"{name} R={rank}, batch {batch}, {size} px, {device}: {text}")
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=1))
+    save(json_file, rows, device)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from zoo.files import atomic_path
 from zoo.model import TaskModel
 from zoo.task import Preprocessing, Task
 
+log = logging.getLogger(__name__)
 TOLERANCE, TOLERANCE_HALF = 1e-4, 1e-2  # on the largest difference, relative to the largest logit
 
 
@@ -126,10 +128,9 @@ def export_tasks(
         path = Path(folder) / f"{name}.onnx"
         facts = {**(provenance or {}), "backbone_sha256": model.backbone_sha256()}
         real = (images or {}).get(name)
-        made[name] = (
-            path,
-            to_onnx(model.fuse(name), path, task=model.task(name), images=real, metadata=facts, **options),
-        )
+        parity = to_onnx(model.fuse(name), path, task=model.task(name), images=real, metadata=facts, **options)
+        log.info("%s: %s", path, parity)
+        made[name] = path, parity
     return made
 
 

@@ -88,7 +88,7 @@ def test_a_graph_that_differs_is_refused_and_not_kept(
         return proto
 
     monkeypatch.setattr(zoo.export.onnx, "_graph_model", altered)
-    with pytest.raises(ExportError, match="differs from its source by more than 0.0001"):
+    with pytest.raises(ExportError, match=r"differs from its source by more than 0\.0001"):
         to_onnx(model.fuse("a"), file, task=TASK)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]

@@ -126,7 +126,7 @@ def test_downloads_are_checked_each_time(tmp_path: Path) -> None:
     path = download(source.as_uri(), digest[:8])
     assert path.read_bytes() == b"weights"
     path.write_bytes(b"altered")
-    with pytest.raises(WeightsError, match=f"not {digest[:8]}"):
+    with pytest.raises(WeightsError, match=rf"not {digest[:8]}"):
         download(source.as_uri(), digest[:8])
     with pytest.raises(WeightsError, match="SHA-256"):
         download(source.as_uri(), "0" * 64)
@@ -137,8 +137,29 @@ def test_downloads_are_checked_each_time(tmp_path: Path) -> None:
 
 def test_uris_of_an_unknown_form_are_refused(tmp_path: Path) -> None:
     for uri in ("ftp://x/y", "hf://owner/repo@main/file", "hf://owner/repo/file", "x"):
-        with pytest.raises(WeightsError, match="no URI of a weights file|is not of the form"):
+        with pytest.raises(WeightsError, match=r"no URI of a weights file|is not of the form"):
             fetch(WeightsFile(uri, "0" * 64, 1), tmp_path)
+
+
+def test_files_of_the_hugging_face_hub_are_pinned_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+    stored = tmp_path / "from-hub"
+    stored.write_bytes(b"weights")
+
+    def hub(repo: str, name: str, *, revision: str, cache_dir: Path) -> str:
+        asked.append((repo, name, revision))
+        return str(stored)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    commit = "a" * 40
+    file = WeightsFile(f"hf://owner/repo@{commit}/sub/x.safetensors", sha256(stored), 7)
+    assert fetch(file, tmp_path) == stored
+    assert asked == [("owner/repo", "sub/x.safetensors", commit)]
+    stored.write_bytes(b"altered")
+    with pytest.raises(WeightsError, match="it was altered"):
+        fetch(file, tmp_path)
 
 
 def test_torchvisions_own_files_are_read_by_their_names_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

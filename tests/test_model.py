@@ -274,10 +274,10 @@ def test_adapt_leaves_the_users_module_alone() -> None:
 @pytest.mark.parametrize(
     ("build", "head"),
     [
-        (lambda: torchvision.models.squeezenet1_1(), "classifier.1"),
-        (lambda: torchvision.models.mobilenet_v3_small(), "classifier.3"),
-        (lambda: torchvision.models.vgg11(), "classifier.6"),
-        (lambda: torchvision.models.densenet121(), "classifier"),
+        (torchvision.models.squeezenet1_1, "classifier.1"),
+        (torchvision.models.mobilenet_v3_small, "classifier.3"),
+        (torchvision.models.vgg11, "classifier.6"),
+        (torchvision.models.densenet121, "classifier"),
         (lambda: timm.create_model("resnet10t"), "fc"),
         (lambda: timm.create_model("tf_efficientnet_b0"), "classifier"),  # Conv2dSame, BatchNormAct2d
         (lambda: timm.create_model("convnext_atto"), "head.fc"),
@@ -309,6 +309,13 @@ def test_each_choice_can_be_overridden() -> None:
     ]:
         with pytest.raises(OptionError, match=message):
             zoo.adapt(SmallNet(), {"a": 5}, rank=2, **wrong)  # type: ignore[arg-type]
+    for method, options, message in [
+        ("ftn", {}, "needs rank; its options are: rank, route"),
+        ("ftn", {"rank": 2, "alpha": 1}, "does not take alpha"),
+        ("bn", {"rank": 2}, "does not take rank; its options are: none"),
+    ]:
+        with pytest.raises(OptionError, match=message):
+            zoo.adapt(SmallNet(), {"a": 5}, method, **options)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="no Conv2d or Linear layer"):
         zoo.adapt(nn.Sequential(nn.ReLU()), {"a": 5}, rank=2)
 

@@ -19,7 +19,12 @@ ENTRIES = [OWN.entry(name) for name in OWN.names()]
 GOOD = """
 format: 1
 entries:
-  mine: {backbone: zoo/resnet20@shapes, method: {name: ftn, rank: 2}, benchmark: shapes, classes: {a: 2}, recipe: shapes/ftn}
+  mine:
+    backbone: zoo/resnet20@shapes
+    method: {name: ftn, rank: 2}
+    benchmark: shapes
+    classes: {a: 2}
+    recipe: shapes/ftn
 """
 
 

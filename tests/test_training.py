@@ -186,7 +186,7 @@ def test_a_batch_that_processes_cannot_share() -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     """On tiny images in the recipe's own form, by the method that its entries use."""
-    recipe = replace(load_recipe(name), batch=4)
+    recipe = replace(load_recipe(name), batch=4, epochs=1)
     data = get_benchmark("folder").splits("d", write_images(tmp_path, {"d": ["x", "y"]}, per_class=4, size=64))
     registry = default_registry()
     used = [registry.entry(n).method for n in registry.names() if registry.entry(n).recipe == name]

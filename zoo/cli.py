@@ -39,7 +39,20 @@ class Zoo(click.Group):
 @click.pass_context
 def main(ctx: click.Context, registry: Path | None, debug: bool) -> None:
     """One frozen backbone, a small file per task: find, train, verify, fuse and export them."""
+    _narrate()
     ctx.obj = default_registry() if registry is None else default_registry().merged(Registry.read(registry))
+
+
+def _narrate() -> None:
+    """Let the zoo say on stderr what long work has got done."""
+    import logging
+
+    logger = logging.getLogger("zoo")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 @main.command("ls")
@@ -114,7 +127,7 @@ def download(registry: Registry, name: str) -> None:
 @click.option("--cpu", is_flag=True, help="Leave a GPU unused.")
 @click.option("--workers", default=0, show_default=True, help="Processes that load images.")
 @click.option("--tracker", type=click.Choice(["tensorboard", "wandb"]), help="Log the figures of each epoch.")
-@click.option("--max-steps", type=int, help="Stop each task after so many steps, for a quick try.")
+@click.option("--max-steps", type=int, help="Take so many steps in each epoch, for a quick try.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_obj
 def train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -18,6 +19,8 @@ from zoo.placement import Placement
 from zoo.recipe import load_recipe
 from zoo.registry import Entry, Registry, default_registry
 from zoo.task import Preprocessing, Task
+
+log = logging.getLogger(__name__)
 
 
 @overload
@@ -142,6 +145,8 @@ def adapter_files(entry: Entry, tasks: Sequence[str], weights: str | Path = "aut
         return files
     files = {task: stored_adapter(entry.name, task) for task in tasks} if weights == "auto" else {}
     files = {task: file for task, file in files.items() if file.is_file()}
+    for file in files.values():
+        log.info("from the local store: %s", file)
     published = entry.weights or {}
     missing = [task for task in tasks if task not in files and task not in published]
     if missing:

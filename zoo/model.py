@@ -45,6 +45,7 @@ class TaskModel(nn.Module):
         super().__init__()
         self.method: Method = get_method(method)
         self.options = dict(options or {})
+        self.method.check(self.options)
         self.selection = Selection()
         self._tasks: dict[str, Task] = {}
         self._task_options: dict[str, dict[str, Any]] = {}

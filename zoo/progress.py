@@ -33,9 +33,10 @@ class Reporter:
     ) -> None:
         self._bar.stop()
 
-    def step(self, epoch: int, loss: float) -> None:
-        """One optimiser step is done; `epoch` counts from 0."""
-        self._bar.update(self._task, advance=1, note=f"epoch {epoch + 1}/{self.epochs}  loss {loss:.3f}")
+    def step(self, epoch: int, loss: float, accuracy: float) -> None:
+        """One optimiser step is done; `epoch` counts from 0, the figures are the epoch's means so far."""
+        note = f"epoch {epoch + 1}/{self.epochs}  loss {loss:.3f}  accuracy {accuracy:.1f} %"
+        self._bar.update(self._task, advance=1, note=note)
 
     def epoch(self, epoch: int, loss: float, accuracy: float) -> None:
         """An epoch is done, with its mean training loss and its training accuracy in per cent."""

@@ -19,6 +19,7 @@ from zoo.datasets import Splits, get_benchmark
 from zoo.errors import DataError, OptionError, WeightsError
 from zoo.evaluation import accuracy
 from zoo.files import sha256
+from zoo.increments import get_method
 from zoo.loader import fresh_model, stored_adapter
 from zoo.model import TaskModel
 from zoo.recipe import Recipe, load_recipe
@@ -105,6 +106,7 @@ def train_own(
     Returns:
         The new entry, and the registry file in `out` that now lists it.
     """
+    get_method(method["name"])  # a wrong name is an error before any image is looked at
     benchmark = get_benchmark("folder", options.skip_unreadable)
     classes = {task: len(benchmark.splits(task, data).classes) for task in benchmark.tasks(data)}
     name = "-".join([_word(backbone.rpartition("/")[2]), method["name"], *_rank(method), _word(data.resolve().name)])

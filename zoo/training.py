@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms import v2
 
@@ -47,7 +49,7 @@ def train_task(
     stopped and resumed from `checkpoint_file`, written after each epoch, ends with the same weights.
 
     Args:
-        max_steps: stop after so many steps, for a quick try.
+        max_steps: take no more than so many steps in each epoch, for a quick try.
 
     Returns:
         The mean training loss and the training accuracy in per cent of the last epoch.
@@ -63,48 +65,61 @@ def train_task(
         drop_last=len(sampler) % recipe.batch == 1,  # a batch norm cannot be trained on a single image
     )  # fmt: skip
     optimizers = build_optimizers(model, task, recipe)
-    trained = {**model.task_tensors(task), **(model.backbone_tensors() if model.method.trains_backbone else {})}
     run = {"recipe": recipe.sha256, "task": task, "batch": recipe.batch}
     start, figures = 0, {"loss": math.nan, "accuracy": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
-        saved = checkpoint.load(checkpoint_file, trained, optimizers, run)
+        saved = checkpoint.load(checkpoint_file, trained_tensors(model, task), optimizers, run)
         start, figures = saved["epochs_done"], saved["figures"]
 
     network, loader, *wrapped = accelerator.prepare(model, loader, *optimizers)
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     total = recipe.epochs * len(loader)
-    with (
-        deterministic(recipe.threads),
-        Reporter(task, recipe.epochs, len(loader), start, quiet or not accelerator.is_main_process) as report,
-    ):
+
+    def step(number: int, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        set_learning_rates(optimizers, recipe, number / total)
+        logits = network(inputs.to(memory_format=torch.channels_last), task)  # (B, classes)
+        loss = criterion(logits, labels)
+        accelerator.backward(loss)
+        for optimizer in wrapped:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.detach(), logits.detach()
+
+    silent = quiet or not accelerator.is_main_process
+    with deterministic(recipe.threads), Reporter(task, recipe.epochs, len(loader), start, silent) as report:
         for epoch in range(start, recipe.epochs):
             sampler.epoch = epoch
             torch.manual_seed(seed_of(recipe.seed, task, epoch, accelerator.process_index))
             network.train()
-            losses, correct, seen = 0.0, 0, 0
-            for i, (inputs, labels) in enumerate(loader):
-                if max_steps is not None and epoch * len(loader) + i >= max_steps:
-                    break
-                set_learning_rates(optimizers, recipe, (epoch * len(loader) + i) / total)
-                logits = network(inputs.to(memory_format=torch.channels_last), task)
-                loss = criterion(logits, labels)
-                accelerator.backward(loss)
-                for optimizer in wrapped:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                losses, seen = losses + loss.item() * len(labels), seen + len(labels)
-                correct += int((logits.argmax(1) == labels).sum())
-                report.step(epoch, loss.item())
-            if seen:
-                figures = {"loss": losses / seen, "accuracy": 100 * correct / seen}
+            steps = itertools.islice(enumerate(loader, epoch * len(loader)), max_steps)
+            figures = run_epoch(steps, step, functools.partial(report.step, epoch)) or figures
             report.epoch(epoch, **figures)
             accelerator.log({f"{task}/{key}": value for key, value in figures.items()}, step=epoch)
             if checkpoint_file and accelerator.is_main_process:
-                checkpoint.save(
-                    checkpoint_file, trained, optimizers, {**run, "epochs_done": epoch + 1, "figures": figures}
-                )
+                state = {**run, "epochs_done": epoch + 1, "figures": figures}
+                checkpoint.save(checkpoint_file, trained_tensors(model, task), optimizers, state)
     model.eval()
     return figures
+
+
+def run_epoch(
+    batches: Iterable[tuple[int, tuple[Tensor, Tensor]]],
+    step: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
+    report: Callable[[float, float], None],
+) -> dict[str, float]:
+    """Take a step on each numbered batch; the mean loss and the accuracy in per cent over all of them."""
+    losses, correct, seen = 0.0, 0, 0
+    for number, (inputs, labels) in batches:
+        loss, logits = step(number, inputs, labels)
+        losses, seen = losses + loss.item() * len(labels), seen + len(labels)
+        correct += int((logits.argmax(1) == labels).sum())
+        report(losses / seen, 100 * correct / seen)
+    return {"loss": losses / seen, "accuracy": 100 * correct / seen} if seen else {}
+
+
+def trained_tensors(model: TaskModel, task: str) -> dict[str, Tensor]:
+    """What training changes: the task's tensors, and the backbone's where the method trains it."""
+    return {**model.task_tensors(task), **(model.backbone_tensors() if model.method.trains_backbone else {})}
 
 
 def make_accelerator(
@@ -195,9 +210,10 @@ def seed_of(*parts: object) -> int:
 
 def per_process(batch: int, accelerator: Accelerator) -> int:
     """The share of a recipe's batch that falls to each process."""
-    share, rest = divmod(batch, accelerator.num_processes)
+    processes: int = accelerator.num_processes
+    share, rest = divmod(batch, processes)
     if rest or not share:
-        raise OptionError(f"A batch of {batch} cannot be shared by {accelerator.num_processes} processes evenly.")
+        raise OptionError(f"A batch of {batch} cannot be shared by {processes} processes evenly.")
     return share
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from zoo.model import TaskModel
 from zoo.registry import Entry, Registry
 from zoo.runs import RunOptions, train_entry
 from zoo.tensors import read
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ def evaluate(
         images = benchmark.splits(task, root).test
         network = functools.partial(model, task=task)
         figures[task] = accuracy(network, images, model.task(task).preprocessing, device=device)
+        log.info("%s: %.2f %%", task, figures[task])
     return figures
 
 

@@ -45,8 +45,9 @@ def build(name: str) -> nn.Module:
     if library == "timm":
         import timm
 
-        if not timm.is_model(architecture.partition(".")[0]):
-            raise UnknownNameError("backbone", f"timm/{architecture}", [f"timm/{n}" for n in timm.list_models()])
+        known = [*timm.list_models(), *timm.list_pretrained()]
+        if architecture not in known:
+            raise UnknownNameError("backbone", f"timm/{architecture}", [f"timm/{n}" for n in known])
         return timm.create_model(architecture, pretrained=False)
     raise UnknownNameError("backbone", name, ["zoo/…", "torchvision/…", "timm/…"])
 
@@ -104,7 +105,7 @@ def _timm_tensors(architecture: str) -> dict[str, Tensor]:
 
     from zoo import resources
 
-    config = timm.get_pretrained_cfg(architecture)
+    config = timm.get_pretrained_cfg(architecture) if timm.is_model_pretrained(architecture) else None
     if config is None or not config.hf_hub_id:
         raise WeightsError(f"timm has no weights on the Hugging Face Hub for {architecture!r}.")
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+
+from zoo.errors import OptionError
 
 if TYPE_CHECKING:
     from zoo.layers import AdaptedLayer
@@ -46,7 +49,18 @@ class Method:
     stem: bool = False  # whether the first convolution is adapted too
     trains_backbone: bool = False  # whether the backbone's own weights are trained (pre-training)
 
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise OptionError unless the method takes just these options."""
+        taken = list(inspect.signature(self.increment).parameters.values())[1:] if self.increment else []
+        strange = [name for name in options if name not in {p.name for p in taken}]
+        missing = [p.name for p in taken if p.default is p.empty and p.name not in options]
+        if strange or missing:
+            problem = f"does not take {', '.join(strange)}" if strange else f"needs {', '.join(missing)}"
+            known = ", ".join(p.name for p in taken) or "none"
+            raise OptionError(f"The method {self.name!r} {problem}; its options are: {known}.")
+
     def build(self, layer: nn.Module, options: Mapping[str, Any]) -> Increment:
         """A fresh increment for `layer`; raises OptionError on options that the method rejects."""
         assert self.increment is not None
+        self.check(options)
         return self.increment(layer, **options)

@@ -1,0 +1,65 @@
+"""The packaged models give the logits that they gave when they were packaged.
+
+`python -m tests.test_golden` writes tests/golden.safetensors anew, after a change of the packaged weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import zoo
+from zoo import tensors
+from zoo.datasets import get_benchmark
+from zoo.registry import default_registry
+
+FILE = Path(__file__).parent / "golden.safetensors"
+PACKAGED = [name for name in default_registry().names() if default_registry().entry(name).weights]
+
+
+def logits(name: str) -> dict[str, Tensor]:
+    """The logits of two test images by each task of a packaged model, fused."""
+    model = zoo.load(name, weights="published")
+    found = {}
+    for task in model.tasks:
+        test, transform = get_benchmark("shapes").splits(task, None).test, model.transforms(task)
+        images = torch.stack([transform(test[i][0]) for i in (3, 10)])
+        with torch.no_grad():
+            found[f"{name}/{task}"] = model.fuse(task)(images)
+    return found
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_golden_outputs(name: str) -> None:
+    golden, _ = tensors.read(FILE)
+    found = logits(name)
+    assert found.keys() == {key for key in golden if key.startswith(f"{name}/")}
+    for key, value in found.items():
+        torch.testing.assert_close(value, golden[key], rtol=1e-3, atol=1e-3)
+
+
+def test_the_papers_methods_are_packaged_and_small() -> None:
+    assert {f"resnet20-{m}-shapes" for m in ("features", "bn", "ftn-r1", "ftn-r8", "finetune")} <= set(PACKAGED)
+    sizes = [path.stat().st_size for path in (Path(zoo.__file__).parent / "weights").rglob("*.safetensors")]
+    assert sum(sizes) <= 8_000_000
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_each_packaged_file_says_how_it_was_made(name: str) -> None:
+    from zoo.loader import adapter_files
+    from zoo.recipe import load_recipe
+
+    entry = default_registry().entry(name)
+    for task, file in adapter_files(entry, entry.tasks, "published").items():
+        _, header = tensors.read(file)
+        assert (header["entry"], header["task"], header["command"]) == (name, task, f"zoo train {name}")
+        assert header["recipe"] == {"name": entry.recipe, "sha256": load_recipe(entry.recipe).sha256, "seed": 0}
+        assert entry.measured is not None
+        assert round(header["metrics"]["accuracy"], 2) == entry.measured[task]
+
+
+if __name__ == "__main__":
+    tensors.write(FILE, {key: value for name in PACKAGED for key, value in logits(name).items()}, {})
