@@ -160,6 +160,8 @@ def test_train_into_the_store_which_comes_first(tmp_path: Path) -> None:
     before = file.read_bytes()
     zoo("train", NAME, "--task", "sketch", "--recipe", recipe, "--resume", "--quiet")
     assert file.read_bytes() == before
+    other = ("train", NAME, "--task", "sketch", "--recipe", recipe, "--resume", "--seed", 3)
+    assert "was trained by another recipe or seed" in error(*other)
     zoo("train", NAME, "--task", "sketch", "--recipe", recipe, "--overwrite", "--quiet")
     assert equal(read(file)[0], tensors)
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import zoo
 from tests.conftest import SmallNet, disturb, equal, snapshot
+from zoo import tensors
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.model import TaskModel
 from zoo.placement import Placement
@@ -245,6 +246,12 @@ def test_adapter_files_carry_everything_and_are_checked(small_model: TaskModel, 
         stranger.load_adapter(file)
     with pytest.raises(WeightsError, match="method 'ftn'; this model's is 'bn'"):
         zoo.adapt(SmallNet(), {}, method="bn").load_adapter(file)
+    tensors.write(file, small_model.task_tensors("a"), {"format": 1, "task": "a"})
+    with pytest.raises(WeightsError, match="damaged header"):
+        fresh.load_adapter(file)
+    tensors.write(file, small_model.task_tensors("a"), {})
+    with pytest.raises(WeightsError, match="no adapter file of this version"):
+        fresh.load_adapter(file)
     assert stranger.tasks == ()
 
 

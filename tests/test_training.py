@@ -127,6 +127,8 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         other = tmp_path / "other"
         train(fresh(), replace(RECIPE, sha256="a"), checkpoint_file=other)
         train(fresh(), replace(RECIPE, sha256="b"), checkpoint_file=other, resume=True)
+    with pytest.raises(WeightsError, match="was made with seed 0, not 4"):
+        train(fresh(), replace(RECIPE, seed=4), checkpoint_file=file, resume=True)
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(WeightsError, match="not a whole"):
         train(fresh(), checkpoint_file=file, resume=True)
@@ -199,3 +201,9 @@ def test_every_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     figures = training.train_task(model, "d", data, recipe, max_steps=2, quiet=True)
     assert math.isfinite(figures["loss"])
     assert not equal(model.state_dict(), before)
+
+
+def test_what_an_accelerator_cannot_give_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match="pip install tensorboard"):
+        training.make_accelerator(tracker="tensorboard")

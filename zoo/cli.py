@@ -30,6 +30,10 @@ class Zoo(click.Group):
                 raise
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_status)
+        except KeyboardInterrupt:
+            if ctx.invoked_subcommand == "train":
+                click.echo("Stopped. The same command with --resume goes on from the last finished epoch.", err=True)
+            raise
 
 
 @click.group(cls=Zoo, context_settings={"help_option_names": ["-h", "--help"]})

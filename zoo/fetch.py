@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import re
-import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from zoo import resources
@@ -58,20 +59,23 @@ def download(url: str, digest: str) -> Path:
     """
     path = resources.cache_dir() / digest / url.rpartition("/")[2]
     if not path.exists():
-        try:
-            with atomic_path(path) as temporary, urllib.request.urlopen(url, timeout=60) as response:
-                with open(temporary, "wb") as target:
-                    while block := response.read(1 << 20):
-                        target.write(block)
-                _check_digest(temporary, url, digest)
-        except (urllib.error.URLError, TimeoutError, WeightsError) as error:
-            if isinstance(error, WeightsError) and "SHA-256" in str(error):
-                raise
-            raise WeightsError(
-                f"Cannot download {url}: {error}. Check the network, or put the file at {path}."
-            ) from error
+        with atomic_path(path) as temporary:
+            with open(temporary, "wb") as target:
+                for block in _blocks(url, path):
+                    target.write(block)
+            _check_digest(temporary, url, digest)
     _check_digest(path, url, digest)
     return path
+
+
+def _blocks(url: str, path: Path) -> Iterator[bytes]:
+    """The bytes behind an address, a mebibyte at a time."""
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            while block := response.read(1 << 20):
+                yield block
+    except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
+        raise WeightsError(f"Cannot download {url}: {error}. Check the network, or put the file at {path}.") from error
 
 
 def _check_digest(path: Path, url: str, digest: str) -> None:

@@ -255,15 +255,19 @@ class TaskModel(nn.Module):
         tensors, header = read(path)
         if header.get("format") != ADAPTER_FORMAT:
             raise WeightsError(f"{path} is no adapter file of this version: its format is {header.get('format')!r}.")
-        method = dict(header["method"])
-        if (name := method.pop("name")) != self.method.name:
+        try:
+            method, made_for = dict(header["method"]), header["backbone_sha256"]
+            name = method.pop("name")
+            task = Task(header["task"], tuple(header["classes"]), Preprocessing.from_data(header["preprocessing"]))
+        except (KeyError, TypeError) as error:
+            raise WeightsError(f"{path} has a damaged header: {error!r}. Fetch or train it again.") from error
+        if name != self.method.name:
             raise WeightsError(f"{path} holds an adapter of the method {name!r}; this model's is {self.method.name!r}.")
-        if header["backbone_sha256"] != (own := self.backbone_sha256()):
+        if made_for != (own := self.backbone_sha256()):
             raise WeightsError(
-                f"{path} was trained on another backbone (SHA-256 {header['backbone_sha256'][:12]}…, this one's is "
-                f"{own[:12]}…). Load it on the backbone that its header names: {header.get('backbone', 'unknown')}."
+                f"{path} was trained on another backbone (SHA-256 {made_for[:12]}…, this one's is {own[:12]}…). "
+                f"Load it on the backbone that its header names: {header.get('backbone', 'unknown')}."
             )
-        task = Task(header["task"], tuple(header["classes"]), Preprocessing.from_data(header["preprocessing"]))
         self.add_task(task, method)
         try:
             self.load_task_tensors(task.name, tensors, str(path))

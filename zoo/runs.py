@@ -60,8 +60,7 @@ def train_entry(
     benchmark = get_benchmark(entry.benchmark, options.skip_unreadable)
     root = options.data_root or (Path(entry.data_root) if entry.data_root else None)
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
-    pending = _pending(files, options)
-    for task in pending:
+    for task in _pending(files, recipe, options):
         data = benchmark.splits(task, root)
         if len(data.classes) != entry.classes[task]:
             raise DataError(
@@ -81,7 +80,7 @@ def train_entry(
 def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
     """Pre-train a backbone of the zoo by its recipe, from random weights, into a safetensors file."""
     recipe = _recipe(backbone.recipe, options)
-    if _pending({backbone.task: file}, options):
+    if _pending({backbone.task: file}, recipe, options):
         data = get_benchmark(backbone.benchmark, options.skip_unreadable).splits(backbone.task, options.data_root)
         torch.manual_seed(training.seed_of(recipe.seed, backbone.task, "init"))
         model = TaskModel(build(backbone.name), "scratch")
@@ -193,14 +192,21 @@ def _recipe(name: str, options: RunOptions) -> Recipe:
     return recipe if options.seed is None else replace(recipe, seed=options.seed)
 
 
-def _pending(files: dict[str, Path], options: RunOptions) -> list[str]:
+def _pending(files: dict[str, Path], recipe: Recipe, options: RunOptions) -> list[str]:
     """The tasks that are still to be trained."""
-    done = [task for task, file in files.items() if file.exists()]
-    if done and not (options.resume or options.overwrite):
-        raise OptionError(
-            f"{files[done[0]]} has been trained already. --resume keeps finished tasks, --overwrite trains anew."
-        )
-    return [task for task in files if options.overwrite or task not in done]
+    done = [task for task, file in files.items() if file.exists() and not options.overwrite]
+    for task in done:
+        if not options.resume:
+            raise OptionError(
+                f"{files[task]} has been trained already. --resume keeps finished tasks, --overwrite trains anew."
+            )
+        made = read(files[task])[1].get("recipe", {})
+        if (made.get("sha256"), made.get("seed")) != (recipe.sha256, recipe.seed):
+            raise OptionError(
+                f"{files[task]} was trained by another recipe or seed ({made.get('name')}, {made.get('seed')}). "
+                "Use --overwrite to train anew, or another --out."
+            )
+    return [task for task in files if task not in done]
 
 
 def _checkpoint(file: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import itertools
 import math
 import os
@@ -65,7 +66,7 @@ def train_task(
         drop_last=len(sampler) % recipe.batch == 1,  # a batch norm cannot be trained on a single image
     )  # fmt: skip
     optimizers = build_optimizers(model, task, recipe)
-    run = {"recipe": recipe.sha256, "task": task, "batch": recipe.batch}
+    run = {"recipe": recipe.sha256, "seed": recipe.seed, "task": task}
     start, figures = 0, {"loss": math.nan, "accuracy": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
         saved = checkpoint.load(checkpoint_file, trained_tensors(model, task), optimizers, run)
@@ -131,10 +132,15 @@ def make_accelerator(
         precision: "no" for float32, "bf16" or "fp16" for mixed precision.
         tracker: "tensorboard" or "wandb", if what is logged shall be kept below `folder`.
     """
-    accelerator = Accelerator(
-        mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=folder,
-        dataloader_config=DataLoaderConfiguration(even_batches=False),
-    )  # fmt: skip
+    if tracker and importlib.util.find_spec(tracker) is None:
+        raise OptionError(f"The tracker {tracker!r} is not installed here: pip install {tracker}.")
+    try:
+        accelerator = Accelerator(
+            mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=folder,
+            dataloader_config=DataLoaderConfiguration(even_batches=False),
+        )  # fmt: skip
+    except ValueError as error:  # such as float16 on a CPU
+        raise OptionError(f"The precision {precision!r} cannot be had here: {error}") from error
     if tracker:
         accelerator.init_trackers("ftn-zoo")
     return accelerator

@@ -5,14 +5,30 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
 
-if TYPE_CHECKING:
-    from zoo.layers import AdaptedLayer
+
+class FrozenLayer(Protocol):
+    """The Conv2d or Linear layer that an increment is added to; `zoo.layers.AdaptedLayer` is one."""
+
+    @property
+    def weight(self) -> Tensor:
+        """(C_out, C_in / groups, k, k) or (C_out, C_in)."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(C_out,)."""
+
+    @property
+    def has_standard_forward(self) -> bool:
+        """Whether the layer computes what torch's own Conv2d or Linear computes."""
+
+    def run(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """What the layer makes of `x`, under its own weight and bias or under these."""
 
 
 class Increment(nn.Module):
@@ -30,7 +46,7 @@ class Increment(nn.Module):
         """The task's own weight `W + ΔW`, and its bias: by default the layer's."""
         return weight + self.delta(weight), bias
 
-    def forward(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
+    def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
         """The output of `layer` under the task's weight and bias, for the input `x` that the layer takes."""
         return layer.run(x, *self.applied(layer.weight, layer.bias))
 

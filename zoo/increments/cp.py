@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
-from zoo.increments.base import Increment, Method
-
-if TYPE_CHECKING:
-    from zoo.layers import AdaptedLayer
+from zoo.increments.base import FrozenLayer, Increment, Method
 
 ROUTES = ("auto", "folded", "factored")
 
@@ -48,7 +43,7 @@ class CP(Increment):
         rows = (in_.unsqueeze(2) * spatial.unsqueeze(1)).flatten(1)  # (R, C_in k²)
         return (out @ rows).view_as(weight)
 
-    def forward(self, x: Tensor, layer: AdaptedLayer) -> Tensor:
+    def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
         if not self._takes_factored(x, layer):
             return super().forward(x, layer)
         if isinstance(layer, nn.Conv2d):
@@ -61,7 +56,7 @@ class CP(Increment):
     def _factors(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.out_factor.to(like.dtype), self.in_factor.to(like.dtype), self.spatial_factor.to(like.dtype)
 
-    def _takes_factored(self, x: Tensor, layer: AdaptedLayer) -> bool:
+    def _takes_factored(self, x: Tensor, layer: FrozenLayer) -> bool:
         if not layer.has_standard_forward or self.route == "folded":
             return False  # a subclass with a forward of its own (padding, weight standardisation) is only ever folded
         if self.route == "factored":
