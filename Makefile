@@ -18,6 +18,8 @@ lint: $(VENV)/ready  ## Formatting, lint and types.
 	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --package zoo
 
 $(VENV)/ready: pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=…"; exit 1; }
+	@echo "Installing into $(VENV): torch and what it needs, a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
 	$(BIN)/python -m pip install --quiet --editable .[test]

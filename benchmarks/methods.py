@@ -66,7 +66,10 @@ def main(out: Path, seeds: int, jobs: int) -> None:
         record[short] = found = figures(out, short, seeds)
         parameters = default_registry().entry(name).parameters
         per_task = parameters.per_task if parameters else 0
-        cells = {k: f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for k, v in found.items()}
+        cells = {
+            k: f"{statistics.mean(v):.1f}" + (f" ± {statistics.stdev(v):.1f}" if seeds > 1 else "")
+            for k, v in found.items()
+        }
         rows.append({"method": short, "parameters per task": per_task, **cells})
     show(rows)
     save(out / "methods.json", record)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ from zoo.export.parity import INPUT, OUTPUT, Parity, compare, session
 import zoo
 from zoo.errors import ExportError
 from zoo.files import atomic_path
-from zoo.model import TaskModel
 from zoo.task import Preprocessing, Task
 
-log = logging.getLogger(__name__)
 TOLERANCE, TOLERANCE_HALF = 1e-4, 1e-2  # on the largest difference, relative to the largest logit
 
 
@@ -98,40 +95,12 @@ def to_onnx(
         onnx.save(model, temporary)
         try:
             onnx.checker.check_model(str(temporary), full_check=True)
-        except onnx.checker.ValidationError as error:
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ExportError(f"{path}: the exported graph is not valid ONNX: {error}") from error
         parity = compare(reference, session(temporary, provider), batches, TOLERANCE_HALF if half else TOLERANCE)
         if not parity.passed:
             raise ExportError(f"{path}: the graph differs from its source by more than {parity.tolerance}: {parity}.")
     return parity
-
-
-def export_tasks(
-    model: TaskModel,
-    folder: str | Path,
-    tasks: Sequence[str] | None = None,
-    *,
-    images: Mapping[str, Tensor] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> dict[str, tuple[Path, Parity]]:
-    """Write one fused graph per task, `<folder>/<task>.onnx`; the file and the parity of each.
-
-    Args:
-        tasks: by default all of the model's.
-        images: real inputs by task, in the graph's form, to compare on beside random ones.
-        provenance: what the files shall say of where they come from.
-        options: further arguments of `to_onnx`.
-    """
-    made = {}
-    for name in tasks or model.tasks:
-        path = Path(folder) / f"{name}.onnx"
-        facts = {**(provenance or {}), "backbone_sha256": model.backbone_sha256()}
-        real = (images or {}).get(name)
-        parity = to_onnx(model.fuse(name), path, task=model.task(name), images=real, metadata=facts, **options)
-        log.info("%s: %s", path, parity)
-        made[name] = path, parity
-    return made
 
 
 def _graph_model(graph: Graph, example: Tensor) -> onnx.ModelProto:

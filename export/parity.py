@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from zoo.errors import ExportError, OptionError
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+PROVIDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": 0}),  # whose ten bits of mantissa would fail the comparison
+    "tensorrt": ("TensorrtExecutionProvider", {}),
+}
 INPUT, OUTPUT = "images", "logits"
 
 
@@ -44,14 +48,17 @@ def session(path: str | Path, provider: str = "cpu") -> ort.InferenceSession:
     """
     if provider not in PROVIDERS:
         raise OptionError(f"Unknown provider {provider!r}; choose one of {', '.join(PROVIDERS)}.")
-    wanted, options = PROVIDERS[provider], ort.SessionOptions()
-    options.log_severity_level = 4  # a provider that cannot start says so in the error below, not on stderr
+    (wanted, settings), options = PROVIDERS[provider], ort.SessionOptions()
+    ort.set_default_logger_severity(4)  # a provider that cannot start says so in the error below, not on stderr
+    options.log_severity_level = 4
+    if provider != "cpu":
+        ort.preload_dlls()  # the CUDA libraries that torch brought
     try:
-        made = ort.InferenceSession(str(path), options, providers=[wanted])
+        made = ort.InferenceSession(str(path), options, providers=[(wanted, settings)])
     except Exception as error:  # ONNX Runtime raises classes of its own for each status, with no common base
         raise ExportError(f"ONNX Runtime cannot run {path} on {provider}: {error}") from error
     if made.get_providers()[0] != wanted:
-        here = [name for name, full in PROVIDERS.items() if full in made.get_providers()]
+        here = [name for name, (full, _) in PROVIDERS.items() if full in made.get_providers()]
         raise ExportError(
             f"The provider {provider!r} is not available here; ONNX Runtime fell back to {', '.join(here)}. "
             "Install its drivers and libraries, or choose --provider cpu."
@@ -73,9 +80,11 @@ def compare(module: nn.Module, made: ort.InferenceSession, batches: list[Tensor]
         found = run(made, batch.numpy())
         if found.shape != expected.shape:
             raise ExportError(f"The graph gives outputs of shape {found.shape}, its source {expected.shape}.")
+        if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+            raise ExportError(
+                "The graph or its source gives values that are not finite; float16 may not be enough for it."
+            )
         absolute = max(absolute, float(np.abs(found - expected).max()))
         largest = max(largest, float(np.abs(expected).max()))
     relative = absolute / largest if largest else absolute
-    if not np.isfinite(relative):
-        raise ExportError("The graph or its source gives values that are not finite.")
     return Parity(absolute, relative, tolerance, sum(len(batch) for batch in batches))

@@ -11,12 +11,16 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
+import zoo as package
 from tests.conftest import equal, write_images
 from zoo import resources
 from zoo.backbones import build
 from zoo.cli import main
 from zoo.datasets.shapes import render
+from zoo.errors import DataError
+from zoo.registry import Entry
 from zoo.tensors import read
+from zoo.verification import evaluate
 
 NAME = "resnet20-ftn-r8-shapes"
 
@@ -109,6 +113,14 @@ def test_predict_names_the_class_and_the_broken_image(tmp_path: Path) -> None:
     assert rows[1]["classes"] == "does not decode"
 
 
+def test_classes_that_are_not_those_of_training_are_noticed(tmp_path: Path) -> None:
+    data = write_images(tmp_path / "d", {"photo": ["cat", "dog"]}, 4)
+    model = package.adapt(build("torchvision/resnet18"), {"photo": ["cow", "dog"]}, "features")
+    entry = Entry("torchvision/resnet18", {"name": "features"}, "folder", {"photo": 2}, "folder/features", name="x")
+    with pytest.raises(DataError, match=r"other classes than those of .*: cat, cow"):
+        evaluate(entry, model, data)
+
+
 def test_bench_times_all_networks() -> None:
     rows = out("bench", NAME, "--batch", 2, "--rounds", 2)
     assert [row["network"] for row in rows] == [
@@ -122,6 +134,8 @@ def test_cp_copies_and_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("mine")
     assert "exists already" in error("cp", "shapes/ftn", tmp_path / "mine.yaml")
     assert (tmp_path / "mine.yaml").read_text() == "mine"
+    assert "Cannot read the recipe" in error("cp", tmp_path / "none.yaml", tmp_path / "x.yaml")
+    assert not (tmp_path / "x.yaml").exists()
     assert "Did you mean shapes/ftn" in error("cp", "shapes/ftm", tmp_path / "x.yaml")
 
 
@@ -148,8 +162,6 @@ def test_train_into_the_store_which_comes_first(tmp_path: Path) -> None:
     tensors, header = read(file)
     assert header["entry"] == NAME
     assert header["recipe"]["name"] == str(recipe)
-    import zoo as package
-
     stored = package.load(NAME, task="sketch").task_tensors("sketch")
     assert equal(stored, tensors)
     assert not equal(package.load(NAME, task="sketch", weights="published").task_tensors("sketch"), tensors)
@@ -161,7 +173,7 @@ def test_train_into_the_store_which_comes_first(tmp_path: Path) -> None:
     zoo("train", NAME, "--task", "sketch", "--recipe", recipe, "--resume", "--quiet")
     assert file.read_bytes() == before
     other = ("train", NAME, "--task", "sketch", "--recipe", recipe, "--resume", "--seed", 3)
-    assert "was trained by another recipe or seed" in error(*other)
+    assert "is of another run (seed 0, not 3)" in error(*other)
     zoo("train", NAME, "--task", "sketch", "--recipe", recipe, "--overwrite", "--quiet")
     assert equal(read(file)[0], tensors)
 
@@ -175,6 +187,12 @@ def test_train_refuses_what_makes_no_sense(tmp_path: Path) -> None:
     data = write_images(tmp_path / "data", {"a": ["x", "y"]})
     arguments = ("train", "--data", data, "--out", tmp_path / "o")
     assert "whole number of at least 1, not 0" in error(*arguments, "--backbone", "torchvision/resnet18", "--rank", 0)
+    assert "needs rank" in error(*arguments, "--backbone", "torchvision/resnet18")
+    assert "belong to --backbone" in error("train", NAME, "--rank", 4)
+    taken = error(*arguments, "--backbone", "torchvision/resnet18", "--rank", 2, "--name", NAME)
+    assert "choose another name with --name" in taken
+    missing = (*arguments, "--backbone", "torchvision/resnet18", "--rank", 2, "--backbone-weights", tmp_path / "no")
+    assert "There is no weights file" in error(*missing, status=1)
     assert "Did you mean torchvision/resnet18" in error(*arguments, "--backbone", "torchvision/resnet181", "--rank", 2)
     assert "Unknown method" in error(*arguments, "--backbone", "torchvision/resnet18", "--method", "fttn")
 
@@ -202,6 +220,10 @@ def test_domains_of_ones_own(tmp_path: Path) -> None:
     assert f"zoo --registry {where / 'registry.yaml'} eval {name}" in message
     files = {p.relative_to(where).as_posix() for p in where.rglob("*") if p.is_file()}
     assert files == {"registry.yaml", *(f"{name}/{f}.safetensors" for f in ("photo", "drawing", "backbone"))}
+
+    before = {p: p.read_bytes() for p in where.rglob("*.safetensors")}
+    zoo(*own, "--resume")  # all is done already
+    assert {p: p.read_bytes() for p in where.rglob("*.safetensors")} == before
 
     weights.unlink()  # the folder is whole without it
     registry = ("--registry", where / "registry.yaml")

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo.export import export_tasks, run, session, to_onnx
+from zoo.export import compare, run, session, to_onnx
 
 import zoo
 from tests.conftest import SmallNet, disturb
@@ -63,13 +63,25 @@ def test_float16_computes_in_float16_and_stays_close(model: TaskModel, tmp_path:
 
 
 def test_the_file_says_what_it_is(model: TaskModel, tmp_path: Path) -> None:
-    made = export_tasks(model, tmp_path, provenance={"entry": "my-entry"})
-    facts = session(made["a"][0]).get_modelmeta().custom_metadata_map
+    to_onnx(model.fuse("a"), tmp_path / "a.onnx", task=TASK, metadata={"entry": "my-entry", "list": [1, 2]})
+    facts = session(tmp_path / "a.onnx").get_modelmeta().custom_metadata_map
     assert facts["task"] == "a"
     assert facts["entry"] == "my-entry"
+    assert json.loads(facts["list"]) == [1, 2]
     assert json.loads(facts["classes"]) == ["x", "y", "z"]
     assert Preprocessing.from_data(json.loads(facts["preprocessing"])) == TASK.preprocessing
-    assert facts["backbone_sha256"] == model.backbone_sha256()
+
+
+class Broken:
+    """A session whose graph gives no numbers, as an overflow in float16 would."""
+
+    def run(self, outputs: object, feed: dict[str, np.ndarray]) -> list[np.ndarray]:  # type: ignore[type-arg]
+        return [np.full((len(feed["images"]), 3), np.nan, np.float32)]
+
+
+def test_values_that_are_not_finite_never_pass(model: TaskModel) -> None:
+    with pytest.raises(ExportError, match="not finite"):
+        compare(model.fuse("a"), Broken(), [torch.randn(2, 3, 16, 16)], 1e-2)  # type: ignore[arg-type]
 
 
 def test_a_graph_that_differs_is_refused_and_not_kept(

@@ -11,7 +11,7 @@ import zoo
 from tests.conftest import equal
 from zoo.backbones import build, pretrained_tensors
 from zoo.backbones.resnet_cifar import CifarResNet
-from zoo.errors import UnknownNameError, WeightsError
+from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.registry import Registry, default_registry
 
 NAME = "resnet20-ftn-r8-shapes"
@@ -35,7 +35,7 @@ def test_one_task_can_be_loaded_alone() -> None:
     assert zoo.load(NAME, task="real").tasks == ("real",)
     with pytest.raises(UnknownNameError, match="Did you mean sketch"):
         zoo.load(NAME, task="sketches")
-    with pytest.raises(UnknownNameError, match="Unknown task of"):
+    with pytest.raises(OptionError, match="Fusing needs a task; those of"):
         zoo.load(NAME, fuse=True)  # type: ignore[call-overload]
 
 

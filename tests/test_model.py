@@ -327,6 +327,49 @@ def test_each_choice_can_be_overridden() -> None:
         zoo.adapt(nn.Sequential(nn.ReLU()), {"a": 5}, rank=2)
 
 
+def test_layers_that_torch_reads_without_calling_stay_frozen() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mix = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 8, 1)
+            self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.fc = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.mix(self.stem(x)).flatten(2).transpose(1, 2)
+            out: Tensor = self.fc(self.encoder(tokens).mean(1))
+            return out
+
+    model = zoo.adapt(Encoder().eval(), {"a": 3}, rank=2)
+    disturb(model, "a")
+    assert {name.partition(".")[0] for name, _ in model.task_parameters("a")} == {"mix", "fc"}
+    with torch.no_grad():
+        torch.testing.assert_close(model.fuse("a")(IMAGES), model(IMAGES, "a"), rtol=1e-5, atol=1e-5)
+
+
+def test_hooks_of_the_users_network_run_once_before_and_after_fusing() -> None:
+    net = SmallNet().eval()
+    for layer in (net.bn, net.classifier, net.body[0]):
+        layer.register_forward_hook(lambda module, inputs, output: 1.5 * output)
+    model = zoo.adapt(net, {"a": 10}, rank=2)
+    model.load_task_tensors(
+        "a", {**model.task_tensors("a"), **{f"classifier.{n}": p for n, p in net.classifier.named_parameters()}}
+    )
+    for name, tensor in model.task_tensors("a").items():
+        if name.endswith("out_factor"):
+            tensor.zero_()
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGES, "a"), net(IMAGES))
+        torch.testing.assert_close(model.fuse("a")(IMAGES), net(IMAGES))
+
+
+def test_a_weight_that_is_computed_is_refused_by_name() -> None:
+    net = SmallNet()
+    torch.nn.utils.parametrizations.weight_norm(net.hidden)
+    with pytest.raises(OptionError, match="hidden computes its weight"):
+        zoo.adapt(net, {"a": 3}, rank=2)
+
+
 def test_a_module_that_stands_in_two_places_is_adapted_once() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -99,9 +99,12 @@ backbones: 7
     [
         ("rank: 2", "rank: 0|rank must be a whole number of at least 1, not 0"),
         ("classes: {a: 2}", "classes: {}|at least one class"),
-        ("recipe: shapes/ftn", "recipe: r, measured: {b: 1.0}|measured names tasks that the entry does not have: b"),
-        ("recipe: shapes/ftn", "recipe: r, weights: {a: {uri: x, sha256: ab, size: 3}}|64 hexadecimal digits"),
-        ("recipe: shapes/ftn", "recipe: r, recipe: s|the key 'recipe' stands twice"),
+        (
+            "recipe: shapes/ftn",
+            "recipe: r\n    measured: {b: 1.0}|measured names tasks that the entry does not have: b",
+        ),
+        ("recipe: shapes/ftn", "recipe: r\n    weights: {a: {uri: x, sha256: ab, size: 3}}|64 hexadecimal digits"),
+        ("recipe: shapes/ftn", "recipe: r\n    recipe: s|the key 'recipe' stands twice"),
         ("  mine:", "  mine: {}\n  mine:|the key 'mine' stands twice"),
         ("format: 1", "format: 9|format: 9 is not 1"),
         ("format: 1", "format: [|not plain YAML"),

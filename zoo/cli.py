@@ -13,6 +13,7 @@ from zoo.registry import Entry, Registry, default_registry
 from zoo.report import show, show_one
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+COUNT, POSITIVE = click.IntRange(0), click.IntRange(1)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 data_root = click.option("--data-root", type=FOLDER, help="Where the benchmark's images lie.")
@@ -117,7 +118,8 @@ def download(registry: Registry, name: str) -> None:
 @click.option("--task", "tasks", multiple=True, help="Train this task; may be given several times. Default: all.")
 @click.option("--backbone", help="Adapt this backbone to domains of your own, such as torchvision/resnet18.")
 @click.option("--data", type=FOLDER, help="Those domains: DIR/<domain>/{train,test}/<class>/*.jpg.")
-@click.option("--method", default="ftn", show_default=True, help="With --backbone: the method.")
+@click.option("--name", "own_name", help="With --backbone: the new entry's name.")
+@click.option("--method", help="With --backbone: the method.  [default: ftn]")
 @click.option("--rank", type=int, help="With --backbone: the rank of ftn.")
 @click.option("--out", type=FOLDER, help="Where the adapter files go. Default: the local store.")
 @click.option("--backbone-weights", type=FILE, help="A safetensors file with the backbone's weights.")
@@ -126,17 +128,17 @@ def download(registry: Registry, name: str) -> None:
 @data_root
 @skip_unreadable
 @click.option("--resume", is_flag=True, help="Go on from the last finished epoch; skip finished tasks.")
-@click.option("--overwrite", is_flag=True, help="Train finished tasks anew.")
-@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Discard what was trained, and train anew.")
+@click.option("--precision", type=click.Choice(["no", "bf16"]), default="no", show_default=True)
 @click.option("--cpu", is_flag=True, help="Leave a GPU unused.")
-@click.option("--workers", default=0, show_default=True, help="Processes that load images.")
+@click.option("--workers", type=COUNT, default=0, show_default=True, help="Processes that load images.")
 @click.option("--tracker", type=click.Choice(["tensorboard", "wandb"]), help="Log the figures of each epoch.")
-@click.option("--max-steps", type=int, help="Take so many steps in each epoch, for a quick try.")
+@click.option("--max-steps", type=POSITIVE, help="Take so many steps in each epoch, for a quick try.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_obj
 def train(
     registry: Registry, /, name: str | None, tasks: tuple[str, ...], backbone: str | None, data: Path | None,
-    method: str, rank: int | None, out: Path | None, **options: Any,
+    own_name: str | None, method: str | None, rank: int | None, out: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
     from zoo import resources, runs
@@ -144,19 +146,25 @@ def train(
 
     settings = runs.RunOptions(**options)
     if backbone or data:
-        if name or not (backbone and data and out):
-            raise OptionError("For domains of your own give --backbone, --data and --out, and no NAME.")
-        spec = {"name": method} | ({} if rank is None else {"rank": rank})
-        entry, registry_file = runs.train_own(backbone, data, spec, out, registry, settings)
-        show([{"task": task, "accuracy %": value} for task, value in (entry.measured or {}).items()])
-        click.echo(f"Wrote {entry.name}. Use it with: zoo --registry {registry_file} eval {entry.name}")
+        if name or tasks or settings.data_root or not (backbone and data and out):
+            raise OptionError(
+                "For domains of your own give --backbone, --data and --out; no NAME, --task or --data-root."
+            )
+        spec = {"name": method or "ftn"} | ({} if rank is None else {"rank": rank})
+        entry, file = runs.train_own(backbone, data, spec, out, registry, settings, own_name or "")
+        if entry.measured:
+            show([{"task": task, "accuracy %": value} for task, value in entry.measured.items()])
+            click.echo(f"Wrote {entry.name}. Use it with: zoo --registry {file} eval {entry.name}")
         return
+    if own_name or method or rank is not None:
+        raise OptionError("--name, --method and --rank belong to --backbone; an entry of the zoo has its own.")
     if name is None:
         raise OptionError("Name a model to train, or give --backbone, --data and --out. `zoo ls` lists the models.")
     if known := registry.backbone(name):
-        click.echo(
-            runs.train_backbone(known, out / "backbone.safetensors" if out else runs.backbone_file(name), settings)
-        )
+        from zoo.backbones import stored_backbone
+
+        file = out / "backbone.safetensors" if out else stored_backbone(name)
+        click.echo(runs.train_backbone(known, file, settings))
         return
     entry = registry.entry(name)
     chosen = [known_task(entry, task) for task in tasks] or list(entry.tasks)
@@ -178,8 +186,8 @@ def pack(ctx: click.Context, names: tuple[str, ...]) -> None:
     registry = Registry.read(resources.registry_file())
     for name in names:
         runs.pack(name, registry)
+        registry.write(resources.registry_file())
         click.echo(f"packed {name}")
-    registry.write(resources.registry_file())
 
 
 @main.command("eval")
@@ -224,8 +232,13 @@ def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None,
     from zoo import verification
     from zoo.runs import RunOptions
 
-    entry = registry.entry(name)
-    checks = verification.verify(entry, registry, data_root)
+    if known := registry.backbone(name):
+        if retrain:
+            raise OptionError(f"--retrain is for entries; `zoo train {name} --out DIR` runs a backbone's recipe again.")
+        checks = verification.verify_backbone(known)
+    else:
+        entry = registry.entry(name)
+        checks = verification.verify(entry, registry, data_root)
     if retrain:
         checks += verification.retrain(entry, registry, RunOptions(data_root=data_root))
     show([{"task": c.task, "check": c.what, "passed": c.passed, "detail": c.detail} for c in checks], as_json)
@@ -271,7 +284,7 @@ def export(
 @click.argument("name")
 @click.option("--task", required=True)
 @click.argument("images", nargs=-1, required=True, type=FILE)
-@click.option("--top", default=3, show_default=True, help="How many classes to show.")
+@click.option("--top", type=POSITIVE, default=3, show_default=True, help="How many classes to show.")
 @click.option(
     "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
 )
@@ -300,8 +313,8 @@ def predict(
 @main.command()
 @click.argument("name")
 @click.option("--task", help="Default: the first.")
-@click.option("--batch", default=16, show_default=True)
-@click.option("--rounds", default=20, show_default=True)
+@click.option("--batch", type=POSITIVE, default=16, show_default=True)
+@click.option("--rounds", type=POSITIVE, default=20, show_default=True)
 @as_json
 @click.pass_obj
 def bench(registry: Registry, name: str, task: str | None, batch: int, rounds: int, as_json: bool) -> None:
@@ -320,8 +333,12 @@ def copy(recipe: str, file: Path) -> None:
 
     source = recipe_file(recipe)
     try:
+        text = source.read_bytes()
+    except OSError as error:
+        raise OptionError(f"Cannot read the recipe {source}: {error.strerror}.") from None
+    try:
         with file.open("xb") as target:
-            target.write(source.read_bytes())
+            target.write(text)
     except FileExistsError:
         raise OptionError(f"{file} exists already; choose another name.") from None
     except OSError as error:

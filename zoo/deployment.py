@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.backbones import build
 from zoo.datasets import get_benchmark, open_image
 from zoo.errors import DataError
-from zoo.export import Parity, export_tasks, run, session, to_onnx
-from zoo.loader import load
+from zoo.export import Parity, run, session, to_onnx
+from zoo.files import sha256
+from zoo.loader import adapter_files, known_task, load, load_adapters
 from zoo.model import TaskModel
 from zoo.registry import Entry, Registry
-from zoo.task import Preprocessing
+from zoo.task import Task
+from zoo.tensors import read
 from zoo.timing import interleaved, medians, ratio
 
+log = logging.getLogger(__name__)
 REAL_IMAGES = 16  # test images per task that a graph is compared on
 
 
@@ -33,31 +38,33 @@ def export_entry(
     preprocess: bool = False,
     **options: Any,
 ) -> dict[str, tuple[Path, Parity]]:
-    """One checked ONNX graph per task of an entry; see `zoo.export.to_onnx` for the options.
+    """One checked ONNX graph per task of an entry, `<folder>/<task>.onnx`; see `zoo.export.to_onnx` for the options.
 
     Each is compared on random inputs and, where the benchmark's images are at hand, on real ones.
     """
-    model = load(entry.name, weights=weights, registry=registry)
-    images = {task: real_inputs(entry, task, model.task(task).preprocessing, data_root, preprocess) for task in tasks}
-    provenance = {
-        "entry": entry.name,
-        "backbone": entry.backbone,
-        "recipe": entry.recipe,
-        "adapter_sha256": {task: file.sha256 for task, file in (entry.weights or {}).items() if task in tasks},
-    }
-    real = {task: batch for task, batch in images.items() if batch is not None}
-    return export_tasks(model, folder, tasks, images=real, provenance=provenance, preprocess=preprocess, **options)
+    files = adapter_files(entry, tasks, weights)
+    model = load_adapters(entry, registry, files)
+    made = {}
+    for task, file in files.items():
+        known, header = model.task(task), read(file)[1]
+        provenance = {"entry": entry.name, "adapter_sha256": sha256(file)}
+        provenance |= {key: header[key] for key in ("backbone", "backbone_sha256", "recipe", "method") if key in header}
+        path, images = folder / f"{task}.onnx", real_inputs(entry, known, data_root, preprocess)
+        parity = to_onnx(
+            model.fuse(task), path, task=known, preprocess=preprocess, images=images, metadata=provenance, **options
+        )
+        log.info("%s: %s", path, parity)
+        made[task] = path, parity
+    return made
 
 
-def real_inputs(
-    entry: Entry, task: str, preprocessing: Preprocessing, data_root: Path | None, preprocess: bool
-) -> Tensor | None:
+def real_inputs(entry: Entry, task: Task, data_root: Path | None, preprocess: bool) -> Tensor | None:
     """A few test images of a task in the form that its graph takes; None where the images are not at hand."""
     benchmark = get_benchmark(entry.benchmark)
     root = data_root or (Path(entry.data_root) if entry.data_root else None)
     if benchmark.needs_root and (root is None or not root.is_dir()):
         return None
-    test = benchmark.splits(task, root).test
+    test, preprocessing = benchmark.splits(task.name, root).test, task.preprocessing
     count: int = len(test)  # type: ignore[arg-type]
     batch = torch.stack([preprocessing.transform()(test[i][0]) for i in range(0, count, -(-count // REAL_IMAGES))])
     if not preprocess:
@@ -98,13 +105,14 @@ def latencies(
 ) -> list[dict[str, Any]]:
     """Milliseconds per batch of an entry's network: plain, fused and unfused, in torch and in ONNX Runtime.
 
-    The candidates take turns in one process. "plain" is the backbone's own architecture, untouched by the zoo, with
-    the same head; a ratio is the median over the rounds of a candidate's time to its plain backbone's.
+    The candidates take turns in one process. "plain" is the backbone's own architecture, untouched by the zoo but for a
+    classifier of as many classes; a ratio is the median over the rounds of a candidate's time to its plain backbone's.
     """
-    task = task or entry.tasks[0]
+    task = known_task(entry, task or entry.tasks[0])
     model = load(entry.name, task=task, weights=None, registry=registry)
-    plain = load(entry.name, task=task, weights=None, registry=registry).fuse(task)
     fused, known = model.fuse(task), model.task(task)
+    plain = build(entry.backbone).eval()
+    plain.set_submodule(model.head_path, fused.get_submodule(model.head_path))
     inputs = torch.randn(batch, *known.preprocessing.input_size)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         graphs = {}

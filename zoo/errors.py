@@ -6,6 +6,7 @@ ZooError
 ├── OptionError         an argument out of its range
 ├── WeightsError        a missing, damaged or mismatched weights file
 ├── DataError           a dataset folder or image that is not as it should be
+├── TrainingError       a training that cannot go on
 ├── ExportError         a graph that could not be written or that disagrees with its source
 └── CheckFailed         a verification that ran and found a difference
 
@@ -63,6 +64,10 @@ class WeightsError(ZooError):
 
 class DataError(ZooError):
     """A dataset folder or an image that is not as it should be."""
+
+
+class TrainingError(ZooError):
+    """A training that cannot go on."""
 
 
 class ExportError(ZooError):

@@ -81,7 +81,7 @@ def _blocks(url: str, path: Path) -> Iterator[bytes]:
 def _check_digest(path: Path, url: str, digest: str) -> None:
     found = sha256(path)
     if not found.startswith(digest):
-        raise WeightsError(f"{url} gave a file with SHA-256 {found}, not {digest}…. Delete {path} and fetch it again.")
+        raise WeightsError(f"{url} gave a file with SHA-256 {found}, not {digest}…: {path} is no such file. Delete it.")
 
 
 def _from_hub(address: str) -> Path:

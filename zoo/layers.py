@@ -20,18 +20,22 @@ from torch.utils import _pytree as pytree
 from zoo.errors import OptionError
 from zoo.increments import Increment
 
+PASSES = 64  # backward passes that one thread is thought to run at the same time, at most
+HOOKS = [name for name in nn.Module().__dict__ if "_hooks" in name]
+
 
 class Selection(threading.local):
     """The task that the sites of one model serve, apart for each thread.
 
     A backward pass may run parts of the forward pass again (activation checkpointing), after the forward
     pass has ended and perhaps on a thread of autograd's own. `follow` makes the outputs carry their task
-    there: the first node of their graph sets it on whichever thread runs the pass.
+    there: the first node of their graph sets it for the pass, on whichever thread runs it. One thread may run
+    several passes in turn (a GPU has one such thread), so each pass is told apart by its number.
     """
 
     def __init__(self) -> None:
         self._forward: str | None = None
-        self._backward: str | None = None
+        self._backward: dict[int, str] = {}  # by autograd's number of the pass; the newest last
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Selection:
         return Selection()
@@ -42,9 +46,9 @@ class Selection(threading.local):
     @property
     def task(self) -> str:
         """The task served now, on this thread."""
-        task = self._forward
-        if task is None and torch._C._current_graph_task_id() != -1:  # autograd is at work on this thread
-            task = self._backward
+        task, number = self._forward, torch._C._current_graph_task_id()
+        if task is None and number != -1 and self._backward:  # autograd is at work on this thread
+            task = self._backward.get(number) or list(self._backward.values())[-1]  # else a pass within a pass
         if task is None:
             raise OptionError("No task is selected: call the TaskModel as model(images, task=…), not its backbone.")
         return task
@@ -62,7 +66,14 @@ class Selection(threading.local):
         """Have a backward pass from `outputs`, tensors in any nesting, serve `task` again."""
         for output in pytree.tree_leaves(outputs):
             if isinstance(output, Tensor) and output.grad_fn is not None:
-                output.grad_fn.register_prehook(lambda _: setattr(self, "_backward", task))
+                output.grad_fn.register_prehook(lambda _: self._resume(task))
+
+    def _resume(self, task: str) -> None:
+        number = torch._C._current_graph_task_id()
+        self._backward.pop(number, None)
+        self._backward[number] = task
+        while len(self._backward) > PASSES:
+            del self._backward[next(iter(self._backward))]
 
 
 class Site(nn.Module):
@@ -85,7 +96,9 @@ class Site(nn.Module):
 
     def plain(self, task: str) -> nn.Module:
         """An independent layer of the frozen layer's class that does what this site does for `task`."""
-        return copy.deepcopy(self.tasks[task])
+        layer = copy.deepcopy(self.tasks[task])
+        layer.__dict__.update({name: copy.copy(self.__dict__[name]) for name in HOOKS})
+        return layer
 
     def forward(self, *args: Any) -> Any:
         return self.tasks[self.selection.task](*args)
@@ -104,7 +117,9 @@ class TaskNorm(Site):
 
     def add(self, task: str) -> None:
         """Give `task` a norm that starts as the backbone's."""
-        self.tasks[task] = copy.deepcopy(self._frozen()).requires_grad_(True)
+        norm = copy.deepcopy(self._frozen()).requires_grad_(True)
+        norm.__dict__.update({name: type(norm.__dict__[name])() for name in HOOKS})  # the site runs them already
+        self.tasks[task] = norm
 
 
 class TaskHead(Site):

@@ -12,7 +12,7 @@ from torch import nn
 
 from zoo import resources
 from zoo.backbones import build, pretrained_tensors
-from zoo.errors import UnknownNameError, WeightsError
+from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.fetch import fetch
 from zoo.model import TaskModel
 from zoo.placement import Placement
@@ -58,6 +58,8 @@ def load(
     """
     registry = registry or default_registry()
     entry = registry.entry(name)
+    if fuse and task is None:
+        raise OptionError(f"Fusing needs a task; those of {name} are {', '.join(entry.tasks)}.")
     tasks = entry.tasks if task is None else (known_task(entry, task),)
     if weights is None or weights == "backbone":
         model = fresh_model(entry, registry, pretrained=weights == "backbone")
@@ -65,12 +67,8 @@ def load(
         for each in tasks:
             model.add_task(Task.of(each, entry.classes[each], preprocessing))
     else:
-        files = adapter_files(entry, tasks, weights)  # before the backbone, which may be a long download
-        model = fresh_model(entry, registry)
-        for each, file in files.items():
-            if model.load_adapter(file).name != each:
-                raise WeightsError(f"{file} holds the task {model.tasks[-1]!r}, not {each!r}.")
-    return model.fuse(known_task(entry, task)) if fuse else model
+        model = load_adapters(entry, registry, adapter_files(entry, tasks, weights))
+    return model.fuse(tasks[0]) if fuse else model
 
 
 def adapt(
@@ -123,10 +121,19 @@ def fresh_model(
     return model
 
 
-def known_task(entry: Entry, task: str | None) -> str:
+def load_adapters(entry: Entry, registry: Registry, files: Mapping[str, Path]) -> TaskModel:
+    """An entry's model with the tasks of these adapter files; raises WeightsError where one does not fit."""
+    model = fresh_model(entry, registry)
+    for task, file in files.items():
+        if (found := model.load_adapter(file).name) != task:
+            raise WeightsError(f"{file} holds the task {found!r}, not {task!r}.")
+    return model
+
+
+def known_task(entry: Entry, task: str) -> str:
     """`task`, if it is one of the entry's; raises UnknownNameError if not."""
     if task not in entry.tasks:
-        raise UnknownNameError(f"task of {entry.name}", str(task), entry.tasks)
+        raise UnknownNameError(f"task of {entry.name}", task, entry.tasks)
     return task
 
 
@@ -140,8 +147,10 @@ def adapter_files(entry: Entry, tasks: Sequence[str], weights: str | Path = "aut
         path = Path(weights)
         files = {task: path / f"{task}.safetensors" if path.is_dir() else path for task in tasks}
         missing = [str(file) for file in files.values() if not file.is_file()]
-        if missing or (len(tasks) > 1 and not path.is_dir()):
-            raise WeightsError(f"No adapter file at {', '.join(missing) or path} for the tasks {', '.join(tasks)}.")
+        if missing:
+            raise WeightsError(f"No adapter file at {', '.join(missing)}.")
+        if len(tasks) > 1 and not path.is_dir():
+            raise WeightsError(f"{path} is one file, but {len(tasks)} tasks are wanted; name a folder or one task.")
         return files
     files = {task: stored_adapter(entry.name, task) for task in tasks} if weights == "auto" else {}
     files = {task: file for task, file in files.items() if file.is_file()}

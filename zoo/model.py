@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zoo.errors import OptionError, UnknownNameError, WeightsError
@@ -89,13 +90,13 @@ class TaskModel(nn.Module):
         """
         if task.name in self._tasks:
             raise OptionError(f"The model has a task {task.name!r} already; remove_task({task.name!r}) comes first.")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task.name) or hasattr(nn.ModuleDict, task.name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task.name) or hasattr(nn.ModuleDict(), task.name):
             raise OptionError(
                 f"{task.name!r} cannot name a task: take letters, digits, '-' and '_', "
                 "and none of the names of torch's module methods."
             )
         fresh = {**self.options, **(options or {})}
-        like = next(self.backbone.parameters())
+        like = next(self.backbone.parameters(), torch.empty(0))
         added: list[Site] = []
         try:
             for _, site in self._sites:
@@ -140,7 +141,7 @@ class TaskModel(nn.Module):
         super().train(mode)
         if not self.method.trains_backbone:
             for path, module in self.backbone.named_modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm) and not path.startswith(self._task_prefixes):
+                if isinstance(module, nn.modules.batchnorm._NormBase) and not path.startswith(self._task_prefixes):
                     module.eval()
         return self
 
@@ -256,10 +257,10 @@ class TaskModel(nn.Module):
         if header.get("format") != ADAPTER_FORMAT:
             raise WeightsError(f"{path} is no adapter file of this version: its format is {header.get('format')!r}.")
         try:
-            method, made_for = dict(header["method"]), header["backbone_sha256"]
+            method, made_for = dict(header["method"]), str(header["backbone_sha256"])
             name = method.pop("name")
-            task = Task(header["task"], tuple(header["classes"]), Preprocessing.from_data(header["preprocessing"]))
-        except (KeyError, TypeError) as error:
+            task = Task(str(header["task"]), tuple(header["classes"]), Preprocessing.from_data(header["preprocessing"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} has a damaged header: {error!r}. Fetch or train it again.") from error
         if name != self.method.name:
             raise WeightsError(f"{path} holds an adapter of the method {name!r}; this model's is {self.method.name!r}.")

@@ -13,8 +13,9 @@ from zoo.increments import Method
 
 WEIGHTED = (nn.Conv2d, nn.Linear)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-# Attention modules of torch read this layer's weight and never call it, so nothing put in its place would act.
-UNCALLED = nn.modules.linear.NonDynamicallyQuantizableLinear
+# These modules of torch read their layers' weights without calling the layers (torch's attention always, its encoder
+# layers on their fast path), so nothing put in a layer's place would act.
+READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Placement:
         Raises:
             OptionError: no layer matches a pattern, or the one that does cannot be adapted.
         """
-        modules = {path: module for path, module in backbone.named_modules() if path}
-        weighted = [path for path, m in modules.items() if isinstance(m, WEIGHTED) and not isinstance(m, UNCALLED)]
+        modules = dict(backbone.named_modules())
+        called = {p: m for p, m in modules.items() if p and not isinstance(modules[p.rpartition(".")[0]], READERS)}
+        weighted = [path for path, module in called.items() if isinstance(module, WEIGHTED)]
         if not weighted:
             raise OptionError(f"{type(backbone).__name__} has no Conv2d or Linear layer inside it to adapt.")
         head = self.head or _declared_head(backbone) or weighted[-1]
@@ -56,11 +58,17 @@ class Placement:
             raise OptionError(f"The head {head!r} is no Conv2d or Linear layer; such are {_some(weighted)}.")
         body = [path for path in weighted if path != head]
         stem = next((path for path in body if isinstance(modules[path], nn.Conv2d)), None)
-        norms = [path for path, m in modules.items() if isinstance(m, NORMS)]
+        norms = [path for path, module in called.items() if isinstance(module, NORMS)]
 
         adapted = [] if method.increment is None else [path for path in body if method.stem or path != stem]
         if method.increment is not None and self.layers is not None:
             adapted = _match(self.layers, body, "layers to adapt")
+        computed = [path for path in adapted if "weight" not in modules[path]._parameters]
+        if computed:
+            raise OptionError(
+                f"{computed[0]} computes its weight (by weight norm or a parametrization); remove that first, "
+                "or leave the layer out with layers=…."
+            )
         if self.norms is not None:
             norms = _match(self.norms, norms, "norms")
         elif not method.norms:

@@ -81,7 +81,7 @@ class Entry:
     backbone_weights: WeightsFile | None = None  # in place of those that the backbone's name means
     weights: dict[str, WeightsFile] | None = None  # by task
     reported: Reported | None = None
-    measured: dict[str, float] | None = None  # top-1 in per cent, by task; written by `zoo verify --write`
+    measured: dict[str, float] | None = None  # top-1 in per cent, by task; written by `zoo pack`
     tolerance: float = 0.5  # points by which a verification may differ from `measured`
     data_root: str | None = None  # where the images lie, unless --data-root says otherwise
     note: str = ""
@@ -197,9 +197,9 @@ class Registry:
             "backbones": {name: as_data(item) for name, item in self._backbones.items()},
             "entries": {name: as_data(item) for name, item in self._entries.items()},
         }
-        text = opening + yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+        text = opening + yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=300, allow_unicode=True)
         with atomic_path(path) as temporary:  # a blank line before each entry
-            temporary.write_text(re.sub(r"\n  (?=\S)", "\n\n  ", text), encoding="utf-8")
+            temporary.write_text(re.sub(r"\n(?=  \S|entries:)", "\n\n", text), encoding="utf-8")
 
 
 def _section(kind: type[T], data: dict[str, Any], section: str, problems: list[str]) -> dict[str, T]:
@@ -252,7 +252,7 @@ def register(name: str, **fields: Any) -> Entry:
 
     Args:
         name: a name that no entry has yet.
-        fields: what the entry would hold in registry.yaml: backbone, method, benchmark, tasks, recipe, …
+        fields: what the entry would hold in registry.yaml: backbone, method, benchmark, classes, recipe, …
 
     Raises:
         ConfigError: the name is taken, or a field is unknown, missing or wrong; all problems are listed.

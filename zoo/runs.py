@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import re
 import shutil
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator, PartialState
 
 import zoo
 from zoo import resources, training
-from zoo.backbones import build
+from zoo.backbones import build, stored_backbone
 from zoo.datasets import Splits, get_benchmark
 from zoo.errors import DataError, OptionError, WeightsError
 from zoo.evaluation import accuracy
@@ -23,27 +25,27 @@ from zoo.increments import get_method
 from zoo.loader import fresh_model, stored_adapter
 from zoo.model import TaskModel
 from zoo.recipe import Recipe, load_recipe
-from zoo.registry import Backbone, Entry, Parameters, Registry, WeightsFile
+from zoo.registry import Backbone, Entry, Registry, WeightsFile
 from zoo.task import Task
-from zoo.tensors import read, write
+from zoo.tensors import fingerprint, read, write
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; nothing here is part of what it reproduces, but `seed` and `max_steps`."""
+    """How a run is carried out. The comments name what changes the weights that it ends with."""
 
     data_root: Path | None = None
     resume: bool = False  # go on from the last epoch's checkpoint, skip finished tasks
-    overwrite: bool = False  # train finished tasks anew
+    overwrite: bool = False  # discard what is there, and train anew
     recipe: str | None = None  # a recipe's name or file, in place of the entry's
     seed: int | None = None  # in place of the recipe's
     backbone_weights: Path | None = None  # a safetensors file, in place of the published ones
     skip_unreadable: bool = False
-    precision: str = "no"  # "no", "bf16" or "fp16"
+    precision: str = "no"  # "no" or "bf16"; changes the weights
     cpu: bool = False
-    workers: int = 0  # processes that load images
+    workers: int = 0  # processes that load images; they draw augmentations of their own, and so change the weights
     tracker: str | None = None  # "tensorboard" or "wandb"
-    max_steps: int | None = None
+    max_steps: int | None = None  # per epoch, for a quick try
     quiet: bool = False
 
 
@@ -60,6 +62,7 @@ def train_entry(
     benchmark = get_benchmark(entry.benchmark, options.skip_unreadable)
     root = options.data_root or (Path(entry.data_root) if entry.data_root else None)
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
+    accelerator = _accelerator(options, out)
     for task in _pending(files, recipe, options):
         data = benchmark.splits(task, root)
         if len(data.classes) != entry.classes[task]:
@@ -69,61 +72,93 @@ def train_entry(
         torch.manual_seed(training.seed_of(recipe.seed, task, "init"))
         model = fresh_model(entry, registry, backbone_file=options.backbone_weights)
         model.add_task(Task.of(task, data.classes, recipe.input))
-        metrics = _train(model, task, data, recipe, files[task], options)
-        if metrics is not None:
-            provenance = {"entry": entry.name, "backbone": entry.backbone, **_provenance(entry.name, recipe, metrics)}
-            model.save_adapter(task, files[task], provenance)
+        metrics = _train(model, task, data, recipe, files[task], accelerator, options)
+        if accelerator.is_main_process:
+            provenance = {"entry": entry.name, "backbone": entry.backbone}
+            model.save_adapter(task, files[task], provenance | _provenance(entry.name, recipe, metrics, options))
             _checkpoint(files[task]).unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+    accelerator.end_training()
     return files
 
 
 def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
     """Pre-train a backbone of the zoo by its recipe, from random weights, into a safetensors file."""
     recipe = _recipe(backbone.recipe, options)
+    accelerator = _accelerator(options, file.parent)
     if _pending({backbone.task: file}, recipe, options):
         data = get_benchmark(backbone.benchmark, options.skip_unreadable).splits(backbone.task, options.data_root)
         torch.manual_seed(training.seed_of(recipe.seed, backbone.task, "init"))
         model = TaskModel(build(backbone.name), "scratch")
         model.add_task(Task.of(backbone.task, data.classes, recipe.input))
-        metrics = _train(model, backbone.task, data, recipe, file, options)
-        if metrics is not None:
+        metrics = _train(model, backbone.task, data, recipe, file, accelerator, options)
+        if accelerator.is_main_process:
             header = {"backbone": backbone.name, "classes": list(data.classes)}
-            write(
-                file,
-                {**model.backbone_tensors(), **model.task_tensors(backbone.task)},
-                header | _provenance(backbone.name, recipe, metrics),
-            )
+            header |= _provenance(backbone.name, recipe, metrics, options)
+            write(file, {**model.backbone_tensors(), **model.task_tensors(backbone.task)}, header)
             _checkpoint(file).unlink(missing_ok=True)
+    accelerator.end_training()
     return file
 
 
 def train_own(
-    backbone: str, data: Path, method: dict[str, Any], out: Path, registry: Registry, options: RunOptions
+    backbone: str,
+    data: Path,
+    method: dict[str, Any],
+    out: Path,
+    registry: Registry,
+    options: RunOptions,
+    name: str = "",
 ) -> tuple[Entry, Path]:
     """Adapt a backbone to the user's own domains, `<data>/<domain>/{train,test}/<class>/*`.
+
+    Args:
+        name: of the new entry; by default made of backbone, method, rank and the data folder's name.
 
     Returns:
         The new entry, and the registry file in `out` that now lists it.
     """
-    get_method(method["name"])  # a wrong name is an error before any image is looked at
-    benchmark = get_benchmark("folder", options.skip_unreadable)
-    classes = {task: len(benchmark.splits(task, data).classes) for task in benchmark.tasks(data)}
-    name = "-".join([_word(backbone.rpartition("/")[2]), method["name"], *_rank(method), _word(data.resolve().name)])
-    entry = Entry(backbone, method, "folder", classes, options.recipe or f"folder/{method['name']}",
-                  data_root=str(data.resolve()), name=name, folder=out)  # fmt: skip
+    entry = _own_entry(backbone, data, method, out, registry, options, name)
     registry_file = out / "registry.yaml"
-    if options.backbone_weights:
-        copy = out / name / "backbone.safetensors"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if not copy.exists() or sha256(copy) != sha256(options.backbone_weights):
-            shutil.copyfile(options.backbone_weights, copy)
-        entry = replace(entry, backbone_weights=_weights_file(copy, f"file:{name}/{copy.name}"))
-    files = train_entry(entry, registry, entry.tasks, out / name, options)
     own = Registry.read(registry_file) if registry_file.exists() else Registry()
-    published = publish(entry, files, f"file:{name}/")
+    if options.backbone_weights:
+        kept = out / entry.name / "backbone.safetensors"
+        tensors, _ = read(options.backbone_weights)
+        with PartialState().main_process_first():
+            if not kept.exists() or fingerprint(read(kept)[0]) != fingerprint(tensors):
+                write(kept, tensors, {})
+        entry = replace(entry, backbone_weights=_weights_file(kept, f"file:{entry.name}/{kept.name}"))
+    files = train_entry(entry, registry, entry.tasks, out / entry.name, options)
+    if not PartialState().is_main_process:
+        return entry, registry_file
+    published = publish(entry, files, f"file:{entry.name}/")
     own.update(published)
     own.write(registry_file)
     return published, registry_file
+
+
+def _own_entry(
+    backbone: str, data: Path, method: dict[str, Any], out: Path, registry: Registry, options: RunOptions, name: str
+) -> Entry:
+    """The entry of the user's domains; all that can be known to be wrong is an error before any training."""
+    get_method(method["name"])
+    benchmark = get_benchmark("folder")
+    classes = {task: benchmark.splits(task, data).classes for task in benchmark.tasks(data)}
+    recipe = options.recipe or f"folder/{method['name']}"
+    if recipe.endswith((".yaml", ".yml")):
+        recipe = str(Path(recipe).resolve())
+    rank = [f"r{method['rank']}"] if "rank" in method else []
+    name = name or "-".join([_word(backbone.rpartition("/")[2]), method["name"], *rank, _word(data.resolve().name)])
+    if name in registry.names():
+        raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
+    entry = Entry(
+        backbone, method, "folder", {task: len(names) for task, names in classes.items()}, recipe,
+        data_root=str(data.resolve()), name=name, folder=out,
+    )  # fmt: skip
+    model = fresh_model(entry, registry, pretrained=False)
+    for task, names in classes.items():
+        model.add_task(Task.of(task, names))
+    return replace(entry, parameters=model.count_parameters(entry.tasks[0]))
 
 
 def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
@@ -136,7 +171,6 @@ def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
         entry,
         weights={task: _weights_file(file, f"{uri}{file.name}") for task, file in files.items()},
         measured={task: _stated_accuracy(file) for task, file in files.items()},
-        parameters=entry.parameters or _count(entry),
     )
 
 
@@ -144,7 +178,7 @@ def pack(name: str, registry: Registry) -> None:
     """Move what the local store holds of an entry or backbone to the packaged weights, and record it in `registry`."""
     backbone = registry.backbone(name)
     if backbone is not None:
-        file = _move({backbone.task: backbone_file(name)}, resources.packaged_weights_dir(), name)[backbone.task]
+        file = _move({backbone.task: stored_backbone(name)}, resources.packaged_weights_dir(), name)[backbone.task]
         weights, measured = _weights_file(file, f"package:{file.name}"), {backbone.task: _stated_accuracy(file)}
         registry.update(replace(backbone, weights=weights, measured=measured))
     else:
@@ -158,33 +192,33 @@ def _move(files: dict[str, Path], folder: Path, name: str) -> dict[str, Path]:
     missing = [task for task, file in files.items() if not file.exists()]
     if missing:
         raise WeightsError(f"The local store lacks {', '.join(missing)} of {name}. Train it first: `zoo train {name}`.")
+    tried = [task for task, file in files.items() if "max_steps" in read(file)[1].get("recipe", {})]
+    if tried:
+        raise WeightsError(f"{', '.join(tried)} of {name} were trained with --max-steps: a try is not published.")
     folder.mkdir(parents=True, exist_ok=True)
     return {task: Path(shutil.move(file, folder / file.name)) for task, file in files.items()}
 
 
-def backbone_file(name: str) -> Path:
-    """Where the local store keeps what `zoo train` makes of a backbone."""
-    return resources.store_dir() / "backbones" / f"{_word(name)}.safetensors"
+def _accelerator(options: RunOptions, out: Path) -> Accelerator:
+    return training.make_accelerator(options.precision, options.cpu, options.tracker, out)
 
 
 def _train(
-    model: TaskModel, task: str, data: Splits, recipe: Recipe, file: Path, options: RunOptions
-) -> dict[str, float] | None:
-    """Train and test one task; the metrics, or None on every process but the main one."""
-    accelerator = training.make_accelerator(options.precision, options.cpu, options.tracker, file.parent)
+    model: TaskModel, task: str, data: Splits, recipe: Recipe, file: Path, accelerator: Accelerator, options: RunOptions
+) -> dict[str, float]:
+    """Train one task and, on the main process, test it; the metrics."""
     model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
     figures = training.train_task(
         model, task, data, recipe, accelerator=accelerator, checkpoint_file=_checkpoint(file), resume=options.resume,
         workers=options.workers, max_steps=options.max_steps, quiet=options.quiet,
     )  # fmt: skip
-    accelerator.end_training()
-    if not accelerator.is_main_process:
-        return None
-    model.eval()
-    tested = accuracy(
-        lambda x: model(x, task), data.test, recipe.input, device=accelerator.device, workers=options.workers
-    )
-    return {"accuracy": tested, "train_accuracy": figures["accuracy"], "train_loss": figures["loss"]}
+    metrics = {"train_accuracy": figures["accuracy"], "train_loss": figures["loss"]}
+    if accelerator.is_main_process:
+        network = functools.partial(model, task=task)
+        metrics["accuracy"] = accuracy(
+            network, data.test, recipe.input, device=accelerator.device, workers=options.workers
+        )
+    return metrics
 
 
 def _recipe(name: str, options: RunOptions) -> Recipe:
@@ -194,30 +228,40 @@ def _recipe(name: str, options: RunOptions) -> Recipe:
 
 def _pending(files: dict[str, Path], recipe: Recipe, options: RunOptions) -> list[str]:
     """The tasks that are still to be trained."""
-    done = [task for task, file in files.items() if file.exists() and not options.overwrite]
+    for file in files.values():
+        if options.overwrite:
+            file.unlink(missing_ok=True)
+            _checkpoint(file).unlink(missing_ok=True)
+    done = [task for task, file in files.items() if file.exists()]
     for task in done:
         if not options.resume:
             raise OptionError(
                 f"{files[task]} has been trained already. --resume keeps finished tasks, --overwrite trains anew."
             )
-        made = read(files[task])[1].get("recipe", {})
-        if (made.get("sha256"), made.get("seed")) != (recipe.sha256, recipe.seed):
+        made, wanted = read(files[task])[1].get("recipe", {}), _identity(recipe, options)
+        if made != wanted:
+            other = [
+                f"{k} {made.get(k)}, not {wanted.get(k)}" for k in {**made, **wanted} if made.get(k) != wanted.get(k)
+            ]
             raise OptionError(
-                f"{files[task]} was trained by another recipe or seed ({made.get('name')}, {made.get('seed')}). "
-                "Use --overwrite to train anew, or another --out."
+                f"{files[task]} is of another run ({'; '.join(other)}). --overwrite trains anew; or name another --out."
             )
     return [task for task in files if task not in done]
+
+
+def _identity(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
+    return training.run_identity(recipe, options.precision, options.workers, options.max_steps)
 
 
 def _checkpoint(file: Path) -> Path:
     return file.with_name(f".{file.stem}.checkpoint")
 
 
-def _provenance(name: str, recipe: Recipe, metrics: dict[str, float]) -> dict[str, Any]:
+def _provenance(name: str, recipe: Recipe, metrics: dict[str, float], options: RunOptions) -> dict[str, Any]:
     return {
         "format": 1,
         "command": f"zoo train {name}",
-        "recipe": {"name": recipe.name, "sha256": recipe.sha256, "seed": recipe.seed},
+        "recipe": _identity(recipe, options),
         "metrics": metrics,
         "versions": {"ftn-zoo": zoo.__version__, "torch": torch.__version__, "machine": platform.machine()},
     }
@@ -229,18 +273,6 @@ def _weights_file(file: Path, uri: str) -> WeightsFile:
 
 def _stated_accuracy(file: Path) -> float:
     return round(float(read(file)[1]["metrics"]["accuracy"]), 2)
-
-
-def _count(entry: Entry) -> Parameters:
-    """The entry's numbers of parameters, from one of its tasks, without classifiers."""
-    model = fresh_model(entry, Registry(), pretrained=False)
-    task = entry.tasks[0]
-    model.add_task(Task.of(task, entry.classes[task]))
-    return model.count_parameters(task)
-
-
-def _rank(method: dict[str, Any]) -> list[str]:
-    return [f"r{method['rank']}"] if "rank" in method else []
 
 
 def _word(text: str) -> str:

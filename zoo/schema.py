@@ -6,6 +6,7 @@ The registry and the recipes are read by `zoo ls` too, whose start-up time leave
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self.twice.append(f"line {key.start_mark.line + 1}: a key must be plain text")
+                return {}
             if key.value in seen:
                 self.twice.append(f"line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
             seen.add(key.value)
@@ -83,7 +87,11 @@ def _convert(kind: Any, data: Any, problems: list[str], where: str) -> Any:
         return origin(_convert(args[0], item, problems, f"{where}[{i}]") for i, item in enumerate(data))
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
-    if isinstance(data, kind) and (kind is bool or not isinstance(data, bool)):
+    if (
+        isinstance(data, kind)
+        and (kind is bool or not isinstance(data, bool))
+        and math.isfinite(data if kind is float else 0)
+    ):
         return data
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return _wrong(problems, where, data, names.get(kind, kind.__name__))

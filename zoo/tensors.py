@@ -43,6 +43,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            if not isinstance(header, dict):
+                raise ValueError("its header is no mapping")
     except FileNotFoundError:
         raise WeightsError(f"There is no weights file {path}.") from None
     except (SafetensorError, OSError, ValueError) as error:

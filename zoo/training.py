@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from zoo import checkpoint
 from zoo.datasets import Splits, Transformed
-from zoo.errors import OptionError
+from zoo.errors import OptionError, TrainingError
 from zoo.model import TaskModel
 from zoo.progress import Reporter
 from zoo.recipe import Augment, Optimizer, Recipe
@@ -57,16 +57,18 @@ def train_task(
 
     Raises:
         WeightsError: the checkpoint belongs to another run.
+        TrainingError: the loss is no longer finite.
     """
     accelerator = accelerator or make_accelerator()
     sampler = EpochSampler(len(data.train), seed_of(recipe.seed, task))  # type: ignore[arg-type]
     images = Transformed(data.train, recipe.input.transform(augmentations(recipe.augment, recipe.input)))
     loader = DataLoader(
         images, per_process(recipe.batch, accelerator), sampler=sampler, num_workers=workers,
-        drop_last=len(sampler) % recipe.batch == 1,  # a batch norm cannot be trained on a single image
+        # A batch norm cannot be trained on a single image, and processes must take the same number of steps.
+        drop_last=accelerator.num_processes > 1 or len(sampler) % recipe.batch == 1,
     )  # fmt: skip
     optimizers = build_optimizers(model, task, recipe)
-    run = {"recipe": recipe.sha256, "seed": recipe.seed, "task": task}
+    run = {"task": task, "recipe": run_identity(recipe, accelerator.mixed_precision, workers, max_steps)}
     start, figures = 0, {"loss": math.nan, "accuracy": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
         saved = checkpoint.load(checkpoint_file, trained_tensors(model, task), optimizers, run)
@@ -94,6 +96,11 @@ def train_task(
             network.train()
             steps = itertools.islice(enumerate(loader, epoch * len(loader)), max_steps)
             figures = run_epoch(steps, step, functools.partial(report.step, epoch)) or figures
+            if math.isnan(figures["loss"]) or math.isinf(figures["loss"]):
+                raise TrainingError(
+                    f"The loss of {task} is {figures['loss']} in epoch {epoch + 1}: the training has diverged. "
+                    "Lower the recipe's learning rates."
+                )
             report.epoch(epoch, **figures)
             accelerator.log({f"{task}/{key}": value for key, value in figures.items()}, step=epoch)
             if checkpoint_file and accelerator.is_main_process:
@@ -118,6 +125,13 @@ def run_epoch(
     return {"loss": losses / seen, "accuracy": 100 * correct / seen} if seen else {}
 
 
+def run_identity(recipe: Recipe, precision: str, workers: int, max_steps: int | None) -> dict[str, Any]:
+    """What, beside the data and the machine, decides which weights a run ends with; defaults are left out."""
+    options = {"precision": (precision, "no"), "workers": (workers, 0), "max_steps": (max_steps, None)}
+    changed = {key: value for key, (value, default) in options.items() if value != default}
+    return {"name": recipe.name, "sha256": recipe.sha256, "seed": recipe.seed, **changed}
+
+
 def trained_tensors(model: TaskModel, task: str) -> dict[str, Tensor]:
     """What training changes: the task's tensors, and the backbone's where the method trains it."""
     return {**model.task_tensors(task), **(model.backbone_tensors() if model.method.trains_backbone else {})}
@@ -129,7 +143,7 @@ def make_accelerator(
     """An accelerator for the devices at hand.
 
     Args:
-        precision: "no" for float32, "bf16" or "fp16" for mixed precision.
+        precision: "no" for float32, "bf16" for mixed precision.
         tracker: "tensorboard" or "wandb", if what is logged shall be kept below `folder`.
     """
     if tracker and importlib.util.find_spec(tracker) is None:
@@ -139,7 +153,7 @@ def make_accelerator(
             mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=folder,
             dataloader_config=DataLoaderConfiguration(even_batches=False),
         )  # fmt: skip
-    except ValueError as error:  # such as float16 on a CPU
+    except ValueError as error:  # a precision that the device lacks
         raise OptionError(f"The precision {precision!r} cannot be had here: {error}") from error
     if tracker:
         accelerator.init_trackers("ftn-zoo")

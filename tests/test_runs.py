@@ -1,0 +1,113 @@
+"""Whole runs: several processes, publishing, and verification by training again."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from zoo import resources
+from zoo.cli import main
+from zoo.recipe import recipe_file
+from zoo.registry import Registry, default_registry
+from zoo.tensors import read
+
+MINE = """
+  mine:
+    backbone: zoo/resnet20@shapes
+    method: {{name: bn}}
+    benchmark: shapes
+    classes: {{sketch: 12}}
+    recipe: {recipe}
+"""
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    """A recipe of two short epochs."""
+    text = recipe_file("shapes/bn").read_text()
+    path = tmp_path / "quick.yaml"
+    path.write_text(text.replace("epochs: 40", "epochs: 2").replace("batch: 32", "batch: 120"))
+    return path
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, quick: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry and packaged weights of our own in place of the zoo's."""
+    registry, weights = tmp_path / "registry.yaml", tmp_path / "weights"
+    weights.mkdir()
+    shutil.copy(resources.packaged_weights_dir() / "zoo_resnet20_shapes.safetensors", weights)
+    registry.write_text(resources.registry_file().read_text() + MINE.format(recipe=quick))
+    monkeypatch.setattr(resources, "registry_file", lambda: registry)
+    monkeypatch.setattr(resources, "packaged_weights_dir", lambda: weights)
+    default_registry.cache_clear()
+    yield tmp_path
+    default_registry.cache_clear()
+
+
+def zoo(*arguments: str) -> str:
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    default_registry.cache_clear()
+    return result.stdout
+
+
+def test_training_packing_and_verifying_by_training_again(checkout: Path) -> None:
+    opening = (checkout / "registry.yaml").read_text().partition("format:")[0]
+    zoo("train", "mine", "--quiet")
+    zoo("pack", "mine")
+    entry = Registry.read(checkout / "registry.yaml").entry("mine")
+    assert entry.weights is not None
+    assert entry.weights["sketch"].uri == "package:mine/sketch.safetensors"
+    assert (checkout / "weights" / "mine" / "sketch.safetensors").stat().st_size == entry.weights["sketch"].size
+    assert (checkout / "registry.yaml").read_text().startswith(opening)
+    out = zoo("verify", "mine", "--retrain")
+    assert "bit for bit the same" in out
+    assert "not bit for bit" not in out
+
+
+def test_a_try_is_not_published(checkout: Path) -> None:
+    zoo("train", "mine", "--quiet", "--max-steps", "1")
+    result = CliRunner().invoke(main, ["pack", "mine"])
+    assert result.exit_code == 1
+    assert "a try is not published" in result.stderr
+    assert Registry.read(checkout / "registry.yaml").entry("mine").weights is None
+
+
+def test_two_processes_train_together(quick: Path, tmp_path: Path) -> None:
+    """Two tasks, 720 images in batches of 2 × 60, on two CPU processes."""
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29611",
+        "-m",
+        "zoo",
+    ]
+    train = ["train", "resnet20-bn-shapes", "--task", "clipart", "--task", "sketch", "--recipe", str(quick), "--cpu"]
+    out = tmp_path / "out"
+    subprocess.run([*launch, *train, "--quiet", "--out", str(out)], check=True, timeout=300)
+    for task in ("clipart", "sketch"):
+        assert read(out / f"{task}.safetensors")[1]["metrics"]["accuracy"] > 60
+    assert len(list(out.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["zoo/resnet20@shapes", *(f"resnet20-{m}-shapes" for m in ("features", "bn", "ftn-r1", "finetune"))]
+)
+def test_the_registrys_accuracy_is_measured_again(name: str) -> None:
+    out = zoo("verify", name)
+    assert "accuracy" in out
+    assert " no " not in out
+
+
+def test_the_package_runs_as_a_module() -> None:
+    out = subprocess.run([sys.executable, "-m", "zoo", "--version"], check=True, capture_output=True, text=True).stdout
+    assert out.startswith("zoo, version ")
