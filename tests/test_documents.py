@@ -1,0 +1,53 @@
+"""The documents say what the registry and the measurements say."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from zoo.recipe import recipe_names
+from zoo.registry import default_registry
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def report() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("report", ROOT / "benchmarks" / "report.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_results_and_readme_are_what_the_report_writes(report: ModuleType) -> None:
+    assert (ROOT / "docs" / "results.md").read_text() == report.results()
+    readme = (ROOT / "README.md").read_text()
+    assert readme == report.readme(readme)
+
+
+def test_every_name_in_the_readme_exists() -> None:
+    names = set(default_registry().names())
+    text = (ROOT / "README.md").read_text()
+    for name in re.findall(r"\b(?:resnet\d+)-[a-z0-9-]+-(?:shapes|domainnet|sketch)\b", text):
+        assert name in names
+    for path in re.findall(r"\]\(((?!http)[^)]+)\)", text):
+        assert (ROOT / path).exists()
+    assert "shapes/ftn" in recipe_names()
+
+
+def test_the_methods_stand_in_the_papers_order(report: ModuleType) -> None:
+    """Tables 1 and 2: features < bn < FTN R=1 < FTN R=8, and R=8 within a point of fine-tuning at a fifth of its size."""
+    mean = {short: sum(found["mean"]) / len(found["mean"]) for short, found in report.read("methods").items()}
+    assert all(len(found["mean"]) >= 3 for found in report.read("methods").values())
+    assert mean["features"] < mean["bn"] < mean["ftn-r1"] < mean["ftn-r8"]
+    assert mean["finetune"] - mean["ftn-r8"] <= 1.0
+    entries = {m: default_registry().entry(f"resnet20-{m}-shapes").parameters for m in ("ftn-r8", "finetune")}
+    assert entries["ftn-r8"] is not None
+    assert entries["finetune"] is not None
+    assert entries["ftn-r8"].per_task < 0.2 * entries["finetune"].per_task
