@@ -105,8 +105,8 @@ def latency_section() -> str:
     rows = [{**row, "model": f"`{row['model']}`"} for row in read("latency")]
     return f"""## Latency of fused networks
 
-`python benchmarks/latency.py`: milliseconds per batch and the ratio to the plain backbone in the same runtime; five
-networks timed in turn in one process, medians. Unfused is the model with all increments in place.
+`python benchmarks/latency.py`: milliseconds per batch and the ratio to the plain backbone in the same runtime; timed in
+turn in one process, medians. Unfused is the model with all increments in place.
 {measured_on("latency")}
 
 {table(rows)}"""

@@ -39,8 +39,12 @@ class Parity:
         return f"largest difference {self.absolute:.1e} ({self.relative:.1e} relative) over {self.images} images"
 
 
-def session(path: str | Path, provider: str = "cpu") -> ort.InferenceSession:
+def session(path: str | Path, provider: str = "cpu", *, spinning: bool = True) -> ort.InferenceSession:
     """An ONNX Runtime session on one execution provider: "cpu", "cuda" or "tensorrt".
+
+    Args:
+        spinning: let idle threads wait actively. Where sessions are timed in turn, the threads of the one that waits
+            would slow the other down.
 
     Raises:
         OptionError: no such provider.
@@ -51,6 +55,7 @@ def session(path: str | Path, provider: str = "cpu") -> ort.InferenceSession:
     (wanted, settings), options = PROVIDERS[provider], ort.SessionOptions()
     ort.set_default_logger_severity(4)  # a provider that cannot start says so in the error below, not on stderr
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     if provider != "cpu":
         ort.preload_dlls()  # the CUDA libraries that torch brought
     try:

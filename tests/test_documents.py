@@ -42,7 +42,7 @@ def test_every_name_in_the_readme_exists() -> None:
 
 
 def test_the_methods_stand_in_the_papers_order(report: ModuleType) -> None:
-    """Tables 1 and 2: features < bn < FTN R=1 < FTN R=8, and R=8 within a point of fine-tuning at a fifth of its size."""
+    """Tables 1 and 2: features < bn < FTN R=1 < FTN R=8; the last near fine-tuning at a fifth of its size."""
     mean = {short: sum(found["mean"]) / len(found["mean"]) for short, found in report.read("methods").items()}
     assert all(len(found["mean"]) >= 3 for found in report.read("methods").values())
     assert mean["features"] < mean["bn"] < mean["ftn-r1"] < mean["ftn-r8"]

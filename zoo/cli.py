@@ -44,7 +44,6 @@ class Zoo(click.Group):
 @click.pass_context
 def main(ctx: click.Context, registry: Path | None, debug: bool) -> None:
     """One frozen backbone, a small file per task: find, train, verify, fuse and export them."""
-    _narrate()
     ctx.obj = default_registry() if registry is None else default_registry().merged(Registry.read(registry))
 
 
@@ -144,6 +143,7 @@ def train(
     from zoo import resources, runs
     from zoo.loader import known_task
 
+    _narrate()
     settings = runs.RunOptions(**options)
     if backbone or data:
         if name or tasks or settings.data_root or not (backbone and data and out):
@@ -213,6 +213,7 @@ def evaluate(
     from zoo.loader import load
     from zoo.verification import evaluate as measure
 
+    _narrate()
     model = load(name, task=task, weights=weights, registry=registry)
     figures = measure(registry.entry(name), model, data_root, skip_unreadable)
     rows = [{"task": key, "accuracy %": round(value, 2)} for key, value in figures.items()]
@@ -232,6 +233,7 @@ def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None,
     from zoo import verification
     from zoo.runs import RunOptions
 
+    _narrate()
     if known := registry.backbone(name):
         if retrain:
             raise OptionError(f"--retrain is for entries; `zoo train {name} --out DIR` runs a backbone's recipe again.")
@@ -269,6 +271,7 @@ def export(
     from zoo import deployment
     from zoo.loader import known_task
 
+    _narrate()
     entry = registry.entry(name)
     chosen = [known_task(entry, task) for task in tasks]
     if bool(chosen) == all_tasks:
@@ -305,6 +308,7 @@ def predict(
     from zoo.deployment import classify
     from zoo.loader import load
 
+    _narrate()
     show(
         classify(load(name, task=task, weights=weights, registry=registry), task, images, top, skip_unreadable), as_json
     )

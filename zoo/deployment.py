@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,18 +118,20 @@ def latencies(
         graphs = {}
         for name, network in (("plain", plain), ("fused", fused)):
             to_onnx(network, Path(folder, f"{name}.onnx"), task=known)
-            graphs[name] = session(Path(folder, f"{name}.onnx"))
+            graphs[name] = session(Path(folder, f"{name}.onnx"), spinning=False)
         array = inputs.numpy()
-        seconds = interleaved(
+        groups: list[dict[str, Callable[[], object]]] = [  # apart: the idle threads of one library slow the other down
             {
                 "torch plain": lambda: plain(inputs),
                 "torch fused": lambda: fused(inputs),
                 "torch unfused": lambda: model(inputs, task),
+            },
+            {
                 "onnx plain": lambda: run(graphs["plain"], array),
                 "onnx fused": lambda: run(graphs["fused"], array),
             },
-            rounds,
-        )
+        ]
+        seconds = {name: values for group in groups for name, values in interleaved(group, rounds).items()}
     return [
         {
             "network": name,

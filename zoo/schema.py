@@ -6,6 +6,7 @@ The registry and the recipes are read by `zoo ls` too, whose start-up time leave
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 from collections.abc import Mapping
@@ -100,8 +101,7 @@ def _convert(kind: Any, data: Any, problems: list[str], where: str) -> Any:
 def _dataclass(kind: Any, data: Any, problems: list[str], where: str) -> Any:
     if not isinstance(data, dict):
         return _wrong(problems, where, data, "a mapping")
-    hints = get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init and not f.metadata.get("derived")}
+    hints, fields = _fields(kind)
     before = len(problems)
     for key in data:
         if key not in fields:
@@ -121,6 +121,13 @@ def _dataclass(kind: Any, data: Any, problems: list[str], where: str) -> Any:
     except ValueError as error:  # a dataclass's own check of its values
         problems.append(f"{where or 'file'}: {error}")
         return None
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+    """The types and the fields that a file may give, by name."""
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init and not f.metadata.get("derived")}
+    return get_type_hints(kind), fields
 
 
 def _wrong(problems: list[str], where: str, data: Any, expected: str) -> None:

@@ -12,7 +12,9 @@ def interleaved(
     """Seconds of each call of each candidate, `rounds` of them, taken in turn after `warmup` uncounted rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warmup + rounds):
-        for name, call in candidates.items():
+        order = list(candidates)[:: 1 if turn % 2 == 0 else -1]  # so that each follows each as often
+        for name in order:
+            call = candidates[name]
             _synchronize()
             start = time.perf_counter()
             call()
