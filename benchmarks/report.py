@@ -154,9 +154,8 @@ def results() -> str:
 
 def readme(text: str) -> str:
     """The README with its table of the zoo made anew."""
-    return re.sub(
-        r"(<!-- zoo -->\n).*?(\n<!-- /zoo -->)", lambda m: f"{m[1]}{zoo_table()}{m[2]}", text, flags=re.DOTALL
-    )
+    table_of_the_zoo = f"<!-- zoo -->\n\n{zoo_table()}\n\n<!-- /zoo -->"
+    return re.sub("<!-- zoo -->.*?<!-- /zoo -->", lambda _: table_of_the_zoo, text, flags=re.DOTALL)
 
 
 def main() -> None:

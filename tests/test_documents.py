@@ -29,6 +29,7 @@ def test_results_and_readme_are_what_the_report_writes(report: ModuleType) -> No
     assert (ROOT / "docs" / "results.md").read_text() == report.results()
     readme = (ROOT / "README.md").read_text()
     assert readme == report.readme(readme)
+    assert all(f"| `{name}` |" in readme for name in default_registry().names())
 
 
 def test_every_name_in_the_readme_exists() -> None:
