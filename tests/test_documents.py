@@ -32,6 +32,15 @@ def test_results_and_readme_are_what_the_report_writes(report: ModuleType) -> No
     assert all(f"| `{name}` |" in readme for name in default_registry().names())
 
 
+def test_the_readmes_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec("\n".join(blocks), names)
+    assert tuple(names["logits"].shape) == (2, 12)  # type: ignore[attr-defined]
+    assert (tmp_path / "sketch.onnx").is_file()
+
+
 def test_every_name_in_the_readme_exists() -> None:
     names = set(default_registry().names())
     text = (ROOT / "README.md").read_text()
