@@ -57,16 +57,10 @@ def train_task(
 
     Raises:
         WeightsError: the checkpoint belongs to another run.
-        TrainingError: the loss is no longer finite.
+        TrainingError: there is no full batch, or the loss is no longer finite.
     """
     accelerator = accelerator or make_accelerator()
-    sampler = EpochSampler(len(data.train), seed_of(recipe.seed, task))  # type: ignore[arg-type]
-    images = Transformed(data.train, recipe.input.transform(augmentations(recipe.augment, recipe.input)))
-    loader = DataLoader(
-        images, per_process(recipe.batch, accelerator), sampler=sampler, num_workers=workers,
-        # A batch norm cannot be trained on a single image, and processes must take the same number of steps.
-        drop_last=accelerator.num_processes > 1 or len(sampler) % recipe.batch == 1,
-    )  # fmt: skip
+    loader, sampler = training_loader(data, task, recipe, accelerator, workers)
     optimizers = build_optimizers(model, task, recipe)
     run = {"task": task, "recipe": run_identity(recipe, accelerator.mixed_precision, workers, max_steps)}
     start, figures = 0, {"loss": math.nan, "accuracy": math.nan}
@@ -95,12 +89,7 @@ def train_task(
             torch.manual_seed(seed_of(recipe.seed, task, epoch, accelerator.process_index))
             network.train()
             steps = itertools.islice(enumerate(loader, epoch * len(loader)), max_steps)
-            figures = run_epoch(steps, step, functools.partial(report.step, epoch)) or figures
-            if math.isnan(figures["loss"]) or math.isinf(figures["loss"]):
-                raise TrainingError(
-                    f"The loss of {task} is {figures['loss']} in epoch {epoch + 1}: the training has diverged. "
-                    "Lower the recipe's learning rates."
-                )
+            figures = run_epoch(steps, step, functools.partial(report.step, epoch))
             report.epoch(epoch, **figures)
             accelerator.log({f"{task}/{key}": value for key, value in figures.items()}, step=epoch)
             if checkpoint_file and accelerator.is_main_process:
@@ -115,14 +104,36 @@ def run_epoch(
     step: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
     report: Callable[[float, float], None],
 ) -> dict[str, float]:
-    """Take a step on each numbered batch; the mean loss and the accuracy in per cent over all of them."""
+    """Take a step on each numbered batch; the mean loss and the accuracy in per cent over all of them.
+
+    Raises:
+        TrainingError: there is no batch, or the loss is no longer finite.
+    """
     losses, correct, seen = 0.0, 0, 0
     for number, (inputs, labels) in batches:
         loss, logits = step(number, inputs, labels)
         losses, seen = losses + loss.item() * len(labels), seen + len(labels)
         correct += int((logits.argmax(1) == labels).sum())
         report(losses / seen, 100 * correct / seen)
-    return {"loss": losses / seen, "accuracy": 100 * correct / seen} if seen else {}
+    if not seen:
+        raise TrainingError("There is no full batch to train on. Lower the recipe's batch, or add images.")
+    if not math.isfinite(losses):
+        raise TrainingError(
+            f"The loss is {losses / seen}: the training has diverged. Lower the recipe's learning rates."
+        )
+    return {"loss": losses / seen, "accuracy": 100 * correct / seen}
+
+
+def training_loader(
+    data: Splits, task: str, recipe: Recipe, accelerator: Accelerator, workers: int
+) -> tuple[DataLoader[Any], EpochSampler]:
+    """Batches of augmented images for each process, and what orders them."""
+    sampler = EpochSampler(len(data.train), seed_of(recipe.seed, task))  # type: ignore[arg-type]
+    images = Transformed(data.train, recipe.input.transform(augmentations(recipe.augment, recipe.input)))
+    # A batch norm cannot be trained on a single image, and processes must take the same number of steps.
+    drop_last = accelerator.num_processes > 1 or len(sampler) % recipe.batch == 1
+    share = per_process(recipe.batch, accelerator)
+    return DataLoader(images, share, sampler=sampler, num_workers=workers, drop_last=drop_last), sampler
 
 
 def run_identity(recipe: Recipe, precision: str, workers: int, max_steps: int | None) -> dict[str, Any]:
