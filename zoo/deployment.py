@@ -61,7 +61,7 @@ def export_entry(
 def real_inputs(entry: Entry, task: Task, data_root: Path | None, preprocess: bool) -> Tensor | None:
     """A few test images of a task in the form that its graph takes; None where the images are not at hand."""
     benchmark = get_benchmark(entry.benchmark)
-    root = data_root or (Path(entry.data_root) if entry.data_root else None)
+    root = entry.images_root(data_root)
     if benchmark.needs_root and (root is None or not root.is_dir()):
         return None
     test, preprocessing = benchmark.splits(task.name, root).test, task.preprocessing

@@ -88,11 +88,20 @@ def _from_hub(address: str) -> Path:
     match = re.fullmatch(r"//([\w.-]+/[\w.-]+)@([0-9a-f]{40})/(.+)", address)
     if not match:
         raise WeightsError(f"'hf:{address}' is not of the form hf://owner/repo@<40-digit commit>/file.")
+    repo, commit, name = match.groups()
+    return hub_file(repo, name, commit)
+
+
+def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
+    """A file of a repository on the Hugging Face Hub, kept in the cache.
+
+    Args:
+        revision: a commit; None takes the newest of the main branch.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    repo, commit, name = match.groups()
     try:
-        return Path(hf_hub_download(repo, name, revision=commit, cache_dir=resources.cache_dir() / "hub"))
+        return Path(hf_hub_download(repo, name, revision=revision, cache_dir=resources.cache_dir() / "hub"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsError(f"Cannot download hf:{address}: {error}. Check the network and the name.") from error
+        raise WeightsError(f"Cannot download {name} of {repo}: {error}. Check the network and the name.") from error

@@ -106,6 +106,10 @@ class Entry:
         """The names of the tasks."""
         return tuple(self.classes)
 
+    def images_root(self, asked: Path | None = None) -> Path | None:
+        """Where the entry's images lie: where the user says, else where the entry says, else nowhere."""
+        return asked or (Path(self.data_root) if self.data_root else None)
+
     @property
     def method_options(self) -> dict[str, Any]:
         """The method's options, without its name."""

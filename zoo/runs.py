@@ -60,7 +60,7 @@ def train_entry(
     """
     recipe = _recipe(entry.recipe, options)
     benchmark = get_benchmark(entry.benchmark, options.skip_unreadable)
-    root = options.data_root or (Path(entry.data_root) if entry.data_root else None)
+    root = entry.images_root(options.data_root)
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     accelerator = _accelerator(options, out)
     for task in _pending(files, recipe, options):

@@ -41,7 +41,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Top-1 accuracy in per cent of every task of `model` on its test images."""
     benchmark = get_benchmark(entry.benchmark, skip_unreadable)
-    root = data_root or (Path(entry.data_root) if entry.data_root else None)
+    root = entry.images_root(data_root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     figures = {}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo import resources
 from zoo.backbones.resnet_cifar import resnet20
 from zoo.errors import UnknownNameError, WeightsError
-from zoo.fetch import download, fetch
+from zoo.fetch import download, fetch, hub_file
 from zoo.registry import Registry
 from zoo.tensors import read
 
@@ -113,16 +113,8 @@ def _torchvision_tensors(architecture: str, tag: str) -> dict[str, Tensor]:
 
 def _timm_tensors(architecture: str) -> dict[str, Tensor]:
     import timm
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     config = timm.get_pretrained_cfg(architecture) if timm.is_model_pretrained(architecture) else None
     if config is None or not config.hf_hub_id:
         raise WeightsError(f"timm has no weights on the Hugging Face Hub for {architecture!r}.")
-    try:
-        path = hf_hub_download(config.hf_hub_id, "model.safetensors", cache_dir=resources.cache_dir() / "hub")
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsError(
-            f"Cannot download the weights of timm/{architecture}: {error}. Check the network."
-        ) from error
-    return read(Path(path))[0]
+    return read(hub_file(config.hf_hub_id, "model.safetensors"))[0]
