@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import write_images
-from zoo.datasets import get_benchmark
+from zoo.datasets import get_benchmark, pentathlon
 from zoo.datasets.shapes import CLASSES, DOMAINS, OUTLINES, SIZE, _distance, render
 from zoo.errors import DataError, UnknownNameError
 
@@ -31,6 +31,37 @@ GOLDEN = {  # SHA-256, its first digits
     "infograph": "4a138dcab5e9c5ea",
     "real": "afc672fb80ea2ea0",
 }
+
+
+@pytest.mark.parametrize("task", pentathlon.TASKS)
+def test_an_item_of_the_pentathlon_is_the_same_on_every_machine(task: str) -> None:
+    digest = hashlib.sha256(b"".join(pentathlon.render(task, "test", i).tobytes() for i in range(36))).hexdigest()
+    assert digest[:16] == PENTATHLON_GOLDEN[task]
+
+
+PENTATHLON_GOLDEN = {
+    "digits": "cb44c904987110c2",
+    "letters": "e3b6cc77adbd1ddd",
+    "textures": "fc0ee3d0f9e6bfaa",
+    "signs": "cd014b1186e3803b",
+    "walkers": "b026d086f8d9353b",
+}  # SHA-256, its first digits
+
+
+def test_the_tasks_of_the_pentathlon_differ_in_everything() -> None:
+    benchmark = get_benchmark("pentathlon")
+    shapes, classes = set(), set()
+    for task in benchmark.tasks(None):
+        splits = benchmark.splits(task, None)
+        images = [splits.train[i][0] for i in range(5)]
+        assert {image.dtype for image in images} == {torch.uint8}
+        assert splits.train[len(splits.classes) + 1][1] == 1
+        shapes.add(tuple(images[0].shape))
+        classes.add(len(splits.classes))
+    assert shapes == {(3, 28, 28), (1, 24, 24), (3, 40, 40), (3, 32, 32), (1, 36, 18)}
+    assert classes == {10, 30, 8, 12, 2}
+    with pytest.raises(UnknownNameError, match="digits"):
+        benchmark.splits("digit", None)
 
 
 def test_items_splits_and_domains_differ() -> None:
@@ -82,12 +113,10 @@ def test_a_folder_of_domains(folder: Path) -> None:
     assert (image.size, image.mode, label) == ((48, 40), "RGB", 2)
 
 
-def test_benchmarks_with_images_of_their_own_show_the_layout(folder: Path, tmp_path: Path) -> None:
-    shutil.move(folder, tmp_path / "domainnet")
-    assert get_benchmark("domainnet").tasks(tmp_path) == ("drawing", "photo")
+def test_a_folder_that_is_not_there_is_told_with_the_layout(tmp_path: Path) -> None:
     for root in (None, tmp_path / "none"):
         with pytest.raises(DataError, match="train/<class>"):
-            get_benchmark("domainnet").tasks(root)
+            get_benchmark("folder").tasks(root)
     with pytest.raises(UnknownNameError, match="shapes"):
         get_benchmark("shape")
 

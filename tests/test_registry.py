@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 import pytest
 import torch
 
 import zoo
-from zoo import resources
-from zoo.errors import ConfigError, UnknownNameError
+from zoo import papers, resources
+from zoo.errors import ConfigError, UnknownNameError, WeightsError
 from zoo.loader import fresh_model
 from zoo.registry import Backbone, Entry, Registry, WeightsFile, as_data, default_registry, list_models, register
+from zoo.score import decathlon_score
 from zoo.task import Task
 
 OWN = Registry.read(resources.registry_file())
@@ -51,6 +53,79 @@ def test_every_entrys_parameters_are_recomputed(entry: Entry) -> None:
     model = fresh_model(entry, OWN, pretrained=False)
     model.add_task(Task.of("t", 7))
     assert model.count_parameters("t") == entry.parameters
+
+
+CONTRADICTORY = {  # the printed total cannot be had by the rule that fits the others; docs/results.md says why
+    "resnet50-bn-sketch", "resnet34-finetune-domainnet", "resnet34_joint-finetune-domainnet",
+    "resnet18-ftn-r1-decathlon", "resnet18-ftn-r20-decathlon",
+}  # fmt: skip
+
+
+def test_total_parameters_are_those_that_the_papers_print() -> None:
+    """By one counting rule, to half a per cent."""
+    off = {
+        entry.name: entry.total_parameters
+        for entry in ENTRIES
+        if entry.reported and entry.total_parameters != pytest.approx(1e6 * (entry.reported.parameters or 0), rel=0.005)
+    }
+    assert set(off) == CONTRADICTORY
+    exact = {"resnet50-ftn-r50-sketch": 36.02, "resnet50-ftn-r1-sketch": 23.95, "resnet34-ftn-r40-domainnet": 25.22,
+             "resnet34-ftn-r1-domainnet": 21.44, "resnet34_joint-ftn-r1-domainnet": 21.45,
+             "efficientnet_b4-ftn-r1-sketch": 18.93, "efficientnet_b4-ftn-r10-sketch": 25.88}  # fmt: skip
+    assert {e.name: e.reported.parameters for e in ENTRIES if e.reported and e.name in exact} == exact
+
+
+def test_printed_means_are_the_means_of_what_is_printed() -> None:
+    """To the paper's rounding: a slip in copying a figure would show here."""
+    for entry in ENTRIES:
+        if entry.reported and entry.reported.mean:
+            assert statistics.mean(entry.reported.accuracy.values()) == pytest.approx(entry.reported.mean, abs=0.011)
+            assert set(entry.reported.accuracy) == set(entry.tasks)
+    for source in papers.tables(OWN):
+        for row in papers.table(source, OWN):
+            figures = [row[task] for task in list(row)[3:-1]]
+            assert statistics.mean(figures) == pytest.approx(row["mean"], abs=0.05), row["model"]
+
+
+def test_a_paper_s_table_holds_entries_and_rivals() -> None:
+    rows = papers.table("FTN, Table 2", OWN)
+    assert [row["model"] for row in rows] == [
+        "resnet34-features-domainnet", "resnet34-bn-domainnet", "resnet34-ftn-r1-domainnet", "AdaShare",
+        "resnet34-ftn-r40-domainnet", "TAPS", "resnet34-finetune-domainnet",
+    ]  # fmt: skip
+    assert papers.tables(OWN) == [f"FTN, Table {number}" for number in (1, 2, 5, 6, 7)]
+
+
+def test_the_decathlon_score_is_the_challenges() -> None:
+    """250 points a task for the baseline itself; residual adapters' Table 1 was scored against other baselines."""
+    baseline = {"a": 60.0, "b": 90.0}
+    assert decathlon_score(baseline, baseline) == pytest.approx(500)
+    assert decathlon_score({"a": 100, "b": 100}, baseline) == 2000
+    assert decathlon_score({"a": 20, "b": 80}, baseline) == 0
+    assert decathlon_score({"a": 0, "b": 95}, baseline) == pytest.approx(1000 * 0.75**2)
+    assert decathlon_score({"a": 100}, {"a": 100}) == 1000
+    scored = [e for e in ENTRIES if e.baseline]
+    assert {e.benchmark for e in scored} == {"decathlon", "pentathlon"}
+    assert all(OWN.entry(e.baseline).tasks == e.tasks for e in scored)
+
+
+def test_a_backbone_may_be_another_entrys_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = GOOD + GOOD.partition("entries:")[2].replace("mine", "next").replace("zoo/resnet20@shapes", "entry/mine/a")
+    own = read(tmp_path, text)
+    with pytest.raises(WeightsError, match="No weights of mine"):
+        zoo.load("next", weights="backbone", registry=own)
+    first = zoo.load("mine", weights="backbone", registry=own.merged(OWN))
+    folder = tmp_path / "store" / "mine"
+    first.save_adapter("a", folder / "a.safetensors")
+    second = zoo.load("next", weights="backbone", registry=own.merged(OWN))
+    images = torch.randn(2, 3, 32, 32)
+    plain = first.fuse("a")
+    for name, tensor in second.backbone_tensors().items():
+        assert torch.equal(tensor, plain.state_dict()[name])
+    assert second(images, "a").shape == (2, 2)
+    loop = read(tmp_path, text.replace("zoo/resnet20@shapes", "entry/next/a"))
+    with pytest.raises(ConfigError, match="made of each other"):
+        zoo.load("next", weights=None, registry=loop)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)

@@ -93,11 +93,33 @@ def _mean(figures: dict[str, float] | None) -> float | None:
 @as_json
 @click.pass_obj
 def info(registry: Registry, name: str, as_json: bool) -> None:
-    """Show what the registry says of a model: backbone, method, recipe, files and figures."""
+    """Show what the registry says of a model, and its row in the paper's table among the other methods."""
+    from zoo import papers
     from zoo.registry import as_data
 
     item = registry.backbone(name) or registry.entry(name)
-    show_one(name, as_data(item), as_json)
+    facts = as_data(item)
+    if isinstance(item, Entry):
+        facts |= _scores(item, registry)
+    rows = papers.table(item.reported.source, registry) if isinstance(item, Entry) and item.reported else []
+    show_one(name, facts | ({"table": rows} if as_json and rows else {}), as_json)
+    if rows and not as_json:
+        click.echo(f"\n{item.reported.source}, as the paper prints it, and parameters as counted here:")
+        show(rows)
+
+
+def _scores(entry: Entry, registry: Registry) -> dict[str, Any]:
+    """The decathlon scores of the paper's figures and of ours, where the entry is scored so."""
+    from zoo.score import decathlon_score
+
+    if not entry.baseline:
+        return {}
+    baseline, scores = registry.entry(entry.baseline), {}
+    if entry.reported and baseline.reported:
+        scores["reported"] = round(decathlon_score(entry.reported.accuracy, baseline.reported.accuracy))
+    if entry.measured and baseline.measured:
+        scores["measured"] = round(decathlon_score(entry.measured, baseline.measured))
+    return {"decathlon score": scores or None}
 
 
 @main.command()
@@ -326,6 +348,31 @@ def bench(registry: Registry, name: str, task: str | None, batch: int, rounds: i
     from zoo.deployment import latencies
 
     show(latencies(registry.entry(name), registry, task, batch, rounds), as_json)
+
+
+@main.group()
+def data() -> None:
+    """Look after the images of a benchmark."""
+
+
+@data.command("check")
+@click.argument("benchmark")
+@data_root
+@click.option("--decode", is_flag=True, help="Open every image, and name those that do not decode.")
+@as_json
+def check_data(benchmark: str, data_root: Path | None, decode: bool, as_json: bool) -> None:
+    """Count the classes and images of each task of BENCHMARK; exit 1 where its authors state other numbers."""
+    from zoo.datasets.check import check
+
+    rows, problems = [], []
+    for found in check(benchmark, data_root, decode):
+        counts = found.counts._asdict() if found.counts else dict.fromkeys(("classes", "train", "test"))
+        rows.append({"task": found.task, **counts, "as published": found.version or None})
+        problems += [f"{found.task}: {problem}" for problem in found.problems]
+        click.echo(f"{found.task}: {'looked at' if found.counts else 'not as it should be'}", err=True)
+    show(rows, as_json)
+    if problems:
+        raise CheckFailed("\n".join(problems))
 
 
 @main.command("cp")

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.backbones import build
 from zoo.datasets import get_benchmark, open_image
 from zoo.errors import DataError
 from zoo.export import Parity, run, session, to_onnx
 from zoo.files import sha256
-from zoo.loader import adapter_files, known_task, load, load_adapters
+from zoo.loader import adapter_files, architecture, known_task, load, load_adapters
 from zoo.model import TaskModel
 from zoo.registry import Entry, Registry
 from zoo.task import Task
@@ -111,7 +110,7 @@ def latencies(
     task = known_task(entry, task or entry.tasks[0])
     model = load(entry.name, task=task, weights=None, registry=registry)
     fused, known = model.fuse(task), model.task(task)
-    plain = build(entry.backbone).eval()
+    plain = architecture(entry.backbone, registry).eval()
     plain.set_submodule(model.head_path, fused.get_submodule(model.head_path))
     inputs = torch.randn(batch, *known.preprocessing.input_size)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from torch import nn
+from torch import Tensor, nn
 
 from zoo import resources
 from zoo.backbones import build, pretrained_tensors
-from zoo.errors import OptionError, UnknownNameError, WeightsError
+from zoo.errors import ConfigError, OptionError, UnknownNameError, WeightsError
 from zoo.fetch import fetch
 from zoo.model import TaskModel
 from zoo.placement import Placement
@@ -21,6 +21,7 @@ from zoo.registry import Entry, Registry, default_registry
 from zoo.task import Preprocessing, Task
 
 log = logging.getLogger(__name__)
+FUSED = "entry/"  # begins a backbone `entry/NAME/TASK`: the network that the entry NAME, fused for TASK, is
 
 
 @overload
@@ -63,9 +64,9 @@ def load(
     tasks = entry.tasks if task is None else (known_task(entry, task),)
     if weights is None or weights == "backbone":
         model = fresh_model(entry, registry, pretrained=weights == "backbone")
-        preprocessing = load_recipe(entry.recipe).input
+        recipe = load_recipe(entry.recipe)
         for each in tasks:
-            model.add_task(Task.of(each, entry.classes[each], preprocessing))
+            model.add_task(Task.of(each, entry.classes[each], recipe.of(each).input))
     else:
         model = load_adapters(entry, registry, adapter_files(entry, tasks, weights))
     return model.fuse(tasks[0]) if fuse else model
@@ -113,12 +114,37 @@ def fresh_model(
     """
     options = entry.method_options
     patterns = {key: options.pop(key) for key in ("layers", "norms", "head") if key in options}
-    model = TaskModel(build(entry.backbone), entry.method["name"], options, Placement(**patterns))
+    model = TaskModel(architecture(entry.backbone, registry), entry.method["name"], options, Placement(**patterns))
     if pretrained:
         own = entry.backbone_weights
         file = backbone_file or (fetch(own, entry.folder) if own else None)
-        model.load_backbone_tensors(pretrained_tensors(entry.backbone, registry, file), entry.backbone)
+        model.load_backbone_tensors(_backbone_tensors(entry.backbone, registry, file), entry.backbone)
     return model
+
+
+def architecture(backbone: str, registry: Registry) -> nn.Module:
+    """The network that a backbone's name means, with fresh weights: a library's, or another entry's."""
+    seen = [backbone]
+    while backbone.startswith(FUSED):
+        backbone = _source(backbone, registry)[0].backbone
+        if backbone in seen:
+            raise ConfigError("registry", [f"backbones that are made of each other: {', '.join(seen)}"])
+        seen.append(backbone)
+    return build(backbone)
+
+
+def _backbone_tensors(backbone: str, registry: Registry, file: Path | None) -> Mapping[str, Tensor]:
+    if file is None and backbone.startswith(FUSED):
+        entry, task = _source(backbone, registry)
+        return load(entry.name, task=task, fuse=True, registry=registry).state_dict()
+    return pretrained_tensors(backbone, registry, file)
+
+
+def _source(backbone: str, registry: Registry) -> tuple[Entry, str]:
+    """The entry and the task whose fused network a backbone `entry/NAME/TASK` is."""
+    name, _, task = backbone.removeprefix(FUSED).partition("/")
+    entry = registry.entry(name)
+    return entry, known_task(entry, task)
 
 
 def load_adapters(entry: Entry, registry: Registry, files: Mapping[str, Path]) -> TaskModel:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from zoo import resources
 from zoo.errors import ConfigError, OptionError, UnknownNameError
@@ -62,6 +63,8 @@ class Recipe:
     threads: int | None = None  # of a CPU; set where weights shall not depend on the number of cores
     input: Preprocessing = field(default_factory=Preprocessing)
     augment: Augment = field(default_factory=Augment)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # what differs for one task: any key but this one
+    variants: Mapping[str, Recipe] = field(default_factory=dict, metadata={"derived": True})  # `tasks`, filled in
     name: str = field(default="", metadata={"derived": True})
     sha256: str = field(default="", metadata={"derived": True})  # of what the file says, comments aside
 
@@ -70,6 +73,11 @@ class Recipe:
             raise OptionError(f"needs epochs, batch and threads >= 1, not {self.epochs}, {self.batch}, {self.threads}")
         if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
             raise OptionError("needs warmup and label_smoothing in [0, 1)")
+
+    def of(self, task: str) -> Recipe:
+        """The recipe with what it says for one task alone."""
+        changed = self.tasks.get(task, {})
+        return replace(self, **{key: getattr(self.variants[task], key) for key in changed})
 
 
 def recipe_names() -> list[str]:
@@ -98,7 +106,22 @@ def load_recipe(name: str) -> Recipe:
     data = load_yaml(path)
     problems: list[str] = []
     recipe = parse(Recipe, data, problems)
-    if recipe is None:
+    variants = {} if recipe is None else _variants(data, recipe.tasks, problems)
+    if recipe is None or problems:
         raise ConfigError(str(path), problems)
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-    return replace(recipe, name=name, sha256=digest)
+    return replace(recipe, variants=variants, name=name, sha256=digest)
+
+
+def _variants(data: dict[str, Any], changes: dict[str, dict[str, Any]], problems: list[str]) -> dict[str, Recipe]:
+    """For each task with changes, the recipe in which they stand."""
+    common = {key: value for key, value in data.items() if key != "tasks"}
+    found = {}
+    for task, changed in changes.items():
+        if "tasks" in changed:
+            problems.append(f"tasks.{task}.tasks: a task's changes cannot hold another task's")
+            continue
+        nested = {k: {**common[k], **v} for k, v in changed.items() if isinstance(v, dict) and common.get(k)}
+        if variant := parse(Recipe, {**common, **changed, **nested}, problems, f"tasks.{task}"):
+            found[task] = variant
+    return found

@@ -51,6 +51,8 @@ class Reported:
 
     source: str  # paper and table
     accuracy: dict[str, float]  # top-1 in per cent, by task
+    mean: float | None = None  # as printed, which need not be the mean of what is printed
+    parameters: float | None = None  # millions, of all tasks together, as printed
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Entry:
     measured: dict[str, float] | None = None  # top-1 in per cent, by task; written by `zoo pack`
     tolerance: float = 0.5  # points by which a verification may differ from `measured`
     data_root: str | None = None  # where the images lie, unless --data-root says otherwise
+    baseline: str = ""  # the entry whose errors set the scale of the decathlon score
     note: str = ""
     name: str = field(default="", metadata={"derived": True})
     folder: Path = field(default=Path(), metadata={"derived": True})  # of the registry file
@@ -109,6 +112,15 @@ class Entry:
     def images_root(self, asked: Path | None = None) -> Path | None:
         """Where the entry's images lie: where the user says, else where the entry says, else nowhere."""
         return asked or (Path(self.data_root) if self.data_root else None)
+
+    @property
+    def total_parameters(self) -> int | None:
+        """Of one network and all its tasks, heads left out; None where the registry does not say.
+
+        The counting rule that the papers' totals are compared with: the frozen backbone with its norms, and for each
+        task its increments and its norms.
+        """
+        return self.parameters and self.parameters.backbone + len(self.tasks) * self.parameters.per_task
 
     @property
     def method_options(self) -> dict[str, Any]:

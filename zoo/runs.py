@@ -59,6 +59,8 @@ def train_entry(
         DataError: the images are not as they should be.
     """
     recipe = _recipe(entry.recipe, options)
+    if strange := sorted(set(recipe.tasks) - set(entry.tasks)):
+        raise OptionError(f"The recipe {recipe.name} names tasks that {entry.name} lacks: {', '.join(strange)}.")
     benchmark = get_benchmark(entry.benchmark, options.skip_unreadable)
     root = entry.images_root(options.data_root)
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
@@ -71,7 +73,7 @@ def train_entry(
             )
         torch.manual_seed(training.seed_of(recipe.seed, task, "init"))
         model = fresh_model(entry, registry, backbone_file=options.backbone_weights)
-        model.add_task(Task.of(task, data.classes, recipe.input))
+        model.add_task(Task.of(task, data.classes, recipe.of(task).input))
         metrics = _train(model, task, data, recipe, files[task], accelerator, options)
         if accelerator.is_main_process:
             provenance = {"entry": entry.name, "backbone": entry.backbone}
@@ -216,7 +218,7 @@ def _train(
     if accelerator.is_main_process:
         network = functools.partial(model, task=task)
         metrics["accuracy"] = accuracy(
-            network, data.test, recipe.input, device=accelerator.device, workers=options.workers
+            network, data.test, model.task(task).preprocessing, device=accelerator.device, workers=options.workers
         )
     return metrics
 

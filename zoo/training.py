@@ -59,7 +59,7 @@ def train_task(
         WeightsError: the checkpoint belongs to another run.
         TrainingError: there is no full batch, or the loss is no longer finite.
     """
-    accelerator = accelerator or make_accelerator()
+    accelerator, recipe = accelerator or make_accelerator(), recipe.of(task)
     loader, sampler = training_loader(data, task, recipe, accelerator, workers)
     optimizers = build_optimizers(model, task, recipe)
     run = {"task": task, "recipe": run_identity(recipe, accelerator.mixed_precision, workers, max_steps)}

@@ -50,8 +50,9 @@ def evaluate(
         if splits.classes != task.classes:
             odd = sorted(set(splits.classes) ^ set(task.classes)) or ["the same in another order"]
             raise DataError(f"{name} was trained on other classes than those of {root}: {', '.join(odd)}.")
-        figures[name] = accuracy(functools.partial(model, task=name), splits.test, task.preprocessing, device=device)
-        log.info("%s: %.2f %%", name, figures[name])
+        for part, images in {name: splits.test, **{f"{name}: {p}": i for p, i in splits.parts.items()}}.items():
+            figures[part] = accuracy(functools.partial(model, task=name), images, task.preprocessing, device=device)
+            log.info("%s: %.2f %%", part, figures[part])
     return figures
 
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from zoo.datasets.base import Benchmark, Images, Splits, Transformed
-from zoo.datasets.folder import FolderBenchmark, open_image
+from zoo.datasets.base import Benchmark, Counts, Images, Splits, Transformed
+from zoo.datasets.decathlon import DecathlonBenchmark
+from zoo.datasets.domainnet import DomainNetBenchmark, JointDomainNetBenchmark
+from zoo.datasets.folder import FolderBenchmark
+from zoo.datasets.images import Readable, open_image
+from zoo.datasets.pentathlon import PentathlonBenchmark
 from zoo.datasets.shapes import ShapesBenchmark
+from zoo.datasets.sketch import SketchBenchmark
 from zoo.errors import UnknownNameError
 
-__all__ = ["Benchmark", "Images", "Splits", "Transformed", "get_benchmark", "open_image"]
+__all__ = ["BENCHMARKS", "Benchmark", "Counts", "Images", "Splits", "Transformed", "get_benchmark", "open_image"]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        ShapesBenchmark("shapes"), ShapesBenchmark("shapes_source"), PentathlonBenchmark(), FolderBenchmark(),
+        SketchBenchmark(), DomainNetBenchmark(), JointDomainNetBenchmark(), DecathlonBenchmark(),
+    )
+}  # fmt: skip
 
 
 def get_benchmark(name: str, skip_unreadable: bool = False) -> Benchmark:
     """The benchmark that the registry calls `name`.
 
-    DomainNet and ImageNet-to-Sketch are read from folders in the layout of `folder.py`, below
-    `<data root>/domainnet` and `<data root>/sketch`.
+    Args:
+        skip_unreadable: leave out images that do not decode, each with a warning, instead of raising DataError.
     """
-    if name in ("shapes", "shapes_source"):
-        return ShapesBenchmark(name)
-    if name == "folder":
-        return FolderBenchmark(skip_unreadable=skip_unreadable)
-    if name in ("domainnet", "sketch"):
-        return FolderBenchmark(name, name, skip_unreadable)
-    raise UnknownNameError("benchmark", name, ["shapes", "shapes_source", "folder", "domainnet", "sketch"])
+    if name not in BENCHMARKS:
+        raise UnknownNameError("benchmark", name, BENCHMARKS)
+    benchmark = BENCHMARKS[name]
+    return Readable(benchmark) if skip_unreadable and benchmark.needs_root else benchmark

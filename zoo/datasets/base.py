@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from torch.utils.data import Dataset
+
+from zoo.errors import DataError, UnknownNameError
 
 Images = Dataset[tuple[Any, int]]  # items: a PIL image or a uint8 tensor (C, H, W), and the index of its class
 
@@ -20,6 +22,15 @@ class Splits:
     classes: tuple[str, ...]
     train: Images
     test: Images
+    parts: Mapping[str, Images] = field(default_factory=dict)  # of the test images, to be told of beside the whole
+
+
+class Counts(NamedTuple):
+    """How many classes and images a task has."""
+
+    classes: int
+    train: int
+    test: int
 
 
 class Benchmark(ABC):
@@ -28,10 +39,14 @@ class Benchmark(ABC):
     Attributes:
         name: as the registry writes it.
         needs_root: whether the data lie in a folder that the user must have.
+        layout: what that folder holds and where the data are had; `{root}` stands for it.
+        published: for each version of the data, what its authors say that each task holds.
     """
 
     name: str
     needs_root: bool = True
+    layout: str = ""
+    published: ClassVar[Mapping[str, Mapping[str, Counts]]] = {}
 
     @abstractmethod
     def tasks(self, root: Path | None) -> tuple[str, ...]:
@@ -42,8 +57,37 @@ class Benchmark(ABC):
         """The classes and images of a task.
 
         Raises:
+            UnknownNameError: there is no such task.
             DataError: `root` does not hold what it should; the message shows the expected layout.
         """
+
+    def folder(self, root: Path | None) -> Path:
+        """`root`, if it is a folder; raises DataError with the expected layout if not."""
+        if root is None:
+            raise DataError(
+                f"The benchmark {self.name!r} needs its images: name their folder with --data-root DIR.\n"
+                + self.layout.format(root="DIR")
+            )
+        if not Path(root).is_dir():
+            raise DataError(f"There is no folder {root}.\n{self.layout.format(root=root)}")
+        return Path(root)
+
+
+class PublishedBenchmark(Benchmark):
+    """A benchmark whose tasks are the same for everybody."""
+
+    def tasks(self, root: Path | None = None) -> tuple[str, ...]:
+        return tuple(next(iter(self.published.values())))
+
+    def splits(self, task: str, root: Path | None) -> Splits:
+        if task not in self.tasks():
+            raise UnknownNameError(f"task of {self.name}", task, self.tasks())
+        folder = self.folder(root)
+        return self.read(task, folder, self.layout.format(root=folder))
+
+    @abstractmethod
+    def read(self, task: str, root: Path, layout: str) -> Splits:
+        """The classes and images of a task that exists, in a folder that exists."""
 
 
 class Transformed(Dataset[tuple[Any, int]]):

@@ -1,0 +1,152 @@
+"""Small folders in exactly the layouts of the papers' benchmarks: every class, hardly an image."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from torchvision.datasets import Flowers102
+
+from zoo.datasets import BENCHMARKS
+
+WIDTH, HEIGHT = 48, 40
+
+
+def jpeg(shade: int) -> bytes:
+    """A grey picture whose left half is darker."""
+    pixels = np.full((HEIGHT, WIDTH, 3), 60 + shade % 180, np.uint8)
+    pixels[:, : WIDTH // 2] -= 50
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "jpeg")
+    return buffer.getvalue()
+
+
+def put(path: Path, shade: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(jpeg(shade))
+    return path
+
+
+def flowers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """102 training, 2 validation and 4 test images; the checksums that torchvision holds are made to fit."""
+    folder = root / "flowers-102"
+    for i in range(1, 109):
+        put(folder / "jpg" / f"image_{i:05d}.jpg", i)
+    labels = [*range(1, 103), 1, 2, 1, 2, 3, 102]
+    sets = {"trnid": np.arange(1, 103), "valid": np.array([103, 104]), "tstid": np.arange(105, 109)}
+    savemat(folder / "imagelabels.mat", {"labels": np.array(labels, np.uint8)})
+    savemat(folder / "setid.mat", sets)
+    sums = {
+        n: hashlib.md5((folder / f).read_bytes()).hexdigest() for n, (f, _) in list(Flowers102._file_dict.items())[1:]
+    }
+    names = {n: (f, sums.get(n, md5)) for n, (f, md5) in Flowers102._file_dict.items()}
+    monkeypatch.setattr(Flowers102, "_file_dict", names)
+
+
+def cars(root: Path) -> None:
+    """196 training and 3 test images; the box is the image's right half."""
+    folder = root / "stanford_cars"
+    box = {"bbox_x1": WIDTH // 2, "bbox_y1": 0, "bbox_x2": WIDTH, "bbox_y2": HEIGHT}
+    for split, labels, file in (
+        ("train", range(1, 197), folder / "devkit" / "cars_train_annos.mat"),
+        ("test", (1, 2, 196), folder / "cars_test_annos_withlabels.mat"),
+    ):
+        marks = []
+        for i, label in enumerate(labels, 1):
+            put(folder / f"cars_{split}" / f"{i:05d}.jpg", label)
+            marks.append({**box, "class": np.uint8(label), "fname": f"{i:05d}.jpg"})
+        kinds: list[Any] = [(key, object) for key in marks[0]]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        savemat(file, {"annotations": np.array([tuple(mark.values()) for mark in marks], kinds)})
+    names = np.array([f"Maker Model {i} 2012" for i in range(196)], object)
+    savemat(folder / "devkit" / "cars_meta.mat", {"class_names": names})
+
+
+def tu_berlin(root: Path) -> None:
+    """250 classes of one sketch, but five of the first: its last is for testing."""
+    for label in range(250):
+        for number in range(1, 6 if label == 0 else 2):
+            put(root / "tu_berlin" / "png" / f"thing {label:03d}" / f"{80 * label + number}.png", label)
+    (root / "tu_berlin" / "png" / "filelist.txt").write_text("")
+
+
+def cub(root: Path) -> None:
+    """200 classes: one training image each, and a test image of the first three; the box is the right half."""
+    folder = root / "CUB_200_2011"
+    classes = [f"{i:03d}.Bird_{i}" for i in range(1, 201)]
+    shown = [(label, True) for label in range(200)] + [(label, False) for label in range(3)]
+    names = [f"{classes[label]}/Bird_{i}.jpg" for i, (label, _) in enumerate(shown, 1)]
+    for name in names:
+        put(folder / "images" / name)
+    lists = {
+        "classes": [f"{i} {name}" for i, name in enumerate(classes, 1)],
+        "images": [f"{i} {name}" for i, name in enumerate(names, 1)],
+        "image_class_labels": [f"{i} {label + 1}" for i, (label, _) in enumerate(shown, 1)],
+        "train_test_split": [f"{i} {int(train)}" for i, (_, train) in enumerate(shown, 1)],
+        "bounding_boxes": [f"{i} {WIDTH / 2} 0.0 {WIDTH / 2} {HEIGHT}.0" for i in range(1, len(shown) + 1)],
+    }
+    for name, lines in lists.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+
+def wikiart(root: Path) -> None:
+    """195 classes: one training image each, and a test image of the first three."""
+    for label in range(195):
+        for split in ("train", "test") if label < 3 else ("train",):
+            put(root / "wikiart" / split / f"painter-{label:03d}" / "work.jpg", label)
+
+
+def sketch(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    flowers(root, monkeypatch)
+    for make in (cars, tu_berlin, cub, wikiart):
+        make(root)
+    return root
+
+
+def domainnet(root: Path) -> Path:
+    """345 classes in one image file each; painting's lists lack class 327, as the real ones do."""
+    for domain in BENCHMARKS["domainnet"].tasks(root):
+        lines = [f"{domain}/class_{label:03d}/{domain}_{label:03d}_000001.jpg {label}" for label in range(345)]
+        for label, line in enumerate(lines):
+            put(root / line.split()[0], label)
+        if domain == "painting":
+            del lines[327]
+        (root / f"{domain}_train.txt").write_text("\n".join(lines) + "\n")
+        (root / f"{domain}_test.txt").write_text("\n".join(lines[:3]) + "\n")
+    return root
+
+
+def decathlon(root: Path) -> Path:
+    """As many classes as the real tasks have, one training image each; two validation images."""
+    for number, (task, counts) in enumerate(BENCHMARKS["decathlon"].published["version 1.0"].items(), 1):
+        ids = [10000 * number + i for i in range(1, counts.classes + 1)]
+        for split, chosen in (("train", ids), ("val", ids[:2])):
+            images = [
+                {"id": key * 10, "file_name": f"decathlon-1.0/data/{task}/{split}/{key % 10000:04d}/000001.jpg"}
+                for key in chosen
+            ]
+            for image in images:
+                put(root / str(image["file_name"]).removeprefix("decathlon-1.0/"))
+            data = {
+                "images": images,
+                "categories": [{"id": key, "name": f"{task} {key}"} for key in ids],
+                "annotations": [{"image_id": key * 10, "category_id": key, "id": key} for key in chosen],
+            }
+            file = root / "annotations" / f"{task}_{split}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(data))
+    return root
+
+
+def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of one of the papers' benchmarks."""
+    if benchmark == "sketch":
+        return sketch(root, monkeypatch)
+    return decathlon(root) if benchmark == "decathlon" else domainnet(root)

@@ -1,0 +1,202 @@
+"""The papers' benchmarks, on small folders in their real layouts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.utils.data import default_collate
+
+from tests import layouts
+from zoo.cli import main
+from zoo.datasets import BENCHMARKS, get_benchmark
+from zoo.datasets.base import PublishedBenchmark
+from zoo.datasets.decathlon import Decathlon
+from zoo.datasets.domainnet import DomainNet
+from zoo.datasets.sketch import CUB200, TUBerlin, WikiArt
+from zoo.errors import DataError, UnknownNameError
+from zoo.registry import default_registry
+
+PAPERS = sorted(name for name, benchmark in BENCHMARKS.items() if isinstance(benchmark, PublishedBenchmark))
+
+
+@pytest.fixture(params=PAPERS)
+def benchmark(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    return request.param, layouts.make(request.param, tmp_path, monkeypatch)
+
+
+def test_every_task_loads_with_the_classes_of_the_registry(benchmark: tuple[str, Path]) -> None:
+    name, root = benchmark
+    registry = default_registry()
+    entries = [registry.entry(n) for n in registry.names() if registry.entry(n).benchmark == name]
+    assert entries
+    for task in get_benchmark(name).tasks(root):
+        splits = get_benchmark(name).splits(task, root)
+        assert {entry.classes[task] for entry in entries} == {len(splits.classes)}
+        labels = [splits.train[i][1] for i in range(len(splits.train))]  # type: ignore[arg-type]
+        assert max(labels) == len(splits.classes) - 1
+        image, label = splits.test[0]
+        assert image.mode == "RGB"
+        assert default_collate([label]).dtype == torch.int64
+    with pytest.raises(UnknownNameError, match=task):
+        get_benchmark(name).splits(f"{task}x", root)
+
+
+def test_splits_are_those_of_the_publishers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = layouts.sketch(tmp_path, monkeypatch)
+    found = {task: get_benchmark("sketch").splits(task, root) for task in get_benchmark("sketch").tasks(root)}
+    counts = {task: (len(s.train), len(s.test)) for task, s in found.items()}  # type: ignore[arg-type]
+    assert counts == {"flowers": (104, 4), "wikiart": (195, 3), "sketch": (253, 1), "cars": (196, 3), "cub": (200, 3)}
+    assert TUBerlin(root, "test").items[0][0].name == "5.png"
+    for task in ("cars", "cub"):  # cropped to the right half, which is the brighter one
+        image, _ = found[task].train[0]
+        assert image.size == (layouts.WIDTH // 2, layouts.HEIGHT)
+        assert np.asarray(image).std() < 5
+    for kind in (CUB200, WikiArt, TUBerlin):
+        assert kind(root, "train", transform=np.asarray)[0][0].shape[2] == 3
+
+
+def test_a_class_that_a_domain_lacks_keeps_its_number(tmp_path: Path) -> None:
+    root = layouts.domainnet(tmp_path)
+    painting, real = DomainNet(root, "painting"), DomainNet(root, "real")
+    assert painting.classes == real.classes
+    assert painting.classes[327] == "class_327"
+    assert 327 not in {label for _, label in painting.items}
+    assert painting.items[327][1] == 328
+
+
+def test_the_joint_task_is_the_six_domains(tmp_path: Path) -> None:
+    root = layouts.domainnet(tmp_path)
+    joint = get_benchmark("domainnet_joint").splits("all", root)
+    assert len(joint.train) == 6 * 345 - 1  # type: ignore[arg-type]
+    assert {name: len(images) for name, images in joint.parts.items()} == dict.fromkeys(  # type: ignore[arg-type]
+        get_benchmark("domainnet").tasks(root), 3
+    )
+
+
+def test_annotations_are_joined_by_id_and_stay_in_their_folder(tmp_path: Path) -> None:
+    root = layouts.decathlon(tmp_path)
+    file = root / "annotations" / "dtd_train.json"
+    data = json.loads(file.read_text())
+    data["annotations"].reverse()
+    file.write_text(json.dumps(data))
+    assert [label for _, label in Decathlon(root, "dtd").items] == list(range(47))
+    data["categories"][1]["name"] = data["categories"][0]["name"]
+    file.write_text(json.dumps(data))
+    assert len(set(Decathlon(root, "dtd").classes)) == 47
+    for name, word in (("../../dtd/../../../etc/passwd", "leaves its folder"), ("elsewhere/1.jpg", "no folder 'dtd'")):
+        data["images"][0]["file_name"] = name
+        file.write_text(json.dumps(data))
+        with pytest.raises(Exception, match=word):
+            Decathlon(root, "dtd")
+    del data["annotations"]
+    file.write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"dtd_train\.json is not a COCO annotation.*annotations"):
+        Decathlon(root, "dtd")
+
+
+NEEDED = {  # a part of the folder, and the task that cannot do without
+    "sketch": [
+        ("flowers-102/setid.mat", "flowers"), ("stanford_cars/devkit/cars_meta.mat", "cars"), ("tu_berlin", "sketch"),
+        ("CUB_200_2011/bounding_boxes.txt", "cub"), ("wikiart/test", "wikiart"),
+    ],
+    "domainnet": [("real_test.txt", "real")],
+    "domainnet_joint": [("real_test.txt", "all")],
+    "decathlon": [("annotations/svhn_val.json", "svhn")],
+}  # fmt: skip
+
+
+def test_what_is_missing_is_named_with_the_layout_and_the_source(benchmark: tuple[str, Path]) -> None:
+    name, root = benchmark
+    for part, task in NEEDED[name]:
+        path = root / part
+        shutil.move(path, root / "away")
+        with pytest.raises(DataError) as caught:
+            get_benchmark(name).splits(task, root)
+        shutil.move(root / "away", path)
+        assert part.split("/")[0] in str(caught.value)
+        assert f"Expected layout:\n  {root}/" in str(caught.value)
+        assert "https://" in str(caught.value)
+    for missing in (None, root / "none"):
+        with pytest.raises(DataError, match="https://"):
+            get_benchmark(name).splits(task, missing)
+
+
+def test_lists_that_are_wrong_are_named_with_the_line(tmp_path: Path) -> None:
+    root = layouts.domainnet(tmp_path)
+    good = (root / "real_train.txt").read_text()
+    for line, message in (("real/axe.jpg", "line 346"), ("real/axe/a.jpg x", "not the number"),
+                          ("real/axe/a.jpg 3", "calls class 3 'axe'")):  # fmt: skip
+        (root / "real_train.txt").write_text(good + line + "\n")
+        with pytest.raises(DataError, match=message):
+            DomainNet(root, "real")
+
+
+def test_an_altered_mat_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = layouts.sketch(tmp_path, monkeypatch)
+    file = root / "flowers-102" / "setid.mat"
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(DataError, match=r"A \.mat file of .*flowers-102 was altered"):
+        get_benchmark("sketch").splits("flowers", root)
+
+
+def test_without_scipy_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
+    with pytest.raises(DataError, match="pip install scipy"):
+        get_benchmark("sketch").splits("cars", tmp_path)
+
+
+# -- zoo data check -------------------------------------------------------------------------------------------------
+
+
+def check(*arguments: object, status: int) -> tuple[list[dict[str, Any]], str]:
+    result = CliRunner().invoke(main, ["data", "check", *map(str, arguments), "--json"])
+    assert result.exit_code == status, result.output
+    return json.loads(result.stdout), result.stderr
+
+
+def test_counts_are_held_against_the_published(benchmark: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, root = benchmark
+    rows, said = check(name, "--data-root", root, status=1)
+    assert [row["task"] for row in rows] == list(get_benchmark(name).tasks(root))
+    assert "classes, train, test should be" in said
+    published = {row["task"]: (row["classes"], row["train"], row["test"]) for row in rows}
+    monkeypatch.setattr(type(BENCHMARKS[name]), "published", {"a small version": published})
+    rows, _ = check(name, "--data-root", root, status=0)
+    assert {row["as published"] for row in rows} == {"a small version"}
+
+
+def test_every_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
+    root = layouts.domainnet(tmp_path)
+    broken = root / "real" / "class_007" / "real_007_000001.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    rows, said = check("domainnet", "--data-root", root, "--decode", status=1)
+    assert f"real: The image {broken} does not decode" in said
+    assert len(rows) == 6
+
+
+def test_a_task_that_is_not_there_does_not_hide_the_others(tmp_path: Path) -> None:
+    root = layouts.domainnet(tmp_path)
+    (root / "sketch_train.txt").unlink()
+    rows, said = check("domainnet", "--data-root", root, status=1)
+    assert [row["classes"] for row in rows] == [345, None, 345, 345, 345, 345]
+    assert f"There is no {root}/sketch_train.txt" in said
+
+
+def test_twins_need_no_folder() -> None:
+    rows, _ = check("pentathlon", status=0)
+    assert [row["classes"] for row in rows] == [10, 30, 8, 12, 2]
+
+
+def test_published_counts_are_the_known_totals() -> None:
+    """DomainNet's authors count 586,575 images after cleaning; Piggyback's Table 1 and the challenge's page the others."""
+    cleaned = BENCHMARKS["domainnet"].published["the cleaned version"].values()
+    assert sum(c.train + c.test for c in cleaned) == 586_575
+    joint = BENCHMARKS["domainnet_joint"].published["the original version"]["all"]
+    assert joint.train + joint.test == 48_837 + 53_201 + 75_759 + 172_500 + 175_327 + 70_386
