@@ -195,7 +195,7 @@ def test_twins_need_no_folder() -> None:
 
 
 def test_published_counts_are_the_known_totals() -> None:
-    """DomainNet's authors count 586,575 images after cleaning; Piggyback's Table 1 and the challenge's page the others."""
+    """DomainNet's authors count 586,575 images after cleaning."""
     cleaned = BENCHMARKS["domainnet"].published["the cleaned version"].values()
     assert sum(c.train + c.test for c in cleaned) == 586_575
     joint = BENCHMARKS["domainnet_joint"].published["the original version"]["all"]

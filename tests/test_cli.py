@@ -168,10 +168,13 @@ def test_train_into_the_store_which_comes_first(tmp_path: Path) -> None:
     assert equal(package.load(NAME, task="sketch", weights=file).task_tensors("sketch"), tensors)
     assert equal(package.load(NAME, task="sketch", weights=file.parent).task_tensors("sketch"), tensors)
 
-    assert "has been trained already" in error("train", NAME, "--task", "sketch", "--recipe", recipe)
     before = file.read_bytes()
-    zoo("train", NAME, "--task", "sketch", "--recipe", recipe, "--resume", "--quiet")
+    zoo("train", NAME, "--task", "sketch", "--recipe", recipe, "--quiet")  # finished, and so skipped
     assert file.read_bytes() == before
+    checkpoint = file.with_name(".sketch.checkpoint")
+    shutil.move(file, checkpoint)
+    assert "has been begun already. --resume goes on" in error("train", NAME, "--task", "sketch", "--recipe", recipe)
+    shutil.move(checkpoint, file)
     other = ("train", NAME, "--task", "sketch", "--recipe", recipe, "--resume", "--seed", 3)
     assert "is of another run (seed 0, not 3)" in error(*other)
     zoo("train", NAME, "--task", "sketch", "--recipe", recipe, "--overwrite", "--quiet")

@@ -15,6 +15,7 @@ import zoo
 from zoo import tensors
 from zoo.datasets import get_benchmark
 from zoo.registry import default_registry
+from zoo.resources import packaged_weights_dir
 
 FILE = Path(__file__).parent / "golden.safetensors"
 PACKAGED = [name for name in default_registry().names() if default_registry().entry(name).weights]
@@ -25,7 +26,8 @@ def logits(name: str) -> dict[str, Tensor]:
     model = zoo.load(name, weights="published")
     found = {}
     for task in model.tasks:
-        test, transform = get_benchmark("shapes").splits(task, None).test, model.transforms(task)
+        benchmark = get_benchmark(default_registry().entry(name).benchmark)
+        test, transform = benchmark.splits(task, None).test, model.transforms(task)
         images = torch.stack([transform(test[i][0]) for i in (3, 10)])
         with torch.no_grad():
             found[f"{name}/{task}"] = model.fuse(task)(images)
@@ -43,8 +45,15 @@ def test_golden_outputs(name: str) -> None:
 
 def test_the_papers_methods_are_packaged_and_small() -> None:
     assert {f"resnet20-{m}-shapes" for m in ("features", "bn", "ftn-r1", "ftn-r8", "finetune")} <= set(PACKAGED)
-    sizes = [path.stat().st_size for path in (Path(zoo.__file__).parent / "weights").rglob("*.safetensors")]
-    assert sum(sizes) <= 8_000_000
+    sizes = {
+        f"{path.parent.name}/{path.name}": path.stat().st_size for path in packaged_weights_dir().rglob("*.safetensors")
+    }
+    assert sum(sizes.values()) <= 10_000_000
+    ranks = [
+        size for path, size in sizes.items() if path.startswith(tuple(f"resnet20-ftn-r{r}-shapes" for r in (2, 4, 16)))
+    ]
+    assert len(ranks) == 18
+    assert sum(ranks) <= 2_000_000
 
 
 @pytest.mark.parametrize("name", PACKAGED)

@@ -13,12 +13,13 @@ from torch import Tensor
 import zoo
 from tests.conftest import SmallNet, equal, snapshot, write_images
 from zoo import training
-from zoo.datasets import Images, Splits, get_benchmark
-from zoo.errors import OptionError, TrainingError, WeightsError
+from zoo.datasets import Images, Splits, get_benchmark, held_out
+from zoo.errors import DataError, OptionError, TrainingError, WeightsError
 from zoo.model import TaskModel
 from zoo.recipe import Augment, Optimizer, Recipe, load_recipe, recipe_names
 from zoo.registry import default_registry
 from zoo.task import Preprocessing, Task
+from zoo.training import Execution
 
 SGD = Optimizer("sgd", 0.05, momentum=0.9)
 RECIPE = Recipe(
@@ -127,7 +128,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match="was made with recipe"):
             train(fresh(), other, checkpoint_file=file, resume=True)
     with pytest.raises(WeightsError, match="max_steps"):
-        train(fresh(), checkpoint_file=file, resume=True, max_steps=2)
+        train(fresh(), checkpoint_file=file, resume=True, execution=Execution(max_steps=2))
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(WeightsError, match="not a whole"):
         train(fresh(), checkpoint_file=file, resume=True)
@@ -167,6 +168,62 @@ def test_increments_and_the_rest_have_optimisers_of_their_own() -> None:
     assert len(single.param_groups[0]["params"]) == len(list(SmallNet().parameters()))
 
 
+@pytest.mark.parametrize("execution", [Execution(compile=True), Execution(channels_last=False)])
+def test_how_steps_are_carried_out_changes_little(execution: Execution) -> None:
+    plain, other = fresh(), fresh()
+    figures = [
+        train(model, replace(RECIPE, epochs=10), execution=e) for model, e in ((plain, None), (other, execution))
+    ]
+    assert figures[1]["loss"] == pytest.approx(figures[0]["loss"], abs=0.1)
+    x = torch.rand(4, 3, 16, 16)
+    assert torch.allclose(plain(x, "t"), other(x, "t"), atol=0.5)
+    assert other.backbone._compiled_call_impl is None
+
+
+def test_the_network_compiles_without_a_break() -> None:
+    model = fresh()
+    with model.selection.use("t"):
+        explained = torch._dynamo.explain(model.backbone)(torch.rand(4, 3, 16, 16))
+    torch._dynamo.reset()
+    assert explained.graph_break_count == 0
+
+
+def test_one_scaler_serves_both_optimisers() -> None:
+    """Gradients that were scaled up are scaled down again for both, and an overflow is survived."""
+    plain, scaled = ([torch.nn.Parameter(torch.ones(3)) for _ in range(2)] for _ in range(2))
+    x = torch.tensor([1.0, -2.0, 3.0])
+
+    def run(parameters: list[torch.nn.Parameter], scaler: torch.amp.GradScaler | None, steps: int) -> None:
+        optimizers = [torch.optim.Adam(parameters[:1], 0.1), torch.optim.SGD(parameters[1:], 0.1)]
+        for _ in range(steps):
+            loss = ((parameters[0] * x).sum() - 1) ** 2 + (parameters[1] * x).sum() ** 2
+            (scaler.scale(loss) if scaler else loss).backward()
+            training.update(optimizers, scaler)
+
+    run(plain, None, 8)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3)  # it grows while the eight steps go on
+    run(scaled, scaler, 8)
+    assert scaler.get_scale() > 4
+    assert all(torch.allclose(a, b) for a, b in zip(plain, scaled, strict=True))
+    before = [p.detach().clone() for p in scaled]
+    run(scaled, torch.amp.GradScaler("cpu", init_scale=float("1e38")), 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, scaled, strict=True))
+
+
+def test_held_out_images_are_training_images_that_are_not_trained_on() -> None:
+    held = held_out(DATA, 0.2, 7)
+    parts = [{id_of(images[i][0]) for i in range(len(images))} for images in (held.train, held.test)]  # type: ignore[arg-type]
+    assert [len(part) for part in parts] == [16, 4]
+    assert parts[0] | parts[1] == {id_of(DATA.train[i][0]) for i in range(20)}
+    assert [held_out(DATA, 0.2, 7).test[i][1] for i in range(4)] == [held.test[i][1] for i in range(4)]
+    with pytest.raises(DataError, match="leaves none"):
+        held_out(DATA, 0.01, 7)
+
+
+def id_of(image: Tensor) -> bytes:
+    return image.numpy().tobytes()
+
+
 def test_the_augmentations_give_inputs_of_the_right_size() -> None:
     image = torch.zeros(3, 50, 70, dtype=torch.uint8)
     to = Preprocessing(32, 40)
@@ -197,7 +254,7 @@ def test_every_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     model = zoo.adapt(SmallNet(), {}, method.pop("name"), **method)
     model.add_task(Task.of("d", data.classes, recipe.input))
     before = snapshot(model.state_dict())
-    figures = training.train_task(model, "d", data, recipe, max_steps=2, quiet=True)
+    figures = training.train_task(model, "d", data, recipe, execution=Execution(max_steps=2), quiet=True)
     assert math.isfinite(figures["loss"])
     assert not equal(model.state_dict(), before)
 

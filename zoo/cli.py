@@ -141,16 +141,21 @@ def download(registry: Registry, name: str) -> None:
 @click.option("--data", type=FOLDER, help="Those domains: DIR/<domain>/{train,test}/<class>/*.jpg.")
 @click.option("--name", "own_name", help="With --backbone: the new entry's name.")
 @click.option("--method", help="With --backbone: the method.  [default: ftn]")
-@click.option("--rank", type=int, help="With --backbone: the rank of ftn.")
+@click.option("--rank", help="With --backbone: the rank of ftn. With NAME: auto, to choose one for each task.")
+@click.option(
+    "--margin", type=click.FloatRange(0), default=1.0, show_default=True, help="Points that --rank auto may give away."
+)
 @click.option("--out", type=FOLDER, help="Where the adapter files go. Default: the local store.")
 @click.option("--backbone-weights", type=FILE, help="A safetensors file with the backbone's weights.")
 @click.option("--recipe", help="A recipe's name or file, in place of the entry's.")
 @click.option("--seed", type=int, help="In place of the recipe's.")
 @data_root
 @skip_unreadable
-@click.option("--resume", is_flag=True, help="Go on from the last finished epoch; skip finished tasks.")
+@click.option("--resume", is_flag=True, help="Go on from the last finished epoch.")
 @click.option("--overwrite", is_flag=True, help="Discard what was trained, and train anew.")
-@click.option("--precision", type=click.Choice(["no", "bf16"]), default="no", show_default=True)
+@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True)
+@click.option("--channels-last/--no-channels-last", default=True, show_default=True, help="Memory layout.")
+@click.option("--compile", is_flag=True, help="Have torch.compile translate the network first.")
 @click.option("--cpu", is_flag=True, help="Leave a GPU unused.")
 @click.option("--workers", type=COUNT, default=0, show_default=True, help="Processes that load images.")
 @click.option("--tracker", type=click.Choice(["tensorboard", "wandb"]), help="Log the figures of each epoch.")
@@ -159,7 +164,7 @@ def download(registry: Registry, name: str) -> None:
 @click.pass_obj
 def train(
     registry: Registry, /, name: str | None, tasks: tuple[str, ...], backbone: str | None, data: Path | None,
-    own_name: str | None, method: str | None, rank: int | None, out: Path | None, **options: Any,
+    own_name: str | None, method: str | None, rank: str | None, margin: float, out: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
     from zoo import resources, runs
@@ -172,14 +177,16 @@ def train(
             raise OptionError(
                 "For domains of your own give --backbone, --data and --out; no NAME, --task or --data-root."
             )
-        spec = {"name": method or "ftn"} | ({} if rank is None else {"rank": rank})
+        if rank and not rank.isdigit():
+            raise OptionError(f"With --backbone, --rank is a whole number, not {rank!r}.")
+        spec = {"name": method or "ftn"} | ({"rank": int(rank)} if rank else {})
         entry, file = runs.train_own(backbone, data, spec, out, registry, settings, own_name or "")
         if entry.measured:
             show([{"task": task, "accuracy %": value} for task, value in entry.measured.items()])
             click.echo(f"Wrote {entry.name}. Use it with: zoo --registry {file} eval {entry.name}")
         return
-    if own_name or method or rank is not None:
-        raise OptionError("--name, --method and --rank belong to --backbone; an entry of the zoo has its own.")
+    if own_name or method or rank not in (None, "auto"):
+        raise OptionError("--name, --method and --rank N belong to --backbone; an entry of the zoo has its own.")
     if name is None:
         raise OptionError("Name a model to train, or give --backbone, --data and --out. `zoo ls` lists the models.")
     if known := registry.backbone(name):
@@ -190,14 +197,45 @@ def train(
         return
     entry = registry.entry(name)
     chosen = [known_task(entry, task) for task in tasks] or list(entry.tasks)
+    if rank:
+        _search_ranks(entry, registry, chosen, out, settings, margin)
+        return
     for path in runs.train_entry(entry, registry, chosen, out or resources.store_dir() / name, settings).values():
         click.echo(path)
 
 
+def _search_ranks(
+    entry: Entry, registry: Registry, tasks: list[str], out: Path | None, settings: Any, margin: float
+) -> None:
+    from zoo import ranks, resources
+
+    folder = out or resources.store_dir() / entry.name.replace(f"-r{entry.method.get('rank')}-", "-auto-")
+    choices = list(ranks.search(entry, registry, tasks, folder, settings, margin))
+    rows: list[dict[str, Any]] = [
+        {
+            "task": choice.task,
+            "rank": choice.rank,
+            **{
+                f"held out r{r} %": round(choice.tried[r], 2) if r in choice.tried else None
+                for r in ranks.family(entry, registry)
+            },
+            "test %": round(choice.accuracy, 2),
+            "parameters": choice.parameters,
+            "saved": f"{1 - choice.parameters / choice.largest_parameters:.0%}",
+        }
+        for choice in choices
+    ]
+    show(rows)
+    own, most = sum(c.parameters for c in choices), sum(c.largest_parameters for c in choices)
+    click.echo(f"{own:,} parameters for {len(choices)} tasks, {1 - own / most:.0%} fewer than at the largest rank.")
+    click.echo(f"Use them with: zoo eval {entry.name} --weights {folder}")
+
+
 @main.command()
 @click.argument("names", nargs=-1, required=True)
+@click.option("--figures-only", is_flag=True, help="Record the accuracy alone, and leave the files in the store.")
 @click.pass_context
-def pack(ctx: click.Context, names: tuple[str, ...]) -> None:
+def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool) -> None:
     """Publish what `zoo train` left in the local store: move it beside the registry and record it there.
 
     For maintainers of a checkout of the zoo: files go to zoo/weights/, and registry.yaml gets their hashes, sizes
@@ -207,7 +245,7 @@ def pack(ctx: click.Context, names: tuple[str, ...]) -> None:
 
     registry = Registry.read(resources.registry_file())
     for name in names:
-        runs.pack(name, registry)
+        runs.pack(name, registry, figures_only)
         registry.write(resources.registry_file())
         click.echo(f"packed {name}")
 
@@ -233,15 +271,19 @@ def evaluate(
 ) -> None:
     """Measure a model's top-1 accuracy on its test images."""
     from zoo.loader import load
+    from zoo.score import decathlon_score
     from zoo.verification import evaluate as measure
 
     _narrate()
-    model = load(name, task=task, weights=weights, registry=registry)
-    figures = measure(registry.entry(name), model, data_root, skip_unreadable)
+    entry, model = registry.entry(name), load(name, task=task, weights=weights, registry=registry)
+    figures = measure(entry, model, data_root, skip_unreadable)
     rows = [{"task": key, "accuracy %": round(value, 2)} for key, value in figures.items()]
-    if len(figures) > 1:
-        rows.append({"task": "mean", "accuracy %": round(sum(figures.values()) / len(figures), 2)})
+    if len(model.tasks) > 1:
+        rows.append({"task": "mean", "accuracy %": _mean({task: figures[task] for task in model.tasks})})
     show(rows, as_json)
+    scale = entry.baseline and registry.entry(entry.baseline).measured
+    if scale and task is None and not as_json:
+        click.echo(f"decathlon score: {decathlon_score(figures, scale):.0f} (against {entry.baseline})")
 
 
 @main.command()
@@ -262,7 +304,7 @@ def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None,
         checks = verification.verify_backbone(known)
     else:
         entry = registry.entry(name)
-        checks = verification.verify(entry, registry, data_root)
+        checks = verification.verify(entry, registry, data_root) if entry.weights or not retrain else []
     if retrain:
         checks += verification.retrain(entry, registry, RunOptions(data_root=data_root))
     show([{"task": c.task, "check": c.what, "passed": c.passed, "detail": c.detail} for c in checks], as_json)
@@ -348,6 +390,24 @@ def bench(registry: Registry, name: str, task: str | None, batch: int, rounds: i
     from zoo.deployment import latencies
 
     show(latencies(registry.entry(name), registry, task, batch, rounds), as_json)
+
+
+@main.group()
+def plot() -> None:
+    """Draw measured figures, as PNG and SVG."""
+
+
+@plot.command("ranks")
+@click.argument("pattern")
+@click.option("-o", "--out", type=FILE, default=Path("ranks"), show_default=True, help="Name without .png and .svg.")
+@click.pass_obj
+def plot_ranks(registry: Registry, pattern: str, out: Path) -> None:
+    """Draw accuracy against rank for the measured models that match PATTERN, such as "resnet20-ftn-*-shapes"."""
+    from zoo.plots import accuracy_by_rank
+
+    entries = [registry.entry(name) for name in registry.names(pattern)]
+    for path in accuracy_by_rank(entries, registry, out):
+        click.echo(path)
 
 
 @main.group()

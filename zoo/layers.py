@@ -46,12 +46,15 @@ class Selection(threading.local):
     @property
     def task(self) -> str:
         """The task served now, on this thread."""
-        task, number = self._forward, torch._C._current_graph_task_id()
-        if task is None and number != -1 and self._backward:  # autograd is at work on this thread
-            task = self._backward.get(number) or list(self._backward.values())[-1]  # else a pass within a pass
-        if task is None:
+        task = self._forward
+        return self._task_of_pass() if task is None else task  # torch.compile can follow the second alone
+
+    def _task_of_pass(self) -> str:
+        """The task of the backward pass that autograd runs on this thread."""
+        number = torch._C._current_graph_task_id()
+        if number == -1 or not self._backward:
             raise OptionError("No task is selected: call the TaskModel as model(images, task=…), not its backbone.")
-        return task
+        return self._backward.get(number) or list(self._backward.values())[-1]  # else a pass within a pass
 
     @contextmanager
     def use(self, task: str) -> Iterator[None]:

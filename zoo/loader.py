@@ -21,6 +21,7 @@ from zoo.registry import Entry, Registry, default_registry
 from zoo.task import Preprocessing, Task
 
 log = logging.getLogger(__name__)
+PLACEMENT = ("layers", "norms", "head")  # options of every method
 FUSED = "entry/"  # begins a backbone `entry/NAME/TASK`: the network that the entry NAME, fused for TASK, is
 
 
@@ -113,7 +114,7 @@ def fresh_model(
         backbone_file: a safetensors file to load them from.
     """
     options = entry.method_options
-    patterns = {key: options.pop(key) for key in ("layers", "norms", "head") if key in options}
+    patterns = {key: options.pop(key) for key in PLACEMENT if key in options}
     model = TaskModel(architecture(entry.backbone, registry), entry.method["name"], options, Placement(**patterns))
     if pretrained:
         own = entry.backbone_weights

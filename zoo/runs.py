@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import platform
 import re
 import shutil
@@ -17,35 +18,35 @@ from accelerate import Accelerator, PartialState
 import zoo
 from zoo import resources, training
 from zoo.backbones import build, stored_backbone
-from zoo.datasets import Splits, get_benchmark
+from zoo.datasets import Splits, get_benchmark, held_out
 from zoo.errors import DataError, OptionError, WeightsError
 from zoo.evaluation import accuracy
 from zoo.files import sha256
 from zoo.increments import get_method
-from zoo.loader import fresh_model, stored_adapter
+from zoo.loader import PLACEMENT, fresh_model, stored_adapter
 from zoo.model import TaskModel
 from zoo.recipe import Recipe, load_recipe
 from zoo.registry import Backbone, Entry, Registry, WeightsFile
 from zoo.task import Task
 from zoo.tensors import fingerprint, read, write
+from zoo.training import Execution
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How a run is carried out. The comments name what changes the weights that it ends with."""
+class RunOptions(Execution):
+    """How a run is carried out."""
 
     data_root: Path | None = None
-    resume: bool = False  # go on from the last epoch's checkpoint, skip finished tasks
+    resume: bool = False  # go on from the last epoch's checkpoint
     overwrite: bool = False  # discard what is there, and train anew
     recipe: str | None = None  # a recipe's name or file, in place of the entry's
     seed: int | None = None  # in place of the recipe's
     backbone_weights: Path | None = None  # a safetensors file, in place of the published ones
     skip_unreadable: bool = False
-    precision: str = "no"  # "no" or "bf16"; changes the weights
     cpu: bool = False
-    workers: int = 0  # processes that load images; they draw augmentations of their own, and so change the weights
     tracker: str | None = None  # "tensorboard" or "wandb"
-    max_steps: int | None = None  # per epoch, for a quick try
     quiet: bool = False
 
 
@@ -54,8 +55,11 @@ def train_entry(
 ) -> dict[str, Path]:
     """Train tasks of an entry by its recipe, one after another, each into `out/<task>.safetensors`.
 
+    A task that is finished already is skipped.
+
     Raises:
-        OptionError: a task is finished already and neither `resume` nor `overwrite` says what to do.
+        OptionError: a task was finished, or begun, in another way, or begun and neither `resume` nor `overwrite` says
+            what to do.
         DataError: the images are not as they should be.
     """
     recipe = _recipe(entry.recipe, options)
@@ -65,7 +69,8 @@ def train_entry(
     root = entry.images_root(options.data_root)
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     accelerator = _accelerator(options, out)
-    for task in _pending(files, recipe, options):
+    method = {key: value for key, value in entry.method.items() if key not in PLACEMENT}
+    for task in _pending(files, _identity(recipe, options), options, method):
         data = benchmark.splits(task, root)
         if len(data.classes) != entry.classes[task]:
             raise DataError(
@@ -88,7 +93,7 @@ def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
     """Pre-train a backbone of the zoo by its recipe, from random weights, into a safetensors file."""
     recipe = _recipe(backbone.recipe, options)
     accelerator = _accelerator(options, file.parent)
-    if _pending({backbone.task: file}, recipe, options):
+    if _pending({backbone.task: file}, _identity(recipe, options), options):
         data = get_benchmark(backbone.benchmark, options.skip_unreadable).splits(backbone.task, options.data_root)
         torch.manual_seed(training.seed_of(recipe.seed, backbone.task, "init"))
         model = TaskModel(build(backbone.name), "scratch")
@@ -176,8 +181,12 @@ def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
     )
 
 
-def pack(name: str, registry: Registry) -> None:
-    """Move what the local store holds of an entry or backbone to the packaged weights, and record it in `registry`."""
+def pack(name: str, registry: Registry, figures_only: bool = False) -> None:
+    """Move what the local store holds of an entry or backbone to the packaged weights, and record it in `registry`.
+
+    Args:
+        figures_only: record an entry's accuracy alone, for weights that are too large to come with the package.
+    """
     backbone = registry.backbone(name)
     if backbone is not None:
         file = _move({backbone.task: stored_backbone(name)}, resources.packaged_weights_dir(), name)[backbone.task]
@@ -186,19 +195,28 @@ def pack(name: str, registry: Registry) -> None:
     else:
         entry = registry.entry(name)
         made = {task: stored_adapter(name, task) for task in entry.tasks}
+        if figures_only:
+            _finished(made, name)
+            registry.update(replace(entry, measured={task: _stated_accuracy(file) for task, file in made.items()}))
+            return
         files = _move(made, resources.packaged_weights_dir() / name, name)
         registry.update(publish(entry, files, f"package:{name}/"))
 
 
 def _move(files: dict[str, Path], folder: Path, name: str) -> dict[str, Path]:
+    _finished(files, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return {task: Path(shutil.move(file, folder / file.name)) for task, file in files.items()}
+
+
+def _finished(files: dict[str, Path], name: str) -> None:
+    """Raises WeightsError unless every task was trained to its recipe's end."""
     missing = [task for task, file in files.items() if not file.exists()]
     if missing:
         raise WeightsError(f"The local store lacks {', '.join(missing)} of {name}. Train it first: `zoo train {name}`.")
-    tried = [task for task, file in files.items() if "max_steps" in read(file)[1].get("recipe", {})]
+    tried = [task for task, file in files.items() if {"max_steps", "hold_out"} & set(read(file)[1].get("recipe", {}))]
     if tried:
         raise WeightsError(f"{', '.join(tried)} of {name} were trained with --max-steps: a try is not published.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return {task: Path(shutil.move(file, folder / file.name)) for task, file in files.items()}
 
 
 def _accelerator(options: RunOptions, out: Path) -> Accelerator:
@@ -209,10 +227,11 @@ def _train(
     model: TaskModel, task: str, data: Splits, recipe: Recipe, file: Path, accelerator: Accelerator, options: RunOptions
 ) -> dict[str, float]:
     """Train one task and, on the main process, test it; the metrics."""
-    model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
+    if options.hold_out:
+        data = held_out(data, options.hold_out, training.seed_of(recipe.seed, task, "held out"))
     figures = training.train_task(
         model, task, data, recipe, accelerator=accelerator, checkpoint_file=_checkpoint(file), resume=options.resume,
-        workers=options.workers, max_steps=options.max_steps, quiet=options.quiet,
+        execution=options, quiet=options.quiet,
     )  # fmt: skip
     metrics = {"train_accuracy": figures["accuracy"], "train_loss": figures["loss"]}
     if accelerator.is_main_process:
@@ -228,19 +247,19 @@ def _recipe(name: str, options: RunOptions) -> Recipe:
     return recipe if options.seed is None else replace(recipe, seed=options.seed)
 
 
-def _pending(files: dict[str, Path], recipe: Recipe, options: RunOptions) -> list[str]:
-    """The tasks that are still to be trained."""
+def _pending(
+    files: dict[str, Path], identity: dict[str, Any], options: RunOptions, method: dict[str, Any] | None = None
+) -> list[str]:
+    """The tasks that are still to be trained; raises OptionError where what is there was made otherwise."""
+    wanted = {**identity, "method": method}
     for file in files.values():
         if options.overwrite:
             file.unlink(missing_ok=True)
             _checkpoint(file).unlink(missing_ok=True)
     done = [task for task, file in files.items() if file.exists()]
     for task in done:
-        if not options.resume:
-            raise OptionError(
-                f"{files[task]} has been trained already. --resume keeps finished tasks, --overwrite trains anew."
-            )
-        made, wanted = read(files[task])[1].get("recipe", {}), _identity(recipe, options)
+        header = read(files[task])[1]
+        made = {**header.get("recipe", {}), "method": header.get("method")}
         if made != wanted:
             other = [
                 f"{k} {made.get(k)}, not {wanted.get(k)}" for k in {**made, **wanted} if made.get(k) != wanted.get(k)
@@ -248,11 +267,16 @@ def _pending(files: dict[str, Path], recipe: Recipe, options: RunOptions) -> lis
             raise OptionError(
                 f"{files[task]} is of another run ({'; '.join(other)}). --overwrite trains anew; or name another --out."
             )
-    return [task for task in files if task not in done]
+        log.info("%s is trained already, and skipped: %s", task, files[task])
+    pending = [task for task in files if task not in done]
+    begun = [str(files[task]) for task in pending if _checkpoint(files[task]).exists()]
+    if begun and not options.resume:
+        raise OptionError(f"{begun[0]} has been begun already. --resume goes on with it, --overwrite trains anew.")
+    return pending
 
 
 def _identity(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
-    return training.run_identity(recipe, options.precision, options.workers, options.max_steps)
+    return training.run_identity(recipe, options)
 
 
 def _checkpoint(file: Path) -> Path:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.util
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,18 @@ from zoo.task import Preprocessing
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How steps are carried out. Each of these changes the weights that a run ends with, be it in their last digits."""
+
+    precision: str = "no"  # or mixed: "bf16" or "fp16"
+    channels_last: bool = True  # the memory layout that convolutions are fastest in
+    compile: bool = False  # have torch.compile translate the network first
+    workers: int = 0  # processes that load images; each draws augmentations of its own
+    max_steps: int | None = None  # per epoch, for a quick try
+    hold_out: float = 0.0  # share of the training images to test on, in place of the test images
+
+
 def train_task(
     model: TaskModel,
     task: str,
@@ -40,17 +54,13 @@ def train_task(
     accelerator: Accelerator | None = None,
     checkpoint_file: Path | None = None,
     resume: bool = False,
-    workers: int = 0,
-    max_steps: int | None = None,
+    execution: Execution | None = None,
     quiet: bool = False,
 ) -> dict[str, float]:
     """Train what `task` owns in `model` (and the backbone, where the method trains it) on `data.train`.
 
     Everything random is drawn from the recipe's seed, the task's name and the epoch, so that a run which is
     stopped and resumed from `checkpoint_file`, written after each epoch, ends with the same weights.
-
-    Args:
-        max_steps: take no more than so many steps in each epoch, for a quick try.
 
     Returns:
         The mean training loss and the training accuracy in per cent of the last epoch.
@@ -59,41 +69,46 @@ def train_task(
         WeightsError: the checkpoint belongs to another run.
         TrainingError: there is no full batch, or the loss is no longer finite.
     """
-    accelerator, recipe = accelerator or make_accelerator(), recipe.of(task)
-    loader, sampler = training_loader(data, task, recipe, accelerator, workers)
-    optimizers = build_optimizers(model, task, recipe)
-    run = {"task": task, "recipe": run_identity(recipe, accelerator.mixed_precision, workers, max_steps)}
+    execution, recipe = execution or Execution(), recipe.of(task)
+    accelerator = accelerator or make_accelerator(execution.precision)
+    layout = torch.channels_last if execution.channels_last else torch.contiguous_format
+    model.to(memory_format=layout)
+    loader, sampler = training_loader(data, task, recipe, accelerator, execution.workers)
+    optimizers, scaler = build_optimizers(model, task, recipe), accelerator.scaler
+    run = {"task": task, "recipe": run_identity(recipe, execution)}
     start, figures = 0, {"loss": math.nan, "accuracy": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
         saved = checkpoint.load(checkpoint_file, trained_tensors(model, task), optimizers, run)
         start, figures = saved["epochs_done"], saved["figures"]
+        if scaler:
+            scaler.load_state_dict(saved["scaler"])
 
-    network, loader, *wrapped = accelerator.prepare(model, loader, *optimizers)
+    network, loader = accelerator.prepare(model, loader)
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     total = recipe.epochs * len(loader)
 
     def step(number: int, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         set_learning_rates(optimizers, recipe, number / total)
-        logits = network(inputs.to(memory_format=torch.channels_last), task)  # (B, classes)
+        logits = network(inputs.to(memory_format=layout), task)  # (B, classes)
         loss = criterion(logits, labels)
         accelerator.backward(loss)
-        for optimizer in wrapped:
-            optimizer.step()
-            optimizer.zero_grad()
+        update(optimizers, scaler)
         return loss.detach(), logits.detach()
 
     silent = quiet or not accelerator.is_main_process
-    with deterministic(recipe.threads), Reporter(task, recipe.epochs, len(loader), start, silent) as report:
+    reporter = Reporter(task, recipe.epochs, len(loader), start, silent)
+    with deterministic(recipe.threads), compiled(model, execution.compile), reporter as report:
         for epoch in range(start, recipe.epochs):
             sampler.epoch = epoch
             torch.manual_seed(seed_of(recipe.seed, task, epoch, accelerator.process_index))
             network.train()
-            steps = itertools.islice(enumerate(loader, epoch * len(loader)), max_steps)
+            steps = itertools.islice(enumerate(loader, epoch * len(loader)), execution.max_steps)
             figures = run_epoch(steps, step, functools.partial(report.step, epoch))
             report.epoch(epoch, **figures)
             accelerator.log({f"{task}/{key}": value for key, value in figures.items()}, step=epoch)
             if checkpoint_file and accelerator.is_main_process:
                 state = {**run, "epochs_done": epoch + 1, "figures": figures}
+                state |= {"scaler": scaler.state_dict()} if scaler else {}
                 checkpoint.save(checkpoint_file, trained_tensors(model, task), optimizers, state)
     model.eval()
     return figures
@@ -136,10 +151,22 @@ def training_loader(
     return DataLoader(images, share, sampler=sampler, num_workers=workers, drop_last=drop_last), sampler
 
 
-def run_identity(recipe: Recipe, precision: str, workers: int, max_steps: int | None) -> dict[str, Any]:
+def update(optimizers: Sequence[torch.optim.Optimizer], scaler: torch.amp.GradScaler | None = None) -> None:
+    """A step of each optimiser; one scaler serves all, so that all of them undo the scale that the loss was given."""
+    for optimizer in optimizers:
+        if scaler:
+            scaler.step(optimizer)  # none where a gradient has overflowed
+        else:
+            optimizer.step()
+        optimizer.zero_grad()
+    if scaler:
+        scaler.update()
+
+
+def run_identity(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     """What, beside the data and the machine, decides which weights a run ends with; defaults are left out."""
-    options = {"precision": (precision, "no"), "workers": (workers, 0), "max_steps": (max_steps, None)}
-    changed = {key: value for key, (value, default) in options.items() if value != default}
+    chosen = {f.name: (getattr(execution, f.name), f.default) for f in dataclasses.fields(Execution)}
+    changed = {name: value for name, (value, default) in chosen.items() if value != default}
     return {"name": recipe.name, "sha256": recipe.sha256, "seed": recipe.seed, **changed}
 
 
@@ -154,7 +181,7 @@ def make_accelerator(
     """An accelerator for the devices at hand.
 
     Args:
-        precision: "no" for float32, "bf16" for mixed precision.
+        precision: "no" for float32; "bf16" or "fp16" for mixed precision.
         tracker: "tensorboard" or "wandb", if what is logged shall be kept below `folder`.
     """
     if tracker and importlib.util.find_spec(tracker) is None:
@@ -246,6 +273,17 @@ def per_process(batch: int, accelerator: Accelerator) -> int:
     if rest or not share:
         raise OptionError(f"A batch of {batch} cannot be shared by {processes} processes evenly.")
     return share
+
+
+@contextlib.contextmanager
+def compiled(model: TaskModel, wanted: bool) -> Iterator[None]:
+    """Have torch.compile translate the network, if wanted, until the block ends; a task at a time, as it comes."""
+    if wanted:
+        model.backbone.compile()
+    try:
+        yield
+    finally:
+        model.backbone._compiled_call_impl = None
 
 
 @contextlib.contextmanager

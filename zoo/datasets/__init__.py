@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.datasets.base import Benchmark, Counts, Images, Splits, Transformed
+from zoo.datasets.base import Benchmark, Counts, Images, Splits, Transformed, held_out
 from zoo.datasets.decathlon import DecathlonBenchmark
 from zoo.datasets.domainnet import DomainNetBenchmark, JointDomainNetBenchmark
 from zoo.datasets.folder import FolderBenchmark
@@ -12,7 +12,9 @@ from zoo.datasets.shapes import ShapesBenchmark
 from zoo.datasets.sketch import SketchBenchmark
 from zoo.errors import UnknownNameError
 
-__all__ = ["BENCHMARKS", "Benchmark", "Counts", "Images", "Splits", "Transformed", "get_benchmark", "open_image"]
+__all__ = [
+    "BENCHMARKS", "Benchmark", "Counts", "Images", "Splits", "Transformed", "get_benchmark", "held_out", "open_image"
+]  # fmt: skip
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark

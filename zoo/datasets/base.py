@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import Dataset, Subset
 
 from zoo.errors import DataError, UnknownNameError
 
@@ -88,6 +89,20 @@ class PublishedBenchmark(Benchmark):
     @abstractmethod
     def read(self, task: str, root: Path, layout: str) -> Splits:
         """The classes and images of a task that exists, in a folder that exists."""
+
+
+def held_out(data: Splits, share: float, seed: int) -> Splits:
+    """The same with a share of the training images, drawn at random, in place of the test images.
+
+    Raises:
+        DataError: nothing would be left to train or to test on.
+    """
+    count: int = len(data.train)  # type: ignore[arg-type]
+    size = round(share * count)
+    if not 0 < size < count:
+        raise DataError(f"A share of {share} of {count} training images leaves none to train or none to test on.")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return Splits(data.classes, Subset(data.train, sorted(order[size:])), Subset(data.train, sorted(order[:size])))
 
 
 class Transformed(Dataset[tuple[Any, int]]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from zoo import resources
 from zoo.datasets.base import Counts, PublishedBenchmark, Splits
@@ -69,7 +69,7 @@ class DecathlonBenchmark(PublishedBenchmark):
     """The nine; what is called test here are the challenge's validation images."""
 
     name, layout = "decathlon", LAYOUT
-    published = {
+    published: ClassVar = {
         "version 1.0": {
             "aircraft": Counts(100, 3334, 3333),
             "cifar100": Counts(100, 40000, 10000),

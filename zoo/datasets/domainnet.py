@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import ConcatDataset
 
@@ -69,7 +69,7 @@ class DomainNetBenchmark(PublishedBenchmark):
     """One task per domain."""
 
     name, layout = "domainnet", LAYOUT
-    published = {
+    published: ClassVar = {
         "the cleaned version": {
             "clipart": Counts(345, 33525, 14604),
             "sketch": Counts(345, 48212, 20916),
@@ -97,7 +97,7 @@ class JointDomainNetBenchmark(PublishedBenchmark):
     """One task, `all`: the images of the six domains together (FTN, Appendix D)."""
 
     name, layout = "domainnet_joint", LAYOUT
-    published = {
+    published: ClassVar = {
         version: {"all": Counts(345, sum(c.train for c in tasks.values()), sum(c.test for c in tasks.values()))}
         for version, tasks in DomainNetBenchmark.published.items()
     }

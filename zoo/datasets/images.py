@@ -1,4 +1,4 @@
-"""Image files: opened with an error that names them, listed with their labels, and left out where they do not decode."""
+"""Image files: opened with an error that names them, listed with their labels, left out where they do not decode."""
 
 from __future__ import annotations
 

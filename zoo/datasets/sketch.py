@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import ConcatDataset
 from torchvision.datasets import Flowers102, StanfordCars
@@ -26,7 +26,7 @@ LAYOUT = """Expected layout:
     flowers-102/{{jpg/,imagelabels.mat,setid.mat}}
         from https://www.robots.ox.ac.uk/~vgg/data/flowers/102
     stanford_cars/{{cars_train/,cars_test/,cars_test_annos_withlabels.mat,devkit/}}
-        from https://ai.stanford.edu/~jkrause/cars/car_dataset.html, with cars_meta.mat and cars_train_annos.mat in devkit/
+        from https://ai.stanford.edu/~jkrause/cars/car_dataset.html; devkit/ has cars_meta.mat and cars_train_annos.mat
     tu_berlin/png/<class>/<number>.png
         sketches_png.zip from https://cybertron.cg.tu-berlin.de/eitz/projects/classifysketch
     CUB_200_2011/{{images/,images.txt,image_class_labels.txt,train_test_split.txt,classes.txt,bounding_boxes.txt}}
@@ -143,7 +143,7 @@ class SketchBenchmark(PublishedBenchmark):
     """ImageNet-to-Sketch."""
 
     name, layout = "sketch", LAYOUT
-    published = {
+    published: ClassVar = {
         "Piggyback's": {
             "flowers": Counts(102, 2040, 6149),
             "wikiart": Counts(195, 42129, 10628),

@@ -1,0 +1,63 @@
+"""Pictures of measured entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zoo.errors import OptionError
+from zoo.registry import Entry, Registry
+
+MARKERS = "osD^vPX*<>"
+
+
+def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -> list[Path]:
+    """Draw accuracy against rank, one line per task (FTN, Figure 2), as `<stem>.png` and `<stem>.svg`.
+
+    The lines begin with the entry of the same backbone and benchmark that has norms of its own alone, if there is one.
+
+    Raises:
+        OptionError: the entries are of several benchmarks or backbones, or fewer than two ranks have been measured.
+    """
+    ranked = {entry.method["rank"]: entry for entry in entries if "rank" in entry.method and entry.measured}
+    if len({(entry.backbone, entry.benchmark) for entry in ranked.values()}) > 1:
+        raise OptionError("These entries are of several backbones or benchmarks; name those of one.")
+    if len(ranked) < 2:
+        raise OptionError(f"Only {len(ranked)} of these {len(entries)} entries have a rank and measured figures.")
+    one = next(iter(ranked.values()))
+    plain = [e for e in map(registry.entry, registry.names()) if e.method == {"name": "bn"} and e.measured]
+    for entry in plain:
+        if (entry.backbone, entry.benchmark) == (one.backbone, one.benchmark):
+            ranked[0] = entry
+    ranks = sorted(ranked)
+
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for marker, task in zip(MARKERS * len(one.tasks), one.tasks, strict=False):
+        values = [(ranked[rank].measured or {}).get(task, float("nan")) for rank in ranks]
+        axes.plot(range(len(ranks)), values, marker=marker, label=task)
+    axes.set_xticks(range(len(ranks)), [str(rank) if rank else "norms\nonly" for rank in ranks])
+    axes.set(xlabel="rank", ylabel="top-1 accuracy, %", title=f"{one.backbone} on {one.benchmark}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", ncols=2)
+    return _save(figure, stem)
+
+
+def _pyplot():  # type: ignore[no-untyped-def]
+    try:
+        import matplotlib
+    except ImportError:
+        raise OptionError("Pictures are drawn by matplotlib: pip install matplotlib.") from None
+    matplotlib.use("agg")
+    matplotlib.rcParams["svg.hashsalt"] = "zoo"  # the same figures give the same file
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure, stem: Path) -> list[Path]:  # type: ignore[no-untyped-def]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    for file in files:
+        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+    return files
