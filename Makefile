@@ -2,13 +2,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test slow lint clean
 
 demo: $(VENV)/ready  ## The main job, end to end, on the packaged weights.
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/ready  ## The whole test suite.
-	$(BIN)/python -m pytest
+test: $(VENV)/ready  ## The test suite.
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/ready  ## Its slow part: every entry of the zoo and every recipe.
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/ready  ## Formatting, lint and types.
 	$(BIN)/ruff format --check .

@@ -1,0 +1,99 @@
+"""Every entry of the zoo at its real input size: built, fused, exported, compared. `make slow` runs these."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from zoo.export import run, session, to_onnx
+
+import zoo
+from tests import layouts
+from tests.conftest import disturb
+from zoo import tensors
+from zoo.cli import main
+from zoo.datasets import get_benchmark
+from zoo.files import sha256
+from zoo.loader import architecture
+from zoo.registry import Entry, Registry, WeightsFile, default_registry
+from zoo.runs import publish
+
+pytestmark = pytest.mark.slow
+ENTRIES = [default_registry().entry(name) for name in default_registry().names()]
+SIZES = {"sketch": {224, 380}, "domainnet": {224}, "domainnet_joint": {224}, "decathlon": {72}, "shapes": {32},
+         "pentathlon": {24, 28, 32, 36, 40}}  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+def test_fusing_and_exporting_change_nothing(entry: Entry, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = entry.tasks[0]
+    model = zoo.load(entry.name, task=task, weights=None)
+    disturb(model, task)
+    known, plain = model.task(task), model.fuse(task)
+    assert known.preprocessing.size in SIZES[entry.benchmark]
+    images = torch.randn(1, *known.preprocessing.input_size)
+    with torch.no_grad():
+        logits = model(images, task)
+        torch.testing.assert_close(plain(images), logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max()))
+    parity = to_onnx(plain, tmp_path / "graph.onnx", task=known, images=images)
+    assert parity.passed
+    found = torch.from_numpy(run(session(tmp_path / "graph.onnx"), images.numpy()))
+    torch.testing.assert_close(found, logits, rtol=1e-3, atol=2e-4 * float(logits.abs().max()))
+
+
+# -- recipes, through the command line ------------------------------------------------------------------------------
+
+OF_RECIPE = {entry.recipe: entry for entry in reversed(ENTRIES)}  # one entry of each recipe
+
+
+def command(*arguments: object, status: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == status, result.output
+    return result
+
+
+def on_a_small_scale(entry: Entry, folder: Path) -> Entry:
+    """The entry with random backbone weights, as none can be downloaded here, and batches of four in one epoch."""
+    recipe = folder / "recipe.yaml"
+    command("cp", entry.recipe, recipe)
+    text = re.sub(r"(?m)^epochs: \d+", "epochs: 1", recipe.read_text())
+    recipe.write_text(re.sub(r"(?m)^batch: \d+", "batch: 4", text))
+    backbone = folder / "backbone.safetensors"
+    torch.manual_seed(0)
+    tensors.write(backbone, architecture(entry.backbone, default_registry()).state_dict(), {})
+    weights = WeightsFile("file:backbone.safetensors", sha256(backbone), backbone.stat().st_size)
+    return replace(
+        entry, name="small", recipe=str(recipe), backbone_weights=weights, weights=None, measured=None, baseline=""
+    )
+
+
+@pytest.mark.parametrize("entry", OF_RECIPE.values(), ids=lambda e: e.recipe)
+def test_every_recipe_trains_two_steps_and_its_result_evaluates(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the benchmark's real layout; then `eval` and `verify` agree on what was trained."""
+    needs_root = get_benchmark(entry.benchmark).needs_root
+    root = layouts.make(entry.benchmark, tmp_path / "data", monkeypatch) if needs_root else None
+    data = ("--data-root", root) if root else ()
+    small, registry, file = on_a_small_scale(entry, tmp_path), Registry(), tmp_path / "registry.yaml"
+    task = entry.tasks[-1]
+    registry.update(small)
+    registry.write(file)
+    out = tmp_path / "out"
+    command("--registry", file, "train", "small", "--task", task, "--max-steps", 2, "--out", out, "--quiet", *data)
+    path = out / f"{task}.safetensors"
+    header = tensors.read(path)[1]
+    assert header["preprocessing"]["size"] in SIZES[entry.benchmark]
+
+    done = publish(replace(small, classes={task: entry.classes[task]}), {task: path}, "file:out/")
+    registry.update(done)
+    registry.write(file)
+    rows = json.loads(command("--registry", file, "eval", "small", "--json", *data).stdout)
+    assert rows[0]["accuracy %"] == pytest.approx(header["metrics"]["accuracy"], abs=0.02)
+    assert "parameters" in command("--registry", file, "verify", "small", *data).stdout
