@@ -3,7 +3,8 @@
     python benchmarks/execution.py --out DIR [--device cuda] [--json FILE]
 
 Speed: one FTN step of resnet34 R=40 at batch 16 and 160 px, all settings in turn in one process. Result: the test
-accuracy of `zoo train resnet20-ftn-r8-shapes --task quickdraw` under the same setting, its whole recipe. fp16 needs a GPU.
+accuracy of `zoo train resnet20-ftn-r8-shapes --task quickdraw` under the same setting, its whole recipe. fp16 needs
+a GPU.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/input_pipeline.py [--json FILE]
 
 The images are JPEG files of 500 × 375 pixels, as ImageNet's and the benchmarks' mostly are; each candidate decodes,
-crops, resizes to 224, flips and normalises them on one core, in turn. On a machine with a GPU, the images per second that
-it trains resnet50 R=50 on are measured too: what the loading processes have to keep up with.
+crops, resizes to 224, flips and normalises them on one core, in turn. On a machine with a GPU, the images per second
+that it trains resnet50 R=50 on are measured too: what the loading processes have to keep up with.
 """
 
 from __future__ import annotations

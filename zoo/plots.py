@@ -39,7 +39,7 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
     axes.set_xticks(range(len(ranks)), [str(rank) if rank else "norms\nonly" for rank in ranks])
     axes.set(xlabel="rank", ylabel="top-1 accuracy, %", title=f"{one.backbone} on {one.benchmark}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", ncols=2)
+    axes.legend(loc="best", ncols=2)
     return _save(figure, stem)
 
 

@@ -103,7 +103,7 @@ def train_task(
             torch.manual_seed(seed_of(recipe.seed, task, epoch, accelerator.process_index))
             network.train()
             steps = itertools.islice(enumerate(loader, epoch * len(loader)), execution.max_steps)
-            figures = run_epoch(steps, step, functools.partial(report.step, epoch))
+            figures = run_epoch(steps, step, functools.partial(report.step, epoch), accelerator)
             report.epoch(epoch, **figures)
             accelerator.log({f"{task}/{key}": value for key, value in figures.items()}, step=epoch)
             if checkpoint_file and accelerator.is_main_process:
@@ -118,8 +118,11 @@ def run_epoch(
     batches: Iterable[tuple[int, tuple[Tensor, Tensor]]],
     step: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
     report: Callable[[float, float], None],
+    accelerator: Accelerator,
 ) -> dict[str, float]:
     """Take a step on each numbered batch; the mean loss and the accuracy in per cent over all of them.
+
+    What is reported on the way is of this process, what is returned of all processes together.
 
     Raises:
         TrainingError: there is no batch, or the loss is no longer finite.
@@ -130,6 +133,8 @@ def run_epoch(
         losses, seen = losses + loss.item() * len(labels), seen + len(labels)
         correct += int((logits.argmax(1) == labels).sum())
         report(losses / seen, 100 * correct / seen)
+    sums = torch.tensor([losses, correct, seen], dtype=torch.float64, device=accelerator.device)
+    losses, correct, seen = accelerator.reduce(sums).tolist()
     if not seen:
         raise TrainingError("There is no full batch to train on. Lower the recipe's batch, or add images.")
     if not math.isfinite(losses):
