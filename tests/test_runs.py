@@ -84,14 +84,13 @@ def test_two_processes_end_where_one_does(quick: Path, tmp_path: Path) -> None:
     quick.write_text(re.sub("augment: .*", "augment: {crop: none}", quick.read_text()))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
     tasks = ["--task", "clipart", "--task", "sketch"]
-    for method, accuracy, loss in (("features", 0.0, 1e-4), ("bn", 5.0, 0.2)):
+    for method, accuracy, loss in (("features", 0.0, 1e-4), ("bn", 2.0, 0.05)):
         train = ["train", f"resnet20-{method}-shapes", *tasks, "--recipe", str(quick), "--cpu", "--quiet", "--out"]
         one, two = tmp_path / f"{method}-one", tmp_path / f"{method}-two"
         subprocess.run([sys.executable, "-m", "zoo", *train, str(one)], check=True, timeout=300)
         subprocess.run([*launch, "-m", "zoo", *train, str(two)], check=True, timeout=300)
         for task in ("clipart", "sketch"):
             metrics = [read(folder / f"{task}.safetensors")[1]["metrics"] for folder in (one, two)]
-            print(method, task, metrics)
             assert metrics[1]["accuracy"] == pytest.approx(metrics[0]["accuracy"], abs=accuracy)
             assert metrics[1]["train_accuracy"] == pytest.approx(metrics[0]["train_accuracy"], abs=accuracy)
             assert metrics[1]["train_loss"] == pytest.approx(metrics[0]["train_loss"], abs=loss)

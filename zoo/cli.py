@@ -98,13 +98,14 @@ def info(registry: Registry, name: str, as_json: bool) -> None:
     from zoo.registry import as_data
 
     item = registry.backbone(name) or registry.entry(name)
-    facts = as_data(item)
+    facts, source, rows = as_data(item), "", []
     if isinstance(item, Entry):
         facts |= _scores(item, registry)
-    rows = papers.table(item.reported.source, registry) if isinstance(item, Entry) and item.reported else []
+        source = item.reported.source if item.reported else ""
+        rows = papers.table(source, registry) if source else []
     show_one(name, facts | ({"table": rows} if as_json and rows else {}), as_json)
     if rows and not as_json:
-        click.echo(f"\n{item.reported.source}, as the paper prints it, and parameters as counted here:")
+        click.echo(f"\n{source}, as the paper prints it, and parameters as counted here:")
         show(rows)
 
 

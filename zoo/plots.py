@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import OptionError
 from zoo.registry import Entry, Registry
@@ -43,7 +44,7 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
     return _save(figure, stem)
 
 
-def _pyplot():  # type: ignore[no-untyped-def]
+def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
@@ -55,7 +56,7 @@ def _pyplot():  # type: ignore[no-untyped-def]
     return pyplot
 
 
-def _save(figure, stem: Path) -> list[Path]:  # type: ignore[no-untyped-def]
+def _save(figure: Any, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     for file in files:

@@ -120,7 +120,8 @@ class Entry:
         The counting rule that the papers' totals are compared with: the frozen backbone with its norms, and for each
         task its increments and its norms.
         """
-        return self.parameters and self.parameters.backbone + len(self.tasks) * self.parameters.per_task
+        counted = self.parameters
+        return None if counted is None else counted.backbone + len(self.tasks) * counted.per_task
 
     @property
     def method_options(self) -> dict[str, Any]:

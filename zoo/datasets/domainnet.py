@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch.utils.data import ConcatDataset
 
 from zoo import resources
-from zoo.datasets.base import Counts, PublishedBenchmark, Splits
+from zoo.datasets.base import Counts, Images, PublishedBenchmark, Splits
 from zoo.datasets.images import ListedImages, read_lines
 from zoo.errors import DataError
 
@@ -105,5 +105,6 @@ class JointDomainNetBenchmark(PublishedBenchmark):
     def read(self, task: str, root: Path, layout: str) -> Splits:
         domains = DomainNetBenchmark()
         parts = {domain: domains.read(domain, root, layout) for domain in domains.tasks()}
-        train, test = (ConcatDataset([getattr(p, split) for p in parts.values()]) for split in ("train", "test"))
+        train: Images = ConcatDataset([part.train for part in parts.values()])
+        test: Images = ConcatDataset([part.test for part in parts.values()])
         return Splits(parts["real"].classes, train, test, {domain: part.test for domain, part in parts.items()})

@@ -146,13 +146,14 @@ def _walker(label: int, rng: Random) -> Array:
         image += rng.uniform(-0.5, 0.5) * _stroke(grid, start, end, rng.uniform(0.1, 0.3))
     seen = _pose(rng, grid, 0.1, (0.8, 1.1), 0.15)
     step, swing = rng.uniform(0.05, 0.45), rng.uniform(0.1, 0.5)
-    at = lambda *xy: np.array(xy, dtype=np.float64)  # noqa: E731
-    body = [(at(0, -0.8), at(0, 0.2)), (at(0, 0.2), at(step, 1.5)), (at(0, 0.2), at(-step, 1.5)),
-            (at(0, -0.7), at(swing, 0.1)), (at(0, -0.7), at(-swing, 0.1)), (at(0, -1.2), at(0, -1.15))]  # fmt: skip
+    limbs = [((0, -0.8), (0, 0.2)), ((0, 0.2), (step, 1.5)), ((0, 0.2), (-step, 1.5)),
+             ((0, -0.7), (swing, 0.1)), ((0, -0.7), (-swing, 0.1)), ((0, -1.2), (0, -1.15))]  # fmt: skip
+    body = [(np.array(start, float), np.array(end, float)) for start, end in limbs]
     if not label:  # the same limbs, scattered
         body = [(a + (move := rng.uniform(-0.9, 0.9, 2)), b + move) for a, b in body]
     figure = _strokes(seen, body, rng.uniform(0.22, 0.34))
-    return image * (1 - figure) + figure * rng.choice([0.05, 0.95]) + rng.normal(0, 0.08, image.shape)
+    shade = float(rng.choice([0.05, 0.95]))
+    return image * (1 - figure) + shade * figure + rng.normal(0, 0.08, image.shape)
 
 
 @dataclass(frozen=True)

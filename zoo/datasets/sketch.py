@@ -110,9 +110,8 @@ def cars(root: Path, split: str = "train", transform: Transform = None, layout: 
     marks = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}[split]
     for part in ("devkit/cars_meta.mat", marks, f"cars_{split}"):
         require(folder / part, layout)
-    corners = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
-    boxes = {
-        str(mark["fname"]): tuple(int(mark[corner]) for corner in corners)
+    boxes: dict[str, Box] = {
+        str(mark["fname"]): (int(mark["bbox_x1"]), int(mark["bbox_y1"]), int(mark["bbox_x2"]), int(mark["bbox_y2"]))
         for mark in loadmat(folder / marks, squeeze_me=True)["annotations"]
     }
     loader = lambda path: open_image(path, boxes[Path(path).name])  # noqa: E731
