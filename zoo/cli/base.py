@@ -1,0 +1,63 @@
+"""The group of commands, and what its commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo import __version__
+from zoo.errors import ZooError
+from zoo.registry import Registry, default_registry
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+COUNT, POSITIVE = click.IntRange(0), click.IntRange(1)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+data_root = click.option("--data-root", type=FOLDER, help="Where the benchmark's images lie.")
+skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave out images that do not decode.")
+
+
+class Zoo(click.Group):
+    """The group of commands; prints the zoo's own errors in a line or two."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ZooError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_status)
+        except KeyboardInterrupt:
+            if ctx.invoked_subcommand == "train":
+                click.echo("Stopped. The same command with --resume goes on from the last finished epoch.", err=True)
+            raise
+
+
+@click.group(cls=Zoo, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="zoo")
+@click.option("--registry", type=FILE, help="A registry file of your own, beside the zoo's.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def main(ctx: click.Context, registry: Path | None, debug: bool) -> None:
+    """One frozen backbone, a small file per task: find, train, verify, fuse and export them."""
+    ctx.obj = default_registry() if registry is None else default_registry().merged(Registry.read(registry))
+
+
+def narrate() -> None:
+    """Let the zoo say on stderr what long work has got done."""
+    import logging
+
+    logger = logging.getLogger("zoo")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+def mean(figures: dict[str, float] | None) -> float | None:
+    """The mean of figures by task, to two places; None of none."""
+    return round(sum(figures.values()) / len(figures), 2) if figures else None

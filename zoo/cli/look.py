@@ -1,0 +1,128 @@
+"""Finding out: ls, info, download, plot, data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo.cli.base import FILE, as_json, data_root, main, mean
+from zoo.errors import CheckFailed, OptionError
+from zoo.registry import Entry, Registry
+from zoo.report import show, show_one
+
+
+@main.command("ls")
+@click.argument("pattern", default="*")
+@as_json
+@click.pass_obj
+def list_command(registry: Registry, pattern: str, as_json: bool) -> None:
+    """List the models whose names match PATTERN, such as "resnet*-shapes"."""
+    rows = [_summary(registry.entry(name)) for name in registry.names(pattern)]
+    show(rows, as_json)
+    if not rows:
+        raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
+
+
+def _summary(entry: Entry) -> dict[str, Any]:
+    sizes = [file.size for file in (entry.weights or {}).values()]
+    reported = entry.reported.accuracy if entry.reported else None
+    return {
+        "name": entry.name,
+        "tasks": len(entry.tasks),
+        "parameters per task": entry.parameters and entry.parameters.per_task,
+        "KB per task": round(sum(sizes) / len(sizes) / 1000) if sizes else None,
+        "measured %": mean(entry.measured),
+        "reported %": mean(reported),
+    }
+
+
+@main.command()
+@click.argument("name")
+@as_json
+@click.pass_obj
+def info(registry: Registry, name: str, as_json: bool) -> None:
+    """Show what the registry says of a model, and its row in the paper's table among the other methods."""
+    from zoo import papers
+    from zoo.registry import as_data
+
+    item = registry.backbone(name) or registry.entry(name)
+    facts, source, rows = as_data(item), "", []
+    if isinstance(item, Entry):
+        facts |= _scores(item, registry)
+        source = item.reported.source if item.reported else ""
+        rows = papers.table(source, registry) if source else []
+    show_one(name, facts | ({"table": rows} if as_json and rows else {}), as_json)
+    if rows and not as_json:
+        click.echo(f"\n{source}, as the paper prints it, and parameters as counted here:")
+        show(rows)
+
+
+def _scores(entry: Entry, registry: Registry) -> dict[str, Any]:
+    """The decathlon scores of the paper's figures and of ours, where the entry is scored so."""
+    from zoo.score import decathlon_score
+
+    if not entry.baseline:
+        return {}
+    baseline, scores = registry.entry(entry.baseline), {}
+    if entry.reported and baseline.reported:
+        scores["reported"] = round(decathlon_score(entry.reported.accuracy, baseline.reported.accuracy))
+    if entry.measured and baseline.measured:
+        scores["measured"] = round(decathlon_score(entry.measured, baseline.measured))
+    return {"decathlon score": scores or None}
+
+
+@main.command()
+@click.argument("name")
+@click.pass_obj
+def download(registry: Registry, name: str) -> None:
+    """Fetch a model's published weights and print where they lie."""
+    from zoo.loader import adapter_files
+
+    entry = registry.entry(name)
+    for path in adapter_files(entry, entry.tasks, "published").values():
+        click.echo(path)
+
+
+@main.group()
+def plot() -> None:
+    """Draw measured figures, as PNG and SVG."""
+
+
+@plot.command("ranks")
+@click.argument("pattern")
+@click.option("-o", "--out", type=FILE, default=Path("ranks"), show_default=True, help="Name without .png and .svg.")
+@click.pass_obj
+def plot_ranks(registry: Registry, pattern: str, out: Path) -> None:
+    """Draw accuracy against rank for the measured models that match PATTERN, such as "resnet20-ftn-*-shapes"."""
+    from zoo.plots import accuracy_by_rank
+
+    entries = [registry.entry(name) for name in registry.names(pattern)]
+    for path in accuracy_by_rank(entries, registry, out):
+        click.echo(path)
+
+
+@main.group()
+def data() -> None:
+    """Look after the images of a benchmark."""
+
+
+@data.command("check")
+@click.argument("benchmark")
+@data_root
+@click.option("--decode", is_flag=True, help="Open every image, and name those that do not decode.")
+@as_json
+def check_data(benchmark: str, data_root: Path | None, decode: bool, as_json: bool) -> None:
+    """Count the classes and images of each task of BENCHMARK; exit 1 where its authors state other numbers."""
+    from zoo.datasets.check import check
+
+    rows, problems = [], []
+    for found in check(benchmark, data_root, decode):
+        counts = found.counts._asdict() if found.counts else dict.fromkeys(("classes", "train", "test"))
+        rows.append({"task": found.task, **counts, "as published": found.version or None})
+        problems += [f"{found.task}: {problem}" for problem in found.problems]
+        click.echo(f"{found.task}: {'looked at' if found.counts else 'not as it should be'}", err=True)
+    show(rows, as_json)
+    if problems:
+        raise CheckFailed("\n".join(problems))

@@ -1,0 +1,151 @@
+"""Making adapters: train, pack, cp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo.cli.base import COUNT, FILE, FOLDER, POSITIVE, data_root, main, narrate, skip_unreadable
+from zoo.errors import OptionError
+from zoo.registry import Entry, Registry
+from zoo.report import show
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--task", "tasks", multiple=True, help="Train this task; may be given several times. Default: all.")
+@click.option("--backbone", help="Adapt this backbone to domains of your own, such as torchvision/resnet18.")
+@click.option("--data", type=FOLDER, help="Those domains: DIR/<domain>/{train,test}/<class>/*.jpg.")
+@click.option("--name", "own_name", help="With --backbone: the new entry's name.")
+@click.option("--method", help="With --backbone: the method.  [default: ftn]")
+@click.option("--rank", help="With --backbone: the rank of ftn. With NAME: auto, to choose one for each task.")
+@click.option(
+    "--margin", type=click.FloatRange(0), default=1.0, show_default=True, help="Points that --rank auto may give away."
+)
+@click.option("--out", type=FOLDER, help="Where the adapter files go. Default: the local store.")
+@click.option("--backbone-weights", type=FILE, help="A safetensors file with the backbone's weights.")
+@click.option("--recipe", help="A recipe's name or file, in place of the entry's.")
+@click.option("--seed", type=int, help="In place of the recipe's.")
+@data_root
+@skip_unreadable
+@click.option("--resume", is_flag=True, help="Go on from the last finished epoch.")
+@click.option("--overwrite", is_flag=True, help="Discard what was trained, and train anew.")
+@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True)
+@click.option("--channels-last/--no-channels-last", default=True, show_default=True, help="Memory layout.")
+@click.option("--compile", is_flag=True, help="Have torch.compile translate the network first.")
+@click.option("--cpu", is_flag=True, help="Leave a GPU unused.")
+@click.option("--workers", type=COUNT, default=0, show_default=True, help="Processes that load images.")
+@click.option("--tracker", type=click.Choice(["tensorboard", "wandb"]), help="Log the figures of each epoch.")
+@click.option("--max-steps", type=POSITIVE, help="Take so many steps in each epoch, for a quick try.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.pass_obj
+def train(
+    registry: Registry, /, name: str | None, tasks: tuple[str, ...], backbone: str | None, data: Path | None,
+    own_name: str | None, method: str | None, rank: str | None, margin: float, out: Path | None, **options: Any,
+) -> None:  # fmt: skip
+    """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
+    from zoo import resources, runs
+    from zoo.loader import known_task
+
+    narrate()
+    settings = runs.RunOptions(**options)
+    if backbone or data:
+        if name or tasks or settings.data_root or not (backbone and data and out):
+            raise OptionError(
+                "For domains of your own give --backbone, --data and --out; no NAME, --task or --data-root."
+            )
+        if rank and not rank.isdigit():
+            raise OptionError(f"With --backbone, --rank is a whole number, not {rank!r}.")
+        spec = {"name": method or "ftn"} | ({"rank": int(rank)} if rank else {})
+        entry, file = runs.train_own(backbone, data, spec, out, registry, settings, own_name or "")
+        if entry.measured:
+            show([{"task": task, "accuracy %": value} for task, value in entry.measured.items()])
+            click.echo(f"Wrote {entry.name}. Use it with: zoo --registry {file} eval {entry.name}")
+        return
+    if own_name or method or rank not in (None, "auto"):
+        raise OptionError("--name, --method and --rank N belong to --backbone; an entry of the zoo has its own.")
+    if name is None:
+        raise OptionError("Name a model to train, or give --backbone, --data and --out. `zoo ls` lists the models.")
+    if known := registry.backbone(name):
+        from zoo.backbones import stored_backbone
+
+        file = out / "backbone.safetensors" if out else stored_backbone(name)
+        click.echo(runs.train_backbone(known, file, settings))
+        return
+    entry = registry.entry(name)
+    chosen = [known_task(entry, task) for task in tasks] or list(entry.tasks)
+    if rank:
+        _search_ranks(entry, registry, chosen, out, settings, margin)
+        return
+    for path in runs.train_entry(entry, registry, chosen, out or resources.store_dir() / name, settings).values():
+        click.echo(path)
+
+
+def _search_ranks(
+    entry: Entry, registry: Registry, tasks: list[str], out: Path | None, settings: Any, margin: float
+) -> None:
+    from zoo import ranks, resources
+
+    folder = out or resources.store_dir() / entry.name.replace(f"-r{entry.method.get('rank')}-", "-auto-")
+    choices = list(ranks.search(entry, registry, tasks, folder, settings, margin))
+    rows: list[dict[str, Any]] = [
+        {
+            "task": choice.task,
+            "rank": choice.rank,
+            **{
+                f"held out r{r} %": round(choice.tried[r], 2) if r in choice.tried else None
+                for r in ranks.family(entry, registry)
+            },
+            "test %": round(choice.accuracy, 2),
+            "parameters": choice.parameters,
+            "saved": f"{1 - choice.parameters / choice.largest_parameters:.0%}",
+        }
+        for choice in choices
+    ]
+    show(rows)
+    own, most = sum(c.parameters for c in choices), sum(c.largest_parameters for c in choices)
+    click.echo(f"{own:,} parameters for {len(choices)} tasks, {1 - own / most:.0%} fewer than at the largest rank.")
+    click.echo(f"Use them with: zoo eval {entry.name} --weights {folder}")
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True)
+@click.option("--figures-only", is_flag=True, help="Record the accuracy alone, and leave the files in the store.")
+@click.pass_context
+def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool) -> None:
+    """Publish what `zoo train` left in the local store: move it beside the registry and record it there.
+
+    For maintainers of a checkout of the zoo: files go to zoo/weights/, and registry.yaml gets their hashes, sizes
+    and measured accuracy.
+    """
+    from zoo import resources, runs
+
+    registry = Registry.read(resources.registry_file())
+    for name in names:
+        runs.pack(name, registry, figures_only)
+        registry.write(resources.registry_file())
+        click.echo(f"packed {name}")
+
+
+@main.command("cp")
+@click.argument("recipe")
+@click.argument("file", type=FILE)
+def copy(recipe: str, file: Path) -> None:
+    """Copy a recipe of the zoo to FILE, to be changed and used with `zoo train NAME --recipe FILE`."""
+    from zoo.recipe import recipe_file
+
+    source = recipe_file(recipe)
+    try:
+        text = source.read_bytes()
+    except OSError as error:
+        raise OptionError(f"Cannot read the recipe {source}: {error.strerror}.") from None
+    try:
+        with file.open("xb") as target:
+            target.write(text)
+    except FileExistsError:
+        raise OptionError(f"{file} exists already; choose another name.") from None
+    except OSError as error:
+        raise OptionError(f"Cannot write {file}: {error.strerror}.") from None
+    click.echo(f"Copied {source} to {file}")

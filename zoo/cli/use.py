@@ -1,0 +1,154 @@
+"""Using adapters: eval, verify, export, predict, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from zoo.cli.base import FILE, FOLDER, POSITIVE, as_json, data_root, main, mean, narrate, skip_unreadable
+from zoo.errors import CheckFailed, OptionError
+from zoo.registry import Registry
+from zoo.report import show
+
+
+@main.command("eval")
+@click.argument("name")
+@click.option("--task", help="This task alone. Default: all.")
+@click.option(
+    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
+)
+@data_root
+@skip_unreadable
+@as_json
+@click.pass_obj
+def evaluate(
+    registry: Registry,
+    name: str,
+    task: str | None,
+    weights: str,
+    data_root: Path | None,
+    skip_unreadable: bool,
+    as_json: bool,
+) -> None:
+    """Measure a model's top-1 accuracy on its test images."""
+    from zoo.loader import load
+    from zoo.score import decathlon_score
+    from zoo.verification import evaluate as measure
+
+    narrate()
+    entry, model = registry.entry(name), load(name, task=task, weights=weights, registry=registry)
+    figures = measure(entry, model, data_root, skip_unreadable)
+    rows = [{"task": key, "accuracy %": round(value, 2)} for key, value in figures.items()]
+    if len(model.tasks) > 1:
+        rows.append({"task": "mean", "accuracy %": mean({task: figures[task] for task in model.tasks})})
+    show(rows, as_json)
+    scale = entry.baseline and registry.entry(entry.baseline).measured
+    if scale and task is None and not as_json:
+        click.echo(f"decathlon score: {decathlon_score(figures, scale):.0f} (against {entry.baseline})")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--retrain", is_flag=True, help="Run the recipe again, in a temporary folder, and compare.")
+@data_root
+@as_json
+@click.pass_obj
+def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None, as_json: bool) -> None:
+    """Check a model's files, parameters and accuracy against the registry; exit 1 on a difference."""
+    from zoo import verification
+    from zoo.runs import RunOptions
+
+    narrate()
+    if known := registry.backbone(name):
+        if retrain:
+            raise OptionError(f"--retrain is for entries; `zoo train {name} --out DIR` runs a backbone's recipe again.")
+        checks = verification.verify_backbone(known)
+    else:
+        entry = registry.entry(name)
+        checks = verification.verify(entry, registry, data_root) if entry.weights or not retrain else []
+    if retrain:
+        checks += verification.retrain(entry, registry, RunOptions(data_root=data_root))
+    show([{"task": c.task, "check": c.what, "passed": c.passed, "detail": c.detail} for c in checks], as_json)
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise CheckFailed(f"{len(failed)} of {len(checks)} checks of {name} failed; the first: {failed[0].detail}")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--task", "tasks", multiple=True, help="Export this task; may be given several times.")
+@click.option("--all-tasks", is_flag=True)
+@click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the <task>.onnx files.")
+@click.option("--preprocess", is_flag=True, help="Take uint8 images (B, H, W, C); scale and normalise in the graph.")
+@click.option("--half", is_flag=True, help="Compute in float16.")
+@click.option("--provider", default="cpu", show_default=True, help="cpu, cuda or tensorrt: what runs the comparison.")
+@click.option(
+    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
+)
+@data_root
+@as_json
+@click.pass_obj
+def export(
+    registry: Registry, name: str, tasks: tuple[str, ...], all_tasks: bool, out: Path, preprocess: bool, half: bool,
+    provider: str, weights: str, data_root: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Write one ONNX graph per task, each compared with its source; exit 1 where they differ."""
+    from zoo import deployment
+    from zoo.loader import known_task
+
+    narrate()
+    entry = registry.entry(name)
+    chosen = [known_task(entry, task) for task in tasks]
+    if bool(chosen) == all_tasks:
+        raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")
+    made = deployment.export_entry(
+        entry, registry, chosen or list(entry.tasks), out, data_root=data_root, weights=weights,
+        preprocess=preprocess, half=half, provider=provider,
+    )  # fmt: skip
+    show([{"task": task, "file": str(path), "parity": str(parity)} for task, (path, parity) in made.items()], as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--task", required=True)
+@click.argument("images", nargs=-1, required=True, type=FILE)
+@click.option("--top", type=POSITIVE, default=3, show_default=True, help="How many classes to show.")
+@click.option(
+    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
+)
+@skip_unreadable
+@as_json
+@click.pass_obj
+def predict(
+    registry: Registry,
+    name: str,
+    task: str,
+    images: tuple[Path, ...],
+    top: int,
+    weights: str,
+    skip_unreadable: bool,
+    as_json: bool,
+) -> None:
+    """Classify IMAGES by one of a model's tasks."""
+    from zoo.deployment import classify
+    from zoo.loader import load
+
+    narrate()
+    show(
+        classify(load(name, task=task, weights=weights, registry=registry), task, images, top, skip_unreadable), as_json
+    )
+
+
+@main.command()
+@click.argument("name")
+@click.option("--task", help="Default: the first.")
+@click.option("--batch", type=POSITIVE, default=16, show_default=True)
+@click.option("--rounds", type=POSITIVE, default=20, show_default=True)
+@as_json
+@click.pass_obj
+def bench(registry: Registry, name: str, task: str | None, batch: int, rounds: int, as_json: bool) -> None:
+    """Time a model fused, unfused and in ONNX Runtime against its plain backbone, in turn in one process."""
+    from zoo.deployment import latencies
+
+    show(latencies(registry.entry(name), registry, task, batch, rounds), as_json)
