@@ -59,11 +59,11 @@ def command(*arguments: object, status: int = 0) -> Result:
 
 
 def on_a_small_scale(entry: Entry, folder: Path) -> Entry:
-    """The entry with random backbone weights, as none can be downloaded here, and batches of four in one epoch."""
+    """The entry with random backbone weights, as none can be downloaded here, and batches of two in one epoch."""
     recipe = folder / "recipe.yaml"
     command("cp", entry.recipe, recipe)
     text = re.sub(r"(?m)^epochs: \d+", "epochs: 1", recipe.read_text())
-    recipe.write_text(re.sub(r"(?m)^batch: \d+", "batch: 4", text))
+    recipe.write_text(re.sub(r"(?m)^batch: \d+", "batch: 2", text))
     backbone = folder / "backbone.safetensors"
     torch.manual_seed(0)
     tensors.write(backbone, architecture(entry.backbone, default_registry()).state_dict(), {})
