@@ -109,7 +109,7 @@ class Site(nn.Module):
     def _frozen(self) -> nn.Module:
         """The layer that this site replaced, around the same parameters."""
         layer = self.frozen_class.__new__(self.frozen_class)
-        own = ("frozen_class", "selection")
+        own = ("frozen_class", "selection", "second_of_block")
         layer.__dict__.update({key: value for key, value in self.__dict__.items() if key not in own})
         layer.__dict__["_modules"] = {key: value for key, value in self._modules.items() if key != "tasks"}
         return layer
@@ -152,6 +152,7 @@ class AdaptedLayer(Site):
 
     weight: Tensor
     bias: Tensor | None
+    second_of_block: bool = False  # whether it is the second convolution of a block, or the fourth, …
 
     @property
     def has_standard_forward(self) -> bool:

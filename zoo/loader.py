@@ -21,7 +21,7 @@ from zoo.registry import Entry, Registry, default_registry
 from zoo.task import Preprocessing, Task
 
 log = logging.getLogger(__name__)
-PLACEMENT = ("layers", "norms", "head")  # options of every method
+PLACEMENT = ("layers", "norms", "head", "placement")  # options of every method
 FUSED = "entry/"  # begins a backbone `entry/NAME/TASK`: the network that the entry NAME, fused for TASK, is
 
 
@@ -81,6 +81,7 @@ def adapt(
     layers: Sequence[str] | None = None,
     norms: Sequence[str] | None = None,
     head: str | None = None,
+    placement: str = "all",
     preprocessing: Preprocessing | None = None,
     **options: Any,
 ) -> TaskModel:
@@ -89,16 +90,17 @@ def adapt(
     Args:
         module: a classifier of torchvision, of timm, or of your own; its weights are copied and frozen.
         tasks: the number of classes, or their names, of each task.
-        method: "ftn", "bn", "features" or "finetune".
+        method: one of `zoo.increments.methods()`, such as "ftn", "parallel" or "bn".
         layers, norms: glob patterns over module paths: what to adapt, which norms each task owns.
         head: the path of the classifier. See `zoo.placement.Placement` for what is taken by default.
+        placement: "all", "early", "mid", "late" or "half" of the layers; see there too.
         preprocessing: of every task; by default ImageNet's at 224 pixels.
         options: the method's own, such as `rank=20`.
 
     Raises:
         OptionError: a pattern that matches nothing, or an option out of range.
     """
-    model = TaskModel(copy.deepcopy(module), method, options, Placement(layers, norms, head))
+    model = TaskModel(copy.deepcopy(module), method, options, Placement(layers, norms, head, placement))
     for name, classes in tasks.items():
         model.add_task(Task.of(name, classes, preprocessing))
     return model

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import OptionError, UnknownNameError, WeightsError
-from zoo.increments import Method, get_method
+from zoo.increments import Increment, Method, get_method
 from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Selection, Site, TaskHead, TaskNorm
 from zoo.placement import Placement
 from zoo.registry import Parameters
@@ -55,6 +55,8 @@ class TaskModel(nn.Module):
         backbone.requires_grad_(self.method.trains_backbone)
         self.backbone = backbone
         self._replace(layers.adapted, lambda layer: AdaptedConv2d if isinstance(layer, nn.Conv2d) else AdaptedLinear)
+        for path in layers.adapted:
+            backbone.get_submodule(path).second_of_block = path in layers.second
         self._replace(layers.norms, lambda _: TaskNorm)
         self._replace([layers.head], lambda _: TaskHead)
         self._sites = [(path, module) for path, module in backbone.named_modules() if isinstance(module, Site)]
@@ -99,9 +101,9 @@ class TaskModel(nn.Module):
         like = next(self.backbone.parameters(), torch.empty(0))
         added: list[Site] = []
         try:
-            for _, site in self._sites:
+            for path, site in self._sites:
                 if isinstance(site, AdaptedLayer):
-                    site.add(task.name, self.method.build(site, fresh))
+                    site.add(task.name, self._increment(path, site, fresh))
                 elif isinstance(site, TaskHead):
                     site.add(task.name, len(task.classes))
                 elif isinstance(site, TaskNorm):
@@ -276,6 +278,12 @@ class TaskModel(nn.Module):
             self.remove_task(task.name)
             raise
         return task
+
+    def _increment(self, path: str, site: AdaptedLayer, options: Mapping[str, Any]) -> Increment:
+        try:
+            return self.method.build(site, options)
+        except OptionError as error:
+            raise OptionError(f"{path}: {error} Leave the layer out with layers=…, or change the option.") from error
 
     def _task_modules(self, task: str) -> Iterator[tuple[str, nn.Module]]:
         self.task(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import nn
 from zoo.errors import OptionError
 from zoo.increments import Method
 
+PLACEMENTS = ("all", "early", "mid", "late", "half")
 WEIGHTED = (nn.Conv2d, nn.Linear)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 # These modules of torch read their layers' weights without calling the layers (torch's attention always, its encoder
@@ -25,6 +27,7 @@ class Layers:
     adapted: tuple[str, ...]
     norms: tuple[str, ...]
     head: str
+    second: frozenset[str] = frozenset()  # the second convolution of each block, the fourth, …
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,14 @@ class Placement:
             method adapts it too, the stem: the first convolution (FTN, Section 4.1.1, by its counts).
         norms: the norms that each task owns. By default all, for a method with task norms, else none.
         head: the path of the classifier. By default what timm declares, else the last Conv2d or Linear layer.
+        placement: which of the layers to adapt (residual adapters, Section 3.2): "all"; "early", "mid" or "late", the
+            first third of the stages, the last, or those between; "half", the second convolution of each block.
     """
 
     layers: Sequence[str] | None = None
     norms: Sequence[str] | None = None
     head: str | None = None
+    placement: str = "all"
 
     def find(self, backbone: nn.Module, method: Method) -> Layers:
         """The layers of `backbone` that this choice means.
@@ -60,9 +66,12 @@ class Placement:
         stem = next((path for path in body if isinstance(modules[path], nn.Conv2d)), None)
         norms = [path for path, module in called.items() if isinstance(module, NORMS)]
 
-        adapted = [] if method.increment is None else [path for path in body if method.stem or path != stem]
-        if method.increment is not None and self.layers is not None:
+        adapted = [path for path in body if method.linear or isinstance(modules[path], nn.Conv2d)]
+        adapted = [path for path in adapted if method.stem or path != stem]
+        second = frozenset(_second_of_blocks([path for path in body if isinstance(modules[path], nn.Conv2d)]))
+        if self.layers is not None:
             adapted = _match(self.layers, body, "layers to adapt")
+        adapted = [] if method.increment is None else _placed(self.placement, adapted, second)
         computed = [path for path in adapted if "weight" not in modules[path]._parameters]
         if computed:
             raise OptionError(
@@ -73,7 +82,39 @@ class Placement:
             norms = _match(self.norms, norms, "norms")
         elif not method.norms:
             norms = []
-        return Layers(tuple(adapted), tuple(norms), head)
+        return Layers(tuple(adapted), tuple(norms), head, second)
+
+
+def _placed(placement: str, paths: list[str], second: frozenset[str]) -> list[str]:
+    """Those of the layers that a placement means."""
+    if placement not in PLACEMENTS:
+        raise OptionError(f"The placement must be one of {', '.join(PLACEMENTS)}, not {placement!r}.")
+    if placement == "all":
+        return paths
+    if placement == "half":
+        return [path for path in paths if path in second]
+    stages = list(dict.fromkeys(_stage(path) for path in paths))
+    if len(stages) < 3:
+        raise OptionError(
+            f"The placement {placement!r} needs three stages at least; here are {_some(stages)}. Name layers with layers=…."
+        )
+    third = len(stages) // 3
+    chosen = {"early": stages[:third], "mid": stages[third:-third], "late": stages[-third:]}[placement]
+    return [path for path in paths if _stage(path) in chosen]
+
+
+def _stage(path: str) -> str:
+    """The stage that a layer belongs to: its path up to the first number, such as `layer1` or `stages.2`."""
+    match = re.match(r"(?:[^.]*\.)*?[^.]*\d+(?=\.|$)", path)
+    return match[0] if match else path
+
+
+def _second_of_blocks(convolutions: list[str]) -> list[str]:
+    """The second convolution of each block, the fourth, …, a block being a module with several of them as children."""
+    blocks: dict[str, list[str]] = {}
+    for path in convolutions:
+        blocks.setdefault(path.rpartition(".")[0], []).append(path)
+    return [path for block in blocks.values() for path in block[1::2]]
 
 
 def _declared_head(backbone: nn.Module) -> str | None:

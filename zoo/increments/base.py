@@ -63,6 +63,7 @@ class Method:
     increment: type[Increment] | None = None  # what an adapted layer gets; None adapts no layer
     norms: bool = True  # whether the task has batch norms (affine and running statistics) of its own
     stem: bool = False  # whether the first convolution is adapted too
+    linear: bool = True  # whether Linear layers are adapted, where nothing else is asked for
     trains_backbone: bool = False  # whether the backbone's own weights are trained (pre-training)
 
     def check(self, options: Mapping[str, Any]) -> None:

@@ -1,0 +1,133 @@
+"""Residual adapters in parallel and in series (Rebuffi, Bilen, Vedaldi, CVPR 2018, Section 3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import OptionError
+from zoo.increments.base import FrozenLayer, Increment, Method
+
+
+class Parallel(Increment):
+    """`y = f * x + diag_1(α) * x`: a 1×1 filter bank beside each filter bank, ΔW = diag_L(α) (Section 3.1.2).
+
+    α (C_out, C_in / groups) starts at zero, where the network is the backbone.
+
+    Args:
+        rank: K of the low-rank form α = β γᵀ (Section 3.4), β (C_out, K) and γ (C_in / groups, K); None: α itself.
+        dropout: probability of dropping a channel of the adapter's input, in the second convolution of each block only
+            (Section 3.3).
+
+    Raises:
+        OptionError: the kernel has an even side, and so no centre; or an option out of range.
+    """
+
+    def __init__(self, layer: nn.Module, rank: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        weight = layer.get_parameter("weight")
+        if any(side % 2 == 0 for side in weight.shape[2:]):
+            sides = "×".join(map(str, weight.shape[2:]))
+            raise OptionError(f"A parallel adapter sits on the centre of a kernel; one of {sides} has none.")
+        if not 0 <= dropout < 1 or (rank is not None and rank < 1):
+            raise OptionError(f"Parallel adapters need rank >= 1 and 0 <= dropout < 1, not {rank} and {dropout}.")
+        self.dropout = dropout if getattr(layer, "second_of_block", False) else 0.0
+        c_out, c_in = weight.shape[:2]
+        self.alpha = nn.Parameter(torch.zeros(c_out, c_in)) if rank is None else None
+        self.beta = None if rank is None else nn.Parameter(torch.zeros(c_out, rank))
+        self.gamma = None if rank is None else nn.Parameter(torch.empty(c_in, rank))
+        if self.gamma is not None:
+            nn.init.xavier_uniform_(self.gamma)
+
+    def matrix(self) -> Tensor:
+        """α, (C_out, C_in / groups)."""
+        if self.alpha is not None:
+            return self.alpha
+        assert self.beta is not None
+        assert self.gamma is not None
+        return self.beta @ self.gamma.T
+
+    def delta(self, weight: Tensor) -> Tensor:
+        alpha = self.matrix().to(weight.dtype)
+        if weight.ndim == 2:
+            return alpha
+        delta = torch.zeros_like(weight)
+        delta[:, :, weight.shape[2] // 2, weight.shape[3] // 2] = alpha
+        return delta
+
+    def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
+        if not layer.has_standard_forward or (isinstance(layer, nn.Conv2d) and not _keeps_its_centre(layer)):
+            return super().forward(x, layer)
+        alpha = self.matrix().to(x.dtype)
+        if not isinstance(layer, nn.Conv2d):
+            return layer.run(x) + F.linear(x, alpha)
+        seen = F.dropout2d(x, self.dropout, self.training)
+        return layer.run(x) + F.conv2d(seen, alpha[:, :, None, None], stride=layer.stride, groups=layer.groups)
+
+
+def _keeps_its_centre(layer: nn.Conv2d) -> bool:
+    """Whether the kernel's centre meets the input's pixels from the first on, so that a 1×1 convolution is aligned."""
+    if isinstance(layer.padding, str):
+        return layer.padding == "same" or layer.kernel_size == (1, 1)
+    sides = zip(layer.kernel_size, layer.dilation, layer.padding, strict=True)
+    return all(padding == dilation * (side - 1) // 2 for side, dilation, padding in sides)
+
+
+class Series(Increment):
+    """`z = BN(y) + diag_1(α) * BN(y)` of the filter bank's output y (Section 3.1.1, Fig. 2a).
+
+    α (C_out, C_out / groups) starts at zero; mixing stays within a group, so that a grouped filter bank stays one. The
+    adapter's own batch norm scales each channel by its deviation and a learnt factor, and does not shift: the norm that
+    follows would undo any shift. In evaluation mode the whole is the filter bank `(I + α) diag(s) f`, without
+    inverting anything, and at the start, where α = 0 and s = 1, it is f bit for bit.
+    """
+
+    variance: Tensor
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        c_out = len(layer.get_parameter("weight"))
+        self.groups = getattr(layer, "groups", 1)
+        self.alpha = nn.Parameter(torch.zeros(c_out, c_out // self.groups))
+        self.scale = nn.Parameter(torch.ones(c_out))
+        self.register_buffer("variance", torch.ones(c_out))  # running, of the filter bank's output
+        self.momentum, self.eps = 0.1, 1e-5
+
+    def delta(self, weight: Tensor) -> Tensor:
+        return self.applied(weight, None)[0] - weight
+
+    def applied(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        factor = self._factor(self.variance).to(weight.dtype)
+        own = self._mixed(factor.view(-1, *[1] * (weight.ndim - 1)) * weight)
+        return own, None if bias is None else self._mixed(factor * bias)
+
+    def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
+        if not self.training:
+            return super().forward(x, layer)
+        y = layer.run(x)  # (B, C, H, W) or (…, C)
+        channel = 1 if isinstance(layer, nn.Conv2d) else y.ndim - 1
+        shape = [-1 if axis == channel else 1 for axis in range(y.ndim)]
+        variance = y.float().var([axis for axis in range(y.ndim) if axis != channel], correction=0)
+        with torch.no_grad():
+            self.variance.lerp_(variance.detach(), self.momentum)
+        y = y * self._factor(variance).to(y.dtype).view(shape)
+        alpha = self.alpha.to(y.dtype)
+        if channel != 1 or y.ndim != 4:
+            return y + F.linear(y, alpha)
+        return y + F.conv2d(y, alpha[:, :, None, None], groups=self.groups)
+
+    def _factor(self, variance: Tensor) -> Tensor:
+        return self.scale / variance.clamp(min=self.eps).sqrt()
+
+    def _mixed(self, value: Tensor) -> Tensor:
+        """(I + α) applied to the first dimension, group by group."""
+        grouped = value.reshape(self.groups, -1, value[0].numel())  # (g, C / g, n)
+        alpha = self.alpha.to(value.dtype).view(self.groups, -1, self.alpha.shape[1])  # (g, C / g, C / g)
+        return value + (alpha @ grouped).view_as(value)
+
+
+METHODS = [
+    Method("parallel", "a 1×1 filter bank beside each convolution", increment=Parallel, linear=False),
+    Method("series", "a 1×1 filter bank and a norm behind each convolution", increment=Series, linear=False),
+]
