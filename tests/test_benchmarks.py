@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def test_annotations_are_joined_by_id_and_stay_in_their_folder(tmp_path: Path) -
     data["categories"][1]["name"] = data["categories"][0]["name"]
     file.write_text(json.dumps(data))
     assert len(set(Decathlon(root, "dtd").classes)) == 47
-    for name, word in (("../../dtd/../../../etc/passwd", "leaves its folder"), ("elsewhere/1.jpg", "no folder 'dtd'")):
+    for name, word in (("../../dtd/../../../etc/passwd", "leaves the folder"), ("elsewhere/1.jpg", "no folder 'dtd'")):
         data["images"][0]["file_name"] = name
         file.write_text(json.dumps(data))
         with pytest.raises(Exception, match=word):
@@ -120,7 +121,7 @@ def test_what_is_missing_is_named_with_the_layout_and_the_source(benchmark: tupl
         with pytest.raises(DataError) as caught:
             get_benchmark(name).splits(task, root)
         shutil.move(root / "away", path)
-        assert part.split("/")[0] in str(caught.value)
+        assert str(caught.value).startswith(f"There is no {path}")
         assert f"Expected layout:\n  {root}/" in str(caught.value)
         assert "https://" in str(caught.value)
     for missing in (None, root / "none"):
@@ -136,6 +137,68 @@ def test_lists_that_are_wrong_are_named_with_the_line(tmp_path: Path) -> None:
         (root / "real_train.txt").write_text(good + line + "\n")
         with pytest.raises(DataError, match=message):
             DomainNet(root, "real")
+
+
+def test_images_travel_to_loading_processes(benchmark: tuple[str, Path]) -> None:
+    """Where processes are spawned and not forked, the data set is pickled to them."""
+    name, root = benchmark
+    for task in get_benchmark(name).tasks(root):
+        train = get_benchmark(name).splits(task, root).train
+        assert pickle.loads(pickle.dumps(train))[0][1] == train[0][1]
+
+
+def test_piggybacks_split_of_the_sketches_is_used_where_it_is(tmp_path: Path) -> None:
+    for split, numbers in (("train", (1, 3)), ("test", (2,))):
+        for number in numbers:
+            layouts.put(tmp_path / "tu_berlin" / split / "airplane" / f"{number}.png")
+    assert [path.name for path, _ in TUBerlin(tmp_path, "train").items] == ["1.png", "3.png"]
+    assert [path.name for path, _ in TUBerlin(tmp_path, "test").items] == ["2.png"]
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("image_class_labels", "201 999", "do not fit each other.*999"),
+        ("image_class_labels", "201 bird", "do not fit each other.*bird"),
+        ("bounding_boxes", "201 1 2 3 wide", "do not fit each other.*wide"),
+        ("images", "201 ../../secret.jpg", "leaves the folder"),
+        ("train_test_split", "900 0", "do not fit each other.*900"),
+        ("classes", "7", "line .* has not the 2 fields"),
+    ],
+)
+def test_each_mistake_in_the_lists_of_birds_is_named(tmp_path: Path, file: str, line: str, message: str) -> None:
+    layouts.cub(tmp_path)
+    path = tmp_path / "CUB_200_2011" / f"{file}.txt"
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(DataError, match=message):
+        CUB200(tmp_path, "test")
+
+
+def test_folders_without_classes_are_told_with_the_layout(tmp_path: Path) -> None:
+    for folder in ("wikiart/train", "wikiart/test", "tu_berlin/png"):
+        (tmp_path / folder).mkdir(parents=True)
+    for task in ("wikiart", "sketch"):
+        with pytest.raises(DataError, match=r"holds no class folder\.\nExpected layout"):
+            get_benchmark("sketch").splits(task, tmp_path)
+
+
+def test_a_damaged_file_of_cars_does_not_hide_the_other_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = layouts.sketch(tmp_path, monkeypatch)
+    for damage in (b"<html>", (root / "stanford_cars" / "devkit" / "cars_meta.mat").read_bytes()[:150]):
+        (root / "stanford_cars" / "cars_test_annos_withlabels.mat").write_bytes(damage)
+        rows, said = check("sketch", "--data-root", root, status=1)
+        assert [row["classes"] for row in rows] == [102, 195, 250, None, 200]
+        assert "cars: A .mat file of" in said
+
+
+def test_splits_with_other_categories_are_refused(tmp_path: Path) -> None:
+    root = layouts.decathlon(tmp_path)
+    file = root / "annotations" / "dtd_val.json"
+    data = json.loads(file.read_text())
+    del data["categories"][5]
+    file.write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"dtd_train\.json and dtd_val\.json have other categories"):
+        get_benchmark("decathlon").splits("dtd", root)
 
 
 def test_an_altered_mat_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

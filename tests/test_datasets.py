@@ -149,7 +149,7 @@ def damage(folder: Path, how: str) -> None:
         ("no domain", "holds no domain"),
         ("empty class", "No image in .*photo/train/cat"),
         ("class in one split", "one of train and test only: dog"),
-        ("no test", "There is no folder .*photo/test"),
+        ("no test", "There is no .*photo/test"),
         ("one image", "holds one image"),
         ("no class", "holds no class folder"),
     ],

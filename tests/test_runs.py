@@ -109,3 +109,26 @@ def test_the_registrys_accuracy_is_measured_again(name: str) -> None:
 def test_the_package_runs_as_a_module() -> None:
     out = subprocess.run([sys.executable, "-m", "zoo", "--version"], check=True, capture_output=True, text=True).stdout
     assert out.startswith("zoo, version ")
+
+
+def test_two_processes_search_ranks(tmp_path: Path) -> None:
+    """Several trainings in one run of torchrun."""
+    recipe = tmp_path / "quick.yaml"
+    recipe.write_text(recipe_file("shapes/ftn").read_text().replace("epochs: 40", "epochs: 1"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29612"]
+    train = [
+        "train",
+        "resnet20-ftn-r4-shapes",
+        "--rank",
+        "auto",
+        "--margin",
+        "100",
+        "--task",
+        "clipart",
+        "--max-steps",
+        "1",
+    ]
+    out = tmp_path / "out"
+    command = [*launch, "-m", "zoo", *train, "--recipe", str(recipe), "--cpu", "--quiet", "--out", str(out)]
+    subprocess.run(command, check=True, timeout=300)
+    assert read(out / "clipart.safetensors")[1]["method"]["rank"] == 1

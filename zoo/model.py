@@ -56,7 +56,7 @@ class TaskModel(nn.Module):
         self.backbone = backbone
         self._replace(layers.adapted, lambda layer: AdaptedConv2d if isinstance(layer, nn.Conv2d) else AdaptedLinear)
         for path in layers.adapted:
-            backbone.get_submodule(path).second_of_block = path in layers.second
+            setattr(backbone.get_submodule(path), "second_of_block", path in layers.second)  # noqa: B010
         self._replace(layers.norms, lambda _: TaskNorm)
         self._replace([layers.head], lambda _: TaskHead)
         self._sites = [(path, module) for path, module in backbone.named_modules() if isinstance(module, Site)]

@@ -96,7 +96,7 @@ def _placed(placement: str, paths: list[str], second: frozenset[str]) -> list[st
     stages = list(dict.fromkeys(_stage(path) for path in paths))
     if len(stages) < 3:
         raise OptionError(
-            f"The placement {placement!r} needs three stages at least; here are {_some(stages)}. Name layers with layers=…."
+            f"The placement {placement!r} needs three stages at least, not {_some(stages)}. Name layers with layers=…."
         )
     third = len(stages) // 3
     chosen = {"early": stages[:third], "mid": stages[third:-third], "late": stages[-third:]}[placement]

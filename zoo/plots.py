@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import OptionError
+from zoo.files import atomic_path
 from zoo.registry import Entry, Registry
 
 MARKERS = "osD^vPX*<>"
@@ -20,9 +21,10 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
     Raises:
         OptionError: the entries are of several benchmarks or backbones, or fewer than two ranks have been measured.
     """
-    ranked = {entry.method["rank"]: entry for entry in entries if "rank" in entry.method and entry.measured}
-    if len({(entry.backbone, entry.benchmark) for entry in ranked.values()}) > 1:
-        raise OptionError("These entries are of several backbones or benchmarks; name those of one.")
+    measured = [entry for entry in entries if "rank" in entry.method and entry.measured]
+    ranked = {entry.method["rank"]: entry for entry in measured}
+    if len({(e.backbone, e.benchmark, e.method["name"]) for e in measured}) > 1 or len(ranked) < len(measured):
+        raise OptionError("These entries are of several backbones, benchmarks or methods; name those of one.")
     if len(ranked) < 2:
         raise OptionError(f"Only {len(ranked)} of these {len(entries)} entries have a rank and measured figures.")
     one = next(iter(ranked.values()))
@@ -57,8 +59,9 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, stem: Path) -> list[Path]:
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem = stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     for file in files:
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+        with atomic_path(file) as temporary:
+            figure.savefig(temporary, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
     return files

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.errors import OptionError
+from zoo.loader import fresh_model
 from zoo.registry import Entry, Registry
 from zoo.runs import RunOptions, train_entry
+from zoo.task import Task
 from zoo.tensors import read
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,8 @@ def family(entry: Entry, registry: Registry) -> dict[int, Entry]:
 
     def but_rank(other: Entry) -> object:
         method = {**other.method, "rank": None}
-        return other.backbone, method, other.benchmark, other.classes, other.recipe
+        images = other.benchmark, other.classes, other.data_root
+        return other.backbone, other.backbone_weights, method, images, other.recipe
 
     alike = [other for name in registry.names() if but_rank(other := registry.entry(name)) == but_rank(entry)]
     found = {other.method["rank"]: other for other in alike if "rank" in other.method}
@@ -93,7 +96,13 @@ def search(
         best = validated(task, most)
         rank, tried = choose(((r, best if r == most else validated(task, r)) for r in ranks), best, margin)
         files = train_entry(ranks[rank], registry, [task], out, options)
-        counted = [ranks[r].parameters for r in (rank, most)]
-        sizes = [c.per_task if c else 0 for c in counted]
+        sizes = [_size(ranks[r], registry) for r in (rank, most)]
         accuracy = float(read(files[task])[1]["metrics"]["accuracy"])
         yield Choice(task, rank, {**tried, most: best}, sizes[0], sizes[1], accuracy)
+
+
+def _size(entry: Entry, registry: Registry) -> int:
+    """The parameters of one task, head left out."""
+    model = fresh_model(entry, registry, pretrained=False)
+    model.add_task(Task.of("task", 1))
+    return model.count_parameters("task").per_task

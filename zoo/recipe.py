@@ -77,6 +77,8 @@ class Recipe:
     def of(self, task: str) -> Recipe:
         """The recipe with what it says for one task alone."""
         changed = self.tasks.get(task, {})
+        if changed and task not in self.variants:
+            raise OptionError(f"What differs for {task!r} is known only to recipes that load_recipe has read.")
         return replace(self, **{key: getattr(self.variants[task], key) for key in changed})
 
 

@@ -85,7 +85,7 @@ def train_entry(
             model.save_adapter(task, files[task], provenance | _provenance(entry.name, recipe, metrics, options))
             _checkpoint(files[task]).unlink(missing_ok=True)
         accelerator.wait_for_everyone()
-    accelerator.end_training()
+    _finish_trackers(accelerator)
     return files
 
 
@@ -97,14 +97,14 @@ def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
         data = get_benchmark(backbone.benchmark, options.skip_unreadable).splits(backbone.task, options.data_root)
         torch.manual_seed(training.seed_of(recipe.seed, backbone.task, "init"))
         model = TaskModel(build(backbone.name), "scratch")
-        model.add_task(Task.of(backbone.task, data.classes, recipe.input))
+        model.add_task(Task.of(backbone.task, data.classes, recipe.of(backbone.task).input))
         metrics = _train(model, backbone.task, data, recipe, file, accelerator, options)
         if accelerator.is_main_process:
             header = {"backbone": backbone.name, "classes": list(data.classes)}
             header |= _provenance(backbone.name, recipe, metrics, options)
             write(file, {**model.backbone_tensors(), **model.task_tensors(backbone.task)}, header)
             _checkpoint(file).unlink(missing_ok=True)
-    accelerator.end_training()
+    _finish_trackers(accelerator)
     return file
 
 
@@ -216,7 +216,20 @@ def _finished(files: dict[str, Path], name: str) -> None:
         raise WeightsError(f"The local store lacks {', '.join(missing)} of {name}. Train it first: `zoo train {name}`.")
     tried = [task for task, file in files.items() if {"max_steps", "hold_out"} & set(read(file)[1].get("recipe", {}))]
     if tried:
-        raise WeightsError(f"{', '.join(tried)} of {name} were trained with --max-steps: a try is not published.")
+        raise WeightsError(
+            f"{', '.join(tried)} of {name} were trained with --max-steps or images held out: a try is not published."
+        )
+
+
+def _finish_trackers(accelerator: Accelerator) -> None:
+    """Close the logs. The processes stay joined: another training may follow."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def end_processes() -> None:
+    """Part the processes that torchrun started, once all training is done."""
+    PartialState().destroy_process_group()
 
 
 def _accelerator(options: RunOptions, out: Path) -> Accelerator:
@@ -226,7 +239,7 @@ def _accelerator(options: RunOptions, out: Path) -> Accelerator:
 def _train(
     model: TaskModel, task: str, data: Splits, recipe: Recipe, file: Path, accelerator: Accelerator, options: RunOptions
 ) -> dict[str, float]:
-    """Train one task and, on the main process, test it; the metrics."""
+    """Train one task and test it; the metrics."""
     if options.hold_out:
         data = held_out(data, options.hold_out, training.seed_of(recipe.seed, task, "held out"))
     figures = training.train_task(
@@ -234,11 +247,10 @@ def _train(
         execution=options, quiet=options.quiet,
     )  # fmt: skip
     metrics = {"train_accuracy": figures["accuracy"], "train_loss": figures["loss"]}
-    if accelerator.is_main_process:
-        network = functools.partial(model, task=task)
-        metrics["accuracy"] = accuracy(
-            network, data.test, model.task(task).preprocessing, device=accelerator.device, workers=options.workers
-        )
+    metrics["accuracy"] = accuracy(
+        functools.partial(model, task=task), data.test, model.task(task).preprocessing,
+        device=accelerator.device, workers=options.workers, accelerator=accelerator,
+    )  # fmt: skip
     return metrics
 
 

@@ -88,7 +88,7 @@ def verify_backbone(backbone: Backbone) -> list[Check]:
     tensors, header = read(fetch(backbone.weights, backbone.folder))
     model = TaskModel(build(backbone.name), "scratch")
     model.load_backbone_tensors({k: t for k, t in tensors.items() if k in model.backbone_tensors()}, backbone.name)
-    model.add_task(Task.of(backbone.task, header["classes"], load_recipe(backbone.recipe).input))
+    model.add_task(Task.of(backbone.task, header["classes"], load_recipe(backbone.recipe).of(backbone.task).input))
     model.load_task_tensors(backbone.task, {k: t for k, t in tensors.items() if k in model.task_tensors(backbone.task)})
     stated = Entry(backbone.name, {"name": "scratch"}, backbone.benchmark, {backbone.task: len(header["classes"])},
                    backbone.recipe, measured=backbone.measured, tolerance=backbone.tolerance)  # fmt: skip

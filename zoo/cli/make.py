@@ -21,9 +21,7 @@ from zoo.report import show
 @click.option("--name", "own_name", help="With --backbone: the new entry's name.")
 @click.option("--method", help="With --backbone: the method.  [default: ftn]")
 @click.option("--rank", help="With --backbone: the rank of ftn. With NAME: auto, to choose one for each task.")
-@click.option(
-    "--margin", type=click.FloatRange(0), default=1.0, show_default=True, help="Points that --rank auto may give away."
-)
+@click.option("--margin", type=click.FloatRange(0), help="Points that --rank auto may give away.  [default: 1]")
 @click.option("--out", type=FOLDER, help="Where the adapter files go. Default: the local store.")
 @click.option("--backbone-weights", type=FILE, help="A safetensors file with the backbone's weights.")
 @click.option("--recipe", help="A recipe's name or file, in place of the entry's.")
@@ -43,20 +41,23 @@ from zoo.report import show
 @click.pass_obj
 def train(
     registry: Registry, /, name: str | None, tasks: tuple[str, ...], backbone: str | None, data: Path | None,
-    own_name: str | None, method: str | None, rank: str | None, margin: float, out: Path | None, **options: Any,
+    own_name: str | None, method: str | None, rank: str | None, margin: float | None, out: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
     from zoo import resources, runs
     from zoo.loader import known_task
 
     narrate()
+    click.get_current_context().call_on_close(runs.end_processes)
     settings = runs.RunOptions(**options)
+    if margin is not None and rank != "auto":
+        raise OptionError("--margin belongs to --rank auto.")
     if backbone or data:
         if name or tasks or settings.data_root or not (backbone and data and out):
             raise OptionError(
                 "For domains of your own give --backbone, --data and --out; no NAME, --task or --data-root."
             )
-        if rank and not rank.isdigit():
+        if rank and not rank.isdecimal():
             raise OptionError(f"With --backbone, --rank is a whole number, not {rank!r}.")
         spec = {"name": method or "ftn"} | ({"rank": int(rank)} if rank else {})
         entry, file = runs.train_own(backbone, data, spec, out, registry, settings, own_name or "")
@@ -77,7 +78,7 @@ def train(
     entry = registry.entry(name)
     chosen = [known_task(entry, task) for task in tasks] or list(entry.tasks)
     if rank:
-        _search_ranks(entry, registry, chosen, out, settings, margin)
+        _search_ranks(entry, registry, chosen, out, settings, 1.0 if margin is None else margin)
         return
     for path in runs.train_entry(entry, registry, chosen, out or resources.store_dir() / name, settings).values():
         click.echo(path)
@@ -88,7 +89,8 @@ def _search_ranks(
 ) -> None:
     from zoo import ranks, resources
 
-    folder = out or resources.store_dir() / entry.name.replace(f"-r{entry.method.get('rank')}-", "-auto-")
+    name = entry.name.replace(f"-r{entry.method.get('rank')}-", "-auto-")
+    folder = out or resources.store_dir() / (name if name != entry.name else f"{name}-auto")
     choices = list(ranks.search(entry, registry, tasks, folder, settings, margin))
     rows: list[dict[str, Any]] = [
         {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from zoo.cli.base import FILE, FOLDER, POSITIVE, as_json, data_root, main, mean, narrate, skip_unreadable
 from zoo.errors import CheckFailed, OptionError
-from zoo.registry import Registry
+from zoo.registry import Entry, Registry
 from zoo.report import show
+from zoo.score import decathlon_score
 
 
 @main.command("eval")
@@ -33,19 +35,29 @@ def evaluate(
 ) -> None:
     """Measure a model's top-1 accuracy on its test images."""
     from zoo.loader import load
-    from zoo.score import decathlon_score
     from zoo.verification import evaluate as measure
 
     narrate()
     entry, model = registry.entry(name), load(name, task=task, weights=weights, registry=registry)
     figures = measure(entry, model, data_root, skip_unreadable)
-    rows = [{"task": key, "accuracy %": round(value, 2)} for key, value in figures.items()]
+    rows: list[dict[str, Any]] = [{"task": key, "accuracy %": round(value, 2)} for key, value in figures.items()]
     if len(model.tasks) > 1:
         rows.append({"task": "mean", "accuracy %": mean({task: figures[task] for task in model.tasks})})
-    show(rows, as_json)
-    scale = entry.baseline and registry.entry(entry.baseline).measured
-    if scale and task is None and not as_json:
-        click.echo(f"decathlon score: {decathlon_score(figures, scale):.0f} (against {entry.baseline})")
+    score = _score(entry, registry, figures) if task is None else {}
+    show([*rows, score] if score and as_json else rows, as_json)
+    if score and not as_json:
+        click.echo(f"decathlon score: {score['decathlon score']} against {score['against']}")
+
+
+def _score(entry: Entry, registry: Registry, figures: dict[str, float]) -> dict[str, Any]:
+    """The decathlon score of measured figures, against the baseline's measured ones or else the paper's."""
+    baseline = registry.entry(entry.baseline) if entry.baseline else None
+    if baseline is None or not (baseline.measured or baseline.reported):
+        return {}
+    known = baseline.measured or (baseline.reported.accuracy if baseline.reported else {})
+    source = "measured" if baseline.measured else "reported"
+    points = decathlon_score(figures, known)
+    return {"decathlon score": round(points), "against": f"{baseline.name}, {source}"}
 
 
 @main.command()

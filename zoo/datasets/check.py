@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.datasets import BENCHMARKS, Counts, Splits
-from zoo.errors import DataError, UnknownNameError
+from zoo.errors import DataError, UnknownNameError, ZooError
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def check(name: str, root: Path | None, decode: bool = False) -> Iterator[Found]
     for task in benchmark.tasks(root):
         try:
             splits = benchmark.splits(task, root)
-        except DataError as error:
+        except ZooError as error:
             yield Found(task, None, "", (str(error),))
             continue
         counts = Counts(len(splits.classes), len(splits.train), len(splits.test))  # type: ignore[arg-type]

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from zoo import resources
 from zoo.datasets.base import Counts, PublishedBenchmark, Splits
-from zoo.datasets.images import ListedImages, require
+from zoo.datasets.images import ListedImages, below, require
 from zoo.errors import DataError
 
 LAYOUT = """Expected layout:
@@ -56,7 +55,7 @@ def _below(root: Path, task: str, name: str, layout: str) -> Path:
     parts = PurePosixPath(name).parts
     if task not in parts:
         raise DataError(f"The image {name!r} of an annotation lies in no folder {task!r}.\n{layout}")
-    return resources.within(Path(root) / "data", "/".join(parts[parts.index(task) :]))
+    return below(Path(root) / "data", "/".join(parts[parts.index(task) :]))
 
 
 def _unlike(names: dict[int, str]) -> list[str]:
@@ -85,4 +84,7 @@ class DecathlonBenchmark(PublishedBenchmark):
 
     def read(self, task: str, root: Path, layout: str) -> Splits:
         train, val = (Decathlon(root, task, split, layout=layout) for split in ("train", "val"))
+        if train.classes != val.classes:
+            odd = sorted(set(train.classes) ^ set(val.classes))
+            raise DataError(f"{task}_train.json and {task}_val.json have other categories: {', '.join(odd)}.\n{layout}")
         return Splits(train.classes, train, val)

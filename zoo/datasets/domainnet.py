@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch.utils.data import ConcatDataset
 
-from zoo import resources
 from zoo.datasets.base import Counts, Images, PublishedBenchmark, Splits
-from zoo.datasets.images import ListedImages, read_lines
+from zoo.datasets.images import ListedImages, below, read_lines
 from zoo.errors import DataError
 
 LAYOUT = """Expected layout:
@@ -41,15 +41,23 @@ class DomainNet(ListedImages):
     ) -> None:
         root = Path(root)
         own = _read(root / f"{domain}_{split}.txt", layout)
-        names: dict[int, str] = {}
-        for file in sorted(root.glob("*_train.txt")) + sorted(root.glob("*_test.txt")):
-            for path, label in _read(file, layout):
-                if (other := names.setdefault(label, _class_of(path))) != _class_of(path):
-                    raise DataError(
-                        f"{file} calls class {label} {_class_of(path)!r}, another list {other!r}.\n{layout}"
-                    )
-        classes = [names.get(label, f"class {label}") for label in range(max(names) + 1)]
-        super().__init__(classes, [(resources.within(root, path), label) for path, label in own], transform)
+        lists = sorted(root.glob("*_train.txt")) + sorted(root.glob("*_test.txt"))
+        classes = _classes(tuple((file, file.stat().st_mtime_ns) for file in lists), layout)
+        super().__init__(classes, [(below(root, path), label) for path, label in own], transform)
+
+
+@functools.lru_cache(maxsize=4)
+def _classes(lists: tuple[tuple[Path, int], ...], layout: str) -> tuple[str, ...]:
+    """The names of the classes, from all lists and when they were written; read once, for they have 600,000 lines."""
+    names: dict[int, str] = {}
+    for file, _ in lists:
+        for path, label in _read(file, layout):
+            name = path.split("/")[-2] if "/" in path else ""
+            if (other := names.setdefault(label, name)) != name:
+                raise DataError(f"{file} calls class {label} {name!r}, another list {other!r}.\n{layout}")
+    if not names:
+        raise DataError(f"The lists {', '.join(str(file) for file, _ in lists)} are empty.\n{layout}")
+    return tuple(names.get(label, f"class {label}") for label in range(max(names) + 1))
 
 
 def _read(file: Path, layout: str) -> list[tuple[str, int]]:
@@ -59,10 +67,6 @@ def _read(file: Path, layout: str) -> list[tuple[str, int]]:
             raise DataError(f"{file}: {label!r} after {path!r} is not the number of a class.\n{layout}")
         found.append((path, int(label)))
     return found
-
-
-def _class_of(path: str) -> str:
-    return Path(path).parent.name
 
 
 class DomainNetBenchmark(PublishedBenchmark):

@@ -7,13 +7,15 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from zoo.datasets.base import Benchmark, Splits
-from zoo.datasets.images import ListedImages
+from zoo.datasets.images import ListedImages, require
 from zoo.errors import DataError
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the folders in a folder, sorted."""
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+def class_folders(folder: Path, layout: str) -> tuple[str, ...]:
+    """The names of the folders in a folder, sorted; raises DataError, with the layout, where there is none."""
+    if not (classes := tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))):
+        raise DataError(f"{folder} holds no class folder.\n{layout}")
+    return classes
 
 
 def images_below(folder: Path, classes: tuple[str, ...]) -> ListedImages:
@@ -67,9 +69,5 @@ class FolderBenchmark(Benchmark):
         return Splits(classes, train, test)
 
     def _classes(self, folder: Path, task: str, split: str) -> tuple[str, ...]:
-        where = folder / task / split
-        if not where.is_dir():
-            raise DataError(f"There is no folder {where}.\n{self.layout.format(root=folder)}")
-        if not (classes := class_folders(where)):
-            raise DataError(f"{where} holds no class folder.\n{self.layout.format(root=folder)}")
-        return classes
+        layout = self.layout.format(root=folder)
+        return class_folders(require(folder / task / split, layout), layout)

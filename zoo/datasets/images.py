@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -88,6 +88,14 @@ def require(path: Path, layout: str) -> Path:
     if not path.exists():
         raise DataError(f"There is no {path}.\n{layout}")
     return path
+
+
+def below(root: Path, relative: str) -> Path:
+    """`root / relative`; raises DataError where a list names a path outside its folder. Quick: lists are long."""
+    path = PurePosixPath(relative)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"The path {relative!r} of a list leaves the folder {root}; use paths below it.")
+    return root / path
 
 
 def read_lines(path: Path, fields: int, layout: str) -> list[list[str]]:

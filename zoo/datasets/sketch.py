@@ -6,17 +6,19 @@ flowers are trained on their training and validation images, cars and birds are 
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from PIL import Image
 from torch.utils.data import ConcatDataset
 from torchvision.datasets import Flowers102, StanfordCars
 
 from zoo.datasets.base import Counts, Images, PublishedBenchmark, Splits
 from zoo.datasets.folder import class_folders, images_below
-from zoo.datasets.images import Box, ListedImages, open_image, read_lines, require
+from zoo.datasets.images import Box, ListedImages, below, open_image, read_lines, require
 from zoo.errors import DataError
 
 Transform = Callable[[Any], Any] | None
@@ -28,7 +30,8 @@ LAYOUT = """Expected layout:
     stanford_cars/{{cars_train/,cars_test/,cars_test_annos_withlabels.mat,devkit/}}
         from https://ai.stanford.edu/~jkrause/cars/car_dataset.html; devkit/ has cars_meta.mat and cars_train_annos.mat
     tu_berlin/png/<class>/<number>.png
-        sketches_png.zip from https://cybertron.cg.tu-berlin.de/eitz/projects/classifysketch
+        sketches_png.zip from https://cybertron.cg.tu-berlin.de/eitz/projects/classifysketch;
+        or tu_berlin/{{train,test}}/<class>/*.png as in Piggyback's copy, whose split is then used
     CUB_200_2011/{{images/,images.txt,image_class_labels.txt,train_test_split.txt,classes.txt,bounding_boxes.txt}}
         from https://www.vision.caltech.edu/datasets/cub_200_2011
     wikiart/{{train,test}}/<class>/*.jpg
@@ -53,8 +56,13 @@ class CUB200(ListedImages):
         )  # fmt: skip
         classes = [line[1] for line in read_lines(folder / "classes.txt", 2, layout)]
         chosen = [key for key, (flag,) in training.items() if (flag == "1") == (split == "train")]
-        items = [(folder / "images" / names[key][0], int(labels[key][0]) - 1) for key in chosen]
-        super().__init__(classes, items, transform, [_corners(*map(float, boxes[key])) for key in chosen])
+        try:
+            numbers = [range(1, len(classes) + 1).index(int(labels[key][0])) for key in chosen]
+            corners = [_corners(*map(float, boxes[key])) for key in chosen]
+            paths = [below(folder / "images", names[key][0]) for key in chosen]
+        except (KeyError, ValueError) as error:
+            raise DataError(f"The lists in {folder} do not fit each other: {error!r}.\n{layout}") from error
+        super().__init__(classes, list(zip(paths, numbers, strict=True)), transform, corners)
 
 
 def _corners(x: float, y: float, width: float, height: float) -> Box:
@@ -64,19 +72,24 @@ def _corners(x: float, y: float, width: float, height: float) -> Box:
 class TUBerlin(ListedImages):
     """The sketches of Eitz et al. (SIGGRAPH 2012): 250 classes of 80.
 
-    The authors publish no training and test sets, and Piggyback's lists (64 and 16 of each class) are not published
-    either; here every fifth sketch of a class, in the order of their numbers, is a test image.
+    The authors publish no training and test sets. Piggyback's copy has them, as folders `train` and `test`, of 64 and
+    16 of each class; where there is only the authors' `png`, every fifth sketch of a class, in the order of their
+    numbers, is a test image.
 
     Args:
-        root: the folder that holds tu_berlin/png/.
+        root: the folder that holds tu_berlin/.
         split: "train" or "test".
     """
 
     def __init__(self, root: Path, split: str = "train", transform: Transform = None, layout: str = LAYOUT) -> None:
-        folder = require(Path(root) / "tu_berlin" / "png", layout)
-        classes = class_folders(folder)
+        folder = require(Path(root) / "tu_berlin", layout)
+        if (folder / "train").is_dir():
+            listed = _by_split(folder, split, layout)
+            super().__init__(listed.classes, listed.items, transform)
+            return
+        classes = class_folders(require(folder / "png", layout), layout)
         by_class: dict[int, list[Path]] = defaultdict(list)
-        for path, label in images_below(folder, classes).items:
+        for path, label in images_below(folder / "png", classes).items:
             by_class[label].append(path)
         items = [
             (path, label)
@@ -96,11 +109,17 @@ class WikiArt(ListedImages):
     """
 
     def __init__(self, root: Path, split: str = "train", transform: Transform = None, layout: str = LAYOUT) -> None:
-        folders = {name: require(Path(root) / "wikiart" / name, layout) for name in ("train", "test")}
-        classes = class_folders(folders["train"])
-        if strange := sorted(set(class_folders(folders["test"])) - set(classes)):
-            raise DataError(f"{folders['test']} has classes that train lacks: {', '.join(strange)}.\n{layout}")
-        super().__init__(classes, images_below(folders[split], classes).items, transform)
+        listed = _by_split(Path(root) / "wikiart", split, layout)
+        super().__init__(listed.classes, listed.items, transform)
+
+
+def _by_split(folder: Path, split: str, layout: str) -> ListedImages:
+    """The images of `<folder>/{train,test}/<class>/`; the classes are those of train."""
+    folders = {name: require(folder / name, layout) for name in ("train", "test")}
+    classes = class_folders(folders["train"], layout)
+    if strange := sorted(set(class_folders(folders["test"], layout)) - set(classes)):
+        raise DataError(f"{folders['test']} has classes that train lacks: {', '.join(strange)}.\n{layout}")
+    return images_below(folders[split], classes)
 
 
 def cars(root: Path, split: str = "train", transform: Transform = None, layout: str = LAYOUT) -> StanfordCars:
@@ -110,12 +129,19 @@ def cars(root: Path, split: str = "train", transform: Transform = None, layout: 
     marks = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}[split]
     for part in ("devkit/cars_meta.mat", marks, f"cars_{split}"):
         require(folder / part, layout)
-    boxes: dict[str, Box] = {
-        str(mark["fname"]): (int(mark["bbox_x1"]), int(mark["bbox_y1"]), int(mark["bbox_x2"]), int(mark["bbox_y2"]))
-        for mark in loadmat(folder / marks, squeeze_me=True)["annotations"]
-    }
-    loader = lambda path: open_image(path, boxes[Path(path).name])  # noqa: E731
-    return StanfordCars(root, split, transform, target_transform=int, loader=loader)
+    try:
+        boxes: dict[str, Box] = {
+            str(mark["fname"]): (int(mark["bbox_x1"]), int(mark["bbox_y1"]), int(mark["bbox_x2"]), int(mark["bbox_y2"]))
+            for mark in loadmat(folder / marks, squeeze_me=True)["annotations"]
+        }
+        loader = functools.partial(_open_cropped, boxes)
+        return StanfordCars(root, split, transform, target_transform=int, loader=loader)
+    except Exception as error:  # scipy has errors of its own for each way in which a file can be damaged
+        raise DataError(f"A .mat file of {folder} cannot be read: {error!r}. Fetch it again.\n{layout}") from error
+
+
+def _open_cropped(boxes: dict[str, Box], path: str) -> Image.Image:
+    return open_image(path, boxes[Path(path).name])
 
 
 def flowers(root: Path, split: str = "train", transform: Transform = None, layout: str = LAYOUT) -> Images:
