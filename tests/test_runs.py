@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from tests.conftest import equal
 from zoo import resources
 from zoo.cli import main
 from zoo.recipe import recipe_file
@@ -132,3 +134,47 @@ def test_two_processes_search_ranks(tmp_path: Path) -> None:
     command = [*launch, "-m", "zoo", *train, "--recipe", str(recipe), "--cpu", "--quiet", "--out", str(out)]
     subprocess.run(command, check=True, timeout=300)
     assert read(out / "clipart.safetensors")[1]["method"]["rank"] == 1
+
+
+ADAPTERS = """format: 1
+entries:
+  net-parallel-shapes:
+    backbone: zoo/resnet20@shapes
+    method: {{name: parallel}}
+    benchmark: shapes
+    classes: {{clipart: 12, sketch: 12}}
+    recipe: {recipe}
+"""
+
+
+def test_adapters_are_compressed_and_trained_on(quick: Path, tmp_path: Path) -> None:
+    """Train two tasks, compress them jointly, evaluate, train on from there; add one that the basis has not seen."""
+    file, out = tmp_path / "own.yaml", tmp_path / "out"
+    file.write_text(ADAPTERS.format(recipe=quick))
+    zoo("--registry", str(file), "train", "net-parallel-shapes", "--quiet")
+    printed = zoo("--registry", str(file), "compress", "net-parallel-shapes", "-o", str(out))
+    assert "layer3.2.conv2" in printed
+    made = Registry.read(out / "registry.yaml").entry("net-parallel_svd-shapes")
+    assert made.parameters is not None
+    assert (made.parameters.per_task, made.parameters.shared) == (16224, 16128)
+    folder = out / made.name
+    assert {p.name for p in folder.iterdir()} == {"shared.safetensors", "clipart.safetensors", "sketch.safetensors"}
+
+    text = (out / "registry.yaml").read_text().partition("entries:")[2]
+    text = text.replace("classes: {clipart: 12, sketch: 12}", "classes: {clipart: 12, sketch: 12, real: 12}")
+    file.write_text(file.read_text() + text.replace("file:net", "file:out/net"))
+    rows = zoo("--registry", str(file), "eval", made.name, "--task", "clipart")
+    assert "accuracy" in rows
+    command = ["--registry", str(file), "train", made.name, "--task", "sketch", "--task", "real", "--quiet"]
+    zoo(*command, "--out", str(tmp_path / "on"))
+    on = tmp_path / "on"
+    begun, ended = (read(f / "sketch.safetensors")[0] for f in (folder, on))
+    assert any(not torch.equal(begun[key], ended[key]) for key in begun if key.endswith("gamma"))
+    assert equal(read(on / "shared.safetensors")[0], read(folder / "shared.safetensors")[0])
+    assert read(on / "real.safetensors")[1]["shared_sha256"] == read(on / "sketch.safetensors")[1]["shared_sha256"]
+
+
+def test_only_parallel_adapters_are_compressed() -> None:
+    result = CliRunner().invoke(main, ["compress", "resnet20-bn-shapes", "-o", "x"])
+    assert result.exit_code == 2
+    assert "has no parallel adapters to compress" in result.stderr

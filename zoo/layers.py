@@ -111,7 +111,9 @@ class Site(nn.Module):
         layer = self.frozen_class.__new__(self.frozen_class)
         own = ("frozen_class", "selection", "second_of_block")
         layer.__dict__.update({key: value for key, value in self.__dict__.items() if key not in own})
-        layer.__dict__["_modules"] = {key: value for key, value in self._modules.items() if key != "tasks"}
+        layer.__dict__["_modules"] = {
+            key: value for key, value in self._modules.items() if key not in ("tasks", "shared")
+        }
         return layer
 
 
@@ -152,6 +154,7 @@ class AdaptedLayer(Site):
 
     weight: Tensor
     bias: Tensor | None
+    shared: nn.Module  # what the tasks' increments have in common, for a method that has such
     second_of_block: bool = False  # whether it is the second convolution of a block, or the fourth, …
 
     @property

@@ -19,9 +19,11 @@ from zoo.placement import Placement
 from zoo.recipe import load_recipe
 from zoo.registry import Entry, Registry, default_registry
 from zoo.task import Preprocessing, Task
+from zoo.tensors import read
 
 log = logging.getLogger(__name__)
 PLACEMENT = ("layers", "norms", "head", "placement")  # options of every method
+SHARED = "shared.safetensors"  # beside the adapter files, what an entry's tasks share
 FUSED = "entry/"  # begins a backbone `entry/NAME/TASK`: the network that the entry NAME, fused for TASK, is
 
 
@@ -153,10 +155,21 @@ def _source(backbone: str, registry: Registry) -> tuple[Entry, str]:
 def load_adapters(entry: Entry, registry: Registry, files: Mapping[str, Path]) -> TaskModel:
     """An entry's model with the tasks of these adapter files; raises WeightsError where one does not fit."""
     model = fresh_model(entry, registry)
+    if model.method.shared:
+        load_shared(model, entry, next(iter(files.values())).parent)
     for task, file in files.items():
         if (found := model.load_adapter(file).name) != task:
             raise WeightsError(f"{file} holds the task {found!r}, not {task!r}.")
     return model
+
+
+def load_shared(model: TaskModel, entry: Entry, folder: Path) -> None:
+    """Give a model what its tasks share: from the folder of their adapter files, or as the registry publishes it."""
+    file = folder / SHARED
+    if not file.exists() and entry.shared is None:
+        raise WeightsError(f"There is no {file}, and {entry.name} publishes none. Train the entry again.")
+    file = file if file.exists() else fetch(entry.shared, entry.folder)  # type: ignore[arg-type]
+    model.load_shared_tensors(read(file)[0], str(file))
 
 
 def known_task(entry: Entry, task: str) -> str:

@@ -7,13 +7,13 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import OptionError, UnknownNameError, WeightsError
-from zoo.increments import Increment, Method, get_method
+from zoo.increments import Method, get_method
 from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Selection, Site, TaskHead, TaskNorm
 from zoo.placement import Placement
 from zoo.registry import Parameters
@@ -21,6 +21,15 @@ from zoo.task import Preprocessing, Task
 from zoo.tensors import check_tensors, fingerprint, read, write
 
 ADAPTER_FORMAT = 1
+T = TypeVar("T")
+
+
+def _named(path: str, make: Callable[..., T], *arguments: Any) -> T:
+    """`make(*arguments)`; an OptionError names the layer."""
+    try:
+        return make(*arguments)
+    except OptionError as error:
+        raise OptionError(f"{path}: {error} Leave the layer out with layers=…, or change the option.") from error
 
 
 class TaskModel(nn.Module):
@@ -60,7 +69,12 @@ class TaskModel(nn.Module):
         self._replace(layers.norms, lambda _: TaskNorm)
         self._replace([layers.head], lambda _: TaskHead)
         self._sites = [(path, module) for path, module in backbone.named_modules() if isinstance(module, Site)]
+        if self.method.shared:
+            for path, site in self._sites:
+                if isinstance(site, AdaptedLayer):
+                    site.shared = _named(path, self.method.share, site, self.options)
         self._task_prefixes = tuple(f"{path}.tasks." for path, _ in self._sites)
+        self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path, _ in self._sites)
         self.eval()
 
     # -- tasks ----------------------------------------------------------------------------------------------------
@@ -103,7 +117,7 @@ class TaskModel(nn.Module):
         try:
             for path, site in self._sites:
                 if isinstance(site, AdaptedLayer):
-                    site.add(task.name, self._increment(path, site, fresh))
+                    site.add(task.name, _named(path, self.method.build, site, fresh))
                 elif isinstance(site, TaskHead):
                     site.add(task.name, len(task.classes))
                 elif isinstance(site, TaskNorm):
@@ -191,11 +205,11 @@ class TaskModel(nn.Module):
             tensor.copy_(tensors[name])
 
     def backbone_tensors(self) -> dict[str, Tensor]:
-        """The frozen tensors, by the backbone's own names; no task's tensors and no classifier among them."""
+        """The frozen tensors, by the backbone's own names; no task's, none that tasks share, and no classifier's."""
         return {
             name: tensor
             for name, tensor in self.backbone.state_dict().items()
-            if not name.startswith(self._task_prefixes)
+            if not name.startswith(self._own_prefixes)
         }
 
     def load_backbone_tensors(self, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
@@ -214,16 +228,33 @@ class TaskModel(nn.Module):
         for name, tensor in given.items():
             own[name].copy_(tensor)
 
+    def shared_tensors(self) -> dict[str, Tensor]:
+        """What the tasks' increments share, by name; empty for a method that shares nothing."""
+        return {
+            f"{path}.shared.{name}": tensor
+            for path, site in self._sites
+            if isinstance(site, AdaptedLayer) and self.method.shared
+            for name, tensor in site.shared.state_dict().items()
+        }
+
+    def load_shared_tensors(self, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
+        """Replace what the tasks share; raises WeightsError, naming every tensor that does not fit."""
+        own = self.shared_tensors()
+        check_tensors(own, tensors, source)
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
     def backbone_sha256(self) -> str:
         """What identifies the frozen weights: the SHA-256 over their names, types, shapes and values."""
         tensors = self.backbone_tensors()
         return fingerprint({name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")})
 
     def count_parameters(self, task: str) -> Parameters:
-        """Parameters of the frozen backbone and of `task`, classifiers left out (as the FTN paper counts)."""
-        frozen = {name: p for name, p in self.backbone.named_parameters() if not name.startswith(self._task_prefixes)}
-        own = {name: p for name, p in self.task_parameters(task) if not name.startswith(f"{self.head_path}.")}
-        return Parameters(sum(p.numel() for p in frozen.values()), sum(p.numel() for p in own.values()))
+        """Parameters of the frozen backbone, of `task` and of what tasks share, no classifiers (as FTN counts)."""
+        frozen = [p for name, p in self.backbone.named_parameters() if not name.startswith(self._own_prefixes)]
+        own = [p for name, p in self.task_parameters(task) if not name.startswith(f"{self.head_path}.")]
+        counts = (sum(p.numel() for p in group) for group in (frozen, own, self.shared_tensors().values()))
+        return Parameters(*counts)
 
     # -- adapter files --------------------------------------------------------------------------------------------
 
@@ -244,6 +275,7 @@ class TaskModel(nn.Module):
             "preprocessing": dataclasses.asdict(known.preprocessing),
             "method": {"name": self.method.name, **self._task_options[task]},
             "backbone_sha256": self.backbone_sha256(),
+            **({"shared_sha256": fingerprint(self.shared_tensors())} if self.method.shared else {}),
             **(provenance or {}),
         }
         write(path, self.task_tensors(task), header)
@@ -271,6 +303,11 @@ class TaskModel(nn.Module):
                 f"{path} was trained on another backbone (SHA-256 {made_for[:12]}…, this one's is {own[:12]}…). "
                 f"Load it on the backbone that its header names: {header.get('backbone', 'unknown')}."
             )
+        shared = fingerprint(self.shared_tensors()) if self.method.shared else None
+        if shared != header.get("shared_sha256"):
+            raise WeightsError(
+                f"{path} belongs to other shared tensors than this model has. Load those beside it first."
+            )
         self.add_task(task, method)
         try:
             self.load_task_tensors(task.name, tensors, str(path))
@@ -278,12 +315,6 @@ class TaskModel(nn.Module):
             self.remove_task(task.name)
             raise
         return task
-
-    def _increment(self, path: str, site: AdaptedLayer, options: Mapping[str, Any]) -> Increment:
-        try:
-            return self.method.build(site, options)
-        except OptionError as error:
-            raise OptionError(f"{path}: {error} Leave the layer out with layers=…, or change the option.") from error
 
     def _task_modules(self, task: str) -> Iterator[tuple[str, nn.Module]]:
         self.task(task)

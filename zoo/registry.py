@@ -43,6 +43,7 @@ class Parameters:
 
     backbone: int  # the frozen network, its classifier left out
     per_task: int  # what one task adds (increments and norms), its head left out
+    shared: int = 0  # what the tasks' increments have in common
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Entry:
     parameters: Parameters | None = None
     backbone_weights: WeightsFile | None = None  # in place of those that the backbone's name means
     weights: dict[str, WeightsFile] | None = None  # by task
+    shared: WeightsFile | None = None  # what the tasks' increments have in common
+    source: str = ""  # the entry that the adapters are compressed from
     reported: Reported | None = None
     measured: dict[str, float] | None = None  # top-1 in per cent, by task; written by `zoo pack`
     tolerance: float = 0.5  # points by which a verification may differ from `measured`
@@ -117,11 +120,11 @@ class Entry:
     def total_parameters(self) -> int | None:
         """Of one network and all its tasks, heads left out; None where the registry does not say.
 
-        The counting rule that the papers' totals are compared with: the frozen backbone with its norms, and for each
-        task its increments and its norms.
+        The counting rule that the papers' totals are compared with: the frozen backbone with its norms, what the
+        increments share, and for each task its increments and its norms.
         """
         counted = self.parameters
-        return None if counted is None else counted.backbone + len(self.tasks) * counted.per_task
+        return None if counted is None else counted.backbone + counted.shared + len(self.tasks) * counted.per_task
 
     @property
     def method_options(self) -> dict[str, Any]:
@@ -252,7 +255,8 @@ def as_data(item: Entry | Backbone) -> dict[str, Any]:
 
 def _data(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = [f for f in dataclasses.fields(value) if getattr(value, f.name) != f.default]
+        return {f.name: _data(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
         return {key: _data(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

@@ -18,17 +18,17 @@ from accelerate import Accelerator, PartialState
 import zoo
 from zoo import resources, training
 from zoo.backbones import build, stored_backbone
+from zoo.compression import compress_entry
 from zoo.datasets import Splits, get_benchmark, held_out
 from zoo.errors import DataError, OptionError, WeightsError
 from zoo.evaluation import accuracy
-from zoo.files import sha256
 from zoo.increments import get_method
-from zoo.loader import PLACEMENT, fresh_model, stored_adapter
+from zoo.loader import PLACEMENT, SHARED, fresh_model, load_shared, stored_adapter
 from zoo.model import TaskModel
 from zoo.recipe import Recipe, load_recipe
-from zoo.registry import Backbone, Entry, Registry, WeightsFile
+from zoo.registry import Backbone, Entry, Registry
 from zoo.task import Task
-from zoo.tensors import fingerprint, read, write
+from zoo.tensors import fingerprint, read, weights_file, write
 from zoo.training import Execution
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,12 @@ def train_entry(
             )
         torch.manual_seed(training.seed_of(recipe.seed, task, "init"))
         model = fresh_model(entry, registry, backbone_file=options.backbone_weights)
-        model.add_task(Task.of(task, data.classes, recipe.of(task).input))
+        if model.method.shared or entry.source:
+            _begin_compressed(model, entry, registry, out)
+        if task not in model.tasks:
+            model.add_task(Task.of(task, data.classes, recipe.of(task).input))
+        for other in set(model.tasks) - {task}:
+            model.remove_task(other)
         metrics = _train(model, task, data, recipe, files[task], accelerator, options)
         if accelerator.is_main_process:
             provenance = {"entry": entry.name, "backbone": entry.backbone}
@@ -87,6 +92,24 @@ def train_entry(
         accelerator.wait_for_everyone()
     _finish_trackers(accelerator)
     return files
+
+
+def _begin_compressed(model: TaskModel, entry: Entry, registry: Registry, out: Path) -> None:
+    """Give a model what its tasks share, and the tasks that the entry's source has, in compressed form."""
+    if not entry.source:
+        load_shared(model, entry, out)
+        return
+    begun = out / "compressed"
+    with PartialState().main_process_first():
+        if not begun.exists():
+            compress_entry(entry, registry, begun)
+            if model.method.shared and not (out / SHARED).exists():
+                shutil.copy(begun / SHARED, out / SHARED)
+    if model.method.shared:
+        load_shared(model, entry, out)
+    for task in entry.tasks:
+        if (begun / f"{task}.safetensors").exists():
+            model.load_adapter(begun / f"{task}.safetensors")
 
 
 def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
@@ -134,7 +157,7 @@ def train_own(
         with PartialState().main_process_first():
             if not kept.exists() or fingerprint(read(kept)[0]) != fingerprint(tensors):
                 write(kept, tensors, {})
-        entry = replace(entry, backbone_weights=_weights_file(kept, f"file:{entry.name}/{kept.name}"))
+        entry = replace(entry, backbone_weights=weights_file(kept, f"file:{entry.name}/{kept.name}"))
     files = train_entry(entry, registry, entry.tasks, out / entry.name, options)
     if not PartialState().is_main_process:
         return entry, registry_file
@@ -174,9 +197,11 @@ def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
     Args:
         uri: where the files lie; their names are added to it.
     """
+    shared = next(iter(files.values())).parent / SHARED
     return replace(
         entry,
-        weights={task: _weights_file(file, f"{uri}{file.name}") for task, file in files.items()},
+        shared=weights_file(shared, f"{uri}{SHARED}") if shared.exists() else None,
+        weights={task: weights_file(file, f"{uri}{file.name}") for task, file in files.items()},
         measured={task: _stated_accuracy(file) for task, file in files.items()},
     )
 
@@ -190,7 +215,7 @@ def pack(name: str, registry: Registry, figures_only: bool = False) -> None:
     backbone = registry.backbone(name)
     if backbone is not None:
         file = _move({backbone.task: stored_backbone(name)}, resources.packaged_weights_dir(), name)[backbone.task]
-        weights, measured = _weights_file(file, f"package:{file.name}"), {backbone.task: _stated_accuracy(file)}
+        weights, measured = weights_file(file, f"package:{file.name}"), {backbone.task: _stated_accuracy(file)}
         registry.update(replace(backbone, weights=weights, measured=measured))
     else:
         entry = registry.entry(name)
@@ -199,7 +224,10 @@ def pack(name: str, registry: Registry, figures_only: bool = False) -> None:
             _finished(made, name)
             registry.update(replace(entry, measured={task: _stated_accuracy(file) for task, file in made.items()}))
             return
+        shared = stored_adapter(name, entry.tasks[0]).parent / SHARED
         files = _move(made, resources.packaged_weights_dir() / name, name)
+        if shared.exists():
+            shutil.move(shared, resources.packaged_weights_dir() / name / SHARED)
         registry.update(publish(entry, files, f"package:{name}/"))
 
 
@@ -303,10 +331,6 @@ def _provenance(name: str, recipe: Recipe, metrics: dict[str, float], options: R
         "metrics": metrics,
         "versions": {"ftn-zoo": zoo.__version__, "torch": torch.__version__, "machine": platform.machine()},
     }
-
-
-def _weights_file(file: Path, uri: str) -> WeightsFile:
-    return WeightsFile(uri, sha256(file), file.stat().st_size)
 
 
 def _stated_accuracy(file: Path) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zoo.cli.base import COUNT, FILE, FOLDER, POSITIVE, data_root, main, narrate, skip_unreadable
+from zoo.cli.base import COUNT, FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
 from zoo.errors import OptionError
 from zoo.registry import Entry, Registry
 from zoo.report import show
@@ -82,6 +82,29 @@ def train(
         return
     for path in runs.train_entry(entry, registry, chosen, out or resources.store_dir() / name, settings).values():
         click.echo(path)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--rank", type=POSITIVE, help="K of the basis.  [default: half the channels of each layer]")
+@click.option("--apart", is_flag=True, help="Give each task a basis of its own, instead of one for all.")
+@click.option("--name", "own_name", help="The new entry's name.")
+@click.option("-o", "--out", type=FOLDER, required=True, help="Where the new entry's registry and files go.")
+@as_json
+@click.pass_obj
+def compress(
+    registry: Registry, name: str, rank: int | None, apart: bool, own_name: str | None, out: Path, as_json: bool
+) -> None:
+    """Compress NAME's parallel adapters to a low rank, jointly over its tasks; training goes on from there."""
+    from zoo import compression
+
+    made, errors = compression.compressed_entry(registry.entry(name), registry, out, rank, apart, own_name or "")
+    show([{"layer": path, "relative error": round(error, 4)} for path, error in errors.items()], as_json)
+    if not as_json:
+        command = f"zoo --registry {out / 'registry.yaml'}"
+        click.echo(
+            f"Wrote {made.name}. Use it with `{command} eval {made.name}`; `… train {made.name}` goes on training."
+        )
 
 
 def _search_ranks(

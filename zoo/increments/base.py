@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,10 @@ class FrozenLayer(Protocol):
     @property
     def has_standard_forward(self) -> bool:
         """Whether the layer computes what torch's own Conv2d or Linear computes."""
+
+    @property
+    def shared(self) -> nn.Module:
+        """What all tasks' increments to this layer share, for a method that has such."""
 
     def run(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """What the layer makes of `x`, under its own weight and bias or under these."""
@@ -64,6 +68,7 @@ class Method:
     norms: bool = True  # whether the task has batch norms (affine and running statistics) of its own
     stem: bool = False  # whether the first convolution is adapted too
     linear: bool = True  # whether Linear layers are adapted, where nothing else is asked for
+    shared: Callable[..., nn.Module] | None = None  # made of a layer and the options: what its tasks' increments share
     trains_backbone: bool = False  # whether the backbone's own weights are trained (pre-training)
 
     def check(self, options: Mapping[str, Any]) -> None:
@@ -75,6 +80,12 @@ class Method:
             problem = f"does not take {', '.join(strange)}" if strange else f"needs {', '.join(missing)}"
             known = ", ".join(p.name for p in taken) or "none"
             raise OptionError(f"The method {self.name!r} {problem}; its options are: {known}.")
+
+    def share(self, layer: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+        """What the tasks' increments to `layer` have in common, for a method that has such; frozen."""
+        assert self.shared is not None
+        self.check(options)
+        return self.shared(layer, **options).requires_grad_(False)
 
     def build(self, layer: nn.Module, options: Mapping[str, Any]) -> Increment:
         """A fresh increment for `layer`; raises OptionError on options that the method rejects."""

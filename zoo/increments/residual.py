@@ -127,7 +127,45 @@ class Series(Increment):
         return value + (alpha @ grouped).view_as(value)
 
 
+class Basis(nn.Module):
+    """β of Eq. 1, (C_out, K), which the domains of a layer share.
+
+    Args:
+        rank: K; None: half the output channels.
+    """
+
+    def __init__(self, layer: nn.Module, rank: int | None = None) -> None:
+        super().__init__()
+        c_out = len(layer.get_parameter("weight"))
+        rank = max(1, c_out // 2) if rank is None else rank
+        if not 1 <= rank <= c_out:
+            raise OptionError(f"The rank must lie between 1 and the {c_out} output channels, not {rank}.")
+        self.beta = nn.Parameter(torch.zeros(c_out, rank))
+
+
+class SharedParallel(Parallel):
+    """A parallel adapter α_t = β γ_tᵀ whose β the domains share; γ_t (C_in / groups, K) is the task's own (Eq. 1).
+
+    γ starts at zero, so that a further domain begins as the backbone. `zoo.compression` makes β and γ of trained
+    adapters.
+    """
+
+    def __init__(self, layer: nn.Module, rank: int | None = None) -> None:
+        super().__init__(layer)
+        basis = layer.get_submodule("shared")
+        assert isinstance(basis, Basis)
+        self.alpha = None
+        self.gamma = nn.Parameter(torch.zeros(layer.get_parameter("weight").shape[1], basis.beta.shape[1]))
+        self._basis = [basis]  # in a list, for it is no part of the task
+
+    def matrix(self) -> Tensor:
+        assert self.gamma is not None
+        return self._basis[0].beta @ self.gamma.T
+
+
 METHODS = [
     Method("parallel", "a 1×1 filter bank beside each convolution", increment=Parallel, linear=False),
     Method("series", "a 1×1 filter bank and a norm behind each convolution", increment=Series, linear=False),
-]
+    Method("parallel_svd", "parallel adapters in a basis that all tasks share", increment=SharedParallel,
+           linear=False, shared=Basis),
+]  # fmt: skip

@@ -1,0 +1,155 @@
+"""Trained parallel adapters in fewer parameters (residual adapters, Section 3.4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zoo.errors import OptionError
+from zoo.increments.residual import Basis
+from zoo.layers import AdaptedLayer
+from zoo.loader import SHARED, fresh_model, known_task, load
+from zoo.model import TaskModel
+from zoo.recipe import recipe_names
+from zoo.registry import Entry, Registry
+from zoo.task import Task
+from zoo.tensors import weights_file, write
+
+
+def factorise(alphas: list[Tensor], rank: int) -> tuple[Tensor, list[Tensor]]:
+    """`[α_1 … α_T] ≈ U Σ V` cut to `rank`: β = U Σ (C_out, K), and γ_t = V_tᵀ (C_in, K) of each α_t (C_out, C_in).
+
+    The best approximation of that rank in the Frobenius norm; its squared error is the sum of the squares of the
+    singular values left out. Computed in double precision.
+    """
+    left, values, right = torch.linalg.svd(torch.cat(alphas, dim=1).double(), full_matrices=False)
+    kept = min(rank, len(values))
+    beta = torch.zeros(len(left), rank, dtype=torch.float64)
+    beta[:, :kept] = left[:, :kept] * values[:kept]
+    gammas = torch.zeros(right.shape[1], rank, dtype=torch.float64)
+    gammas[:, :kept] = right[:kept].T
+    return beta.float(), list(torch.split(gammas.float(), [alpha.shape[1] for alpha in alphas]))
+
+
+def compress(source: TaskModel, target: TaskModel) -> dict[str, float]:
+    """Fill a model without tasks with the tasks of a `parallel` one on the same backbone, their adapters factorised.
+
+    A `parallel_svd` target gets one β per layer for all tasks (Eq. 1); a `parallel` one with a rank, a β for each task.
+    Norms and heads are taken over as they are.
+
+    Returns:
+        The relative error ‖[α_1 … α_T] − [β γ_1ᵀ … β γ_Tᵀ]‖ / ‖[α_1 … α_T]‖ of each adapted layer.
+
+    Raises:
+        OptionError: the models are not of those methods, adapt other layers, or the target has tasks already.
+    """
+    jointly = target.method.name == "parallel_svd"
+    apart = target.method.name == "parallel" and target.options.get("rank")
+    if source.method.name != "parallel" or not (jointly or apart) or target.tasks:
+        raise OptionError("compress takes a parallel model, and a parallel_svd or low-rank parallel one without tasks.")
+    adapters = _adapters(source)
+    if adapters.keys() != (layers := set(_adapted(target))):
+        odd = ", ".join(sorted(adapters.keys() ^ layers))
+        raise OptionError(f"The two models adapt different layers: {odd}. Give both the same placement.")
+    errors, factors = {}, {}
+    for path, alphas in adapters.items():
+        if jointly:
+            basis = target.backbone.get_submodule(f"{path}.shared")
+            assert isinstance(basis, Basis)
+            beta, gammas = factorise(alphas, basis.beta.shape[1])
+            basis.beta.data.copy_(beta)
+            factors[path] = [{"gamma": gamma} for gamma in gammas]
+            products = [beta @ gamma.T for gamma in gammas]
+        else:
+            pairs = [factorise([alpha], int(target.options["rank"])) for alpha in alphas]
+            factors[path] = [{"beta": beta, "gamma": gammas[0]} for beta, gammas in pairs]
+            products = [beta @ gammas[0].T for beta, gammas in pairs]
+        whole = torch.cat(alphas, 1)
+        errors[path] = float((whole - torch.cat(products, 1)).norm() / whole.norm().clamp(min=1e-12))
+    for number, name in enumerate(source.tasks):
+        target.add_task(source.task(name))
+        tensors = source.task_tensors(name)
+        own = {key: tensors[key] for key in target.task_tensors(name) if key in tensors}
+        found = {f"{path}.{key}": value for path, parts in factors.items() for key, value in parts[number].items()}
+        target.load_task_tensors(name, {**own, **found})
+    return errors
+
+
+def compress_entry(entry: Entry, registry: Registry, folder: Path) -> dict[str, float]:
+    """Compress the adapters of the entry's source to the entry's form, not trained any further.
+
+    Writes `<folder>/shared.safetensors` and a `<task>.safetensors` for each task that both entries have.
+
+    Returns:
+        The relative error of each adapted layer.
+    """
+    source = load(entry.source, registry=registry)
+    for task in set(source.tasks) - set(entry.tasks):
+        source.remove_task(task)
+    target = fresh_model(entry, registry)
+    errors = compress(source, target)
+    provenance = {"entry": entry.name, "backbone": entry.backbone, "source": entry.source}
+    if target.method.shared:
+        write(folder / SHARED, target.shared_tensors(), provenance)
+    for task in target.tasks:
+        target.save_adapter(known_task(entry, task), folder / f"{task}.safetensors", provenance)
+    return errors
+
+
+def compressed_entry(
+    entry: Entry, registry: Registry, out: Path, rank: int | None = None, apart: bool = False, name: str = ""
+) -> tuple[Entry, dict[str, float]]:
+    """A new entry of compressed adapters in `out`, listed in `out/registry.yaml`, and the error of each layer.
+
+    Training it begins with the compressed adapters (its `source` says of which entry).
+
+    Raises:
+        OptionError: the entry is not of parallel adapters, or its name is taken.
+    """
+    if entry.method["name"] != "parallel" or "rank" in entry.method:
+        raise OptionError(f"{entry.name} has no parallel adapters to compress; its method is {entry.method}.")
+    if apart and rank is None:
+        raise OptionError("A basis for each task by itself needs a rank.")
+    word = "parallel" if apart else "parallel_svd"
+    suffix = "" if rank is None else f"_r{rank}"
+    name = name or entry.name.replace("parallel", f"{word}{suffix}", 1)
+    if name in registry.names():
+        raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
+    method = {**entry.method, "name": word} | ({} if rank is None else {"rank": rank})
+    recipe = f"{entry.benchmark}/{word}"
+    made = replace(
+        entry, name=name, method=method, source=entry.name, recipe=recipe if recipe in recipe_names() else entry.recipe,
+        weights=None, measured=None, reported=None, parameters=None, folder=out,
+    )  # fmt: skip
+    errors = compress_entry(made, registry, out / name)
+    model = fresh_model(made, registry, pretrained=False)
+    model.add_task(Task.of("task", 1))
+    files = {
+        task: weights_file(out / name / f"{task}.safetensors", f"file:{name}/{task}.safetensors") for task in made.tasks
+    }
+    shared = out / name / SHARED
+    made = replace(
+        made, weights=files, parameters=model.count_parameters("task"),
+        shared=weights_file(shared, f"file:{name}/{SHARED}") if shared.exists() else None,
+    )  # fmt: skip
+    own = Registry.read(out / "registry.yaml") if (out / "registry.yaml").exists() else Registry()
+    own.update(made)
+    own.write(out / "registry.yaml")
+    return made, errors
+
+
+def _adapted(model: TaskModel) -> list[str]:
+    """The paths of the layers that get adapters."""
+    return [path for path, module in model.backbone.named_modules() if isinstance(module, AdaptedLayer)]
+
+
+def _adapters(model: TaskModel) -> dict[str, list[Tensor]]:
+    """The tasks' α of each adapted layer, by its path."""
+    sites = {path: model.backbone.get_submodule(path).get_submodule("tasks") for path in _adapted(model)}
+    return {
+        path: [tasks.get_submodule(name).matrix().detach() for name in model.tasks]  # type: ignore[operator]
+        for path, tasks in sites.items()
+    }
