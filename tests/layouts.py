@@ -125,7 +125,11 @@ def domainnet(root: Path) -> Path:
 
 def decathlon(root: Path) -> Path:
     """As many classes as the real tasks have, one training image each; two validation images."""
-    for number, (task, counts) in enumerate(BENCHMARKS["decathlon"].published["version 1.0"].items(), 1):
+    known = {
+        **BENCHMARKS["decathlon"].published["version 1.0"],
+        **BENCHMARKS["decathlon_imagenet"].published["version 1.0"],
+    }
+    for number, (task, counts) in enumerate(known.items(), 1):
         ids = [10000 * number + i for i in range(1, counts.classes + 1)]
         for split, chosen in (("train", ids), ("val", ids[:2])):
             images = [
@@ -149,4 +153,4 @@ def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of one of the papers' benchmarks."""
     if benchmark == "sketch":
         return sketch(root, monkeypatch)
-    return decathlon(root) if benchmark == "decathlon" else domainnet(root)
+    return decathlon(root) if benchmark.startswith("decathlon") else domainnet(root)

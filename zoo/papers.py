@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ConfigError
-from zoo.registry import Registry, Reported
+from zoo.registry import Entry, Registry, Reported
 from zoo.schema import load_yaml, parse
 
 OTHERS = Path(__file__).with_name("papers.yaml")
@@ -38,22 +38,33 @@ def tables(registry: Registry) -> list[str]:
 def table(source: str, registry: Registry) -> list[dict[str, Any]]:
     """A paper's table: a row for every entry that stands in it and for every other method, by rising mean.
 
-    Each row has the name, the millions of parameters as printed and as counted here, and the accuracies in per cent.
+    Each row has the name, the parameters of all tasks as printed and as counted here (millions, or multiples of the
+    backbone's), and the accuracies in per cent.
     """
-    rows = []
-    for name in registry.names():
-        entry = registry.entry(name)
-        if entry.reported and entry.reported.source == source:
-            rows.append(_row(name, entry.reported, entry.total_parameters))
-    rows += [_row(method, reported, None) for method, reported in other_methods().get(source, {}).items()]
+    entries = [registry.entry(name) for name in registry.names()]
+    rows = [_row(e.name, e.reported, e) for e in entries if e.reported and e.reported.source == source]
+    rows += [_row(method, reported) for method, reported in other_methods().get(source, {}).items()]
     return sorted(rows, key=lambda row: row["mean"] or 0)
 
 
-def _row(name: str, reported: Reported, counted: int | None) -> dict[str, Any]:
+def _row(name: str, reported: Reported, entry: Entry | None = None) -> dict[str, Any]:
+    total, backbone = (entry.total_parameters, entry.parameters) if entry else (None, None)
+    counted = None
+    if total and backbone:
+        counted = f"{total / backbone.backbone:.2f}×" if reported.multiple else f"{total / 1e6:.2f} M"
+    printed = f"{reported.multiple:g}×" if reported.multiple else reported.parameters and f"{reported.parameters:g} M"
+    score = {"S": reported.score} if reported.score else {}
     return {
         "model": name,
-        "M parameters": reported.parameters,
-        "counted": counted and round(counted / 1e6, 2),
+        "parameters": printed,
+        "counted": counted,
         **reported.accuracy,
         "mean": reported.mean,
+        **score,
     }
+
+
+def mean_of(row: dict[str, Any]) -> float:
+    """The mean of the accuracies in a row of `table`."""
+    figures = [value for key, value in row.items() if key not in ("model", "parameters", "counted", "mean", "S")]
+    return float(sum(figures) / len(figures))

@@ -54,6 +54,8 @@ class Reported:
     accuracy: dict[str, float]  # top-1 in per cent, by task
     mean: float | None = None  # as printed, which need not be the mean of what is printed
     parameters: float | None = None  # millions, of all tasks together, as printed
+    multiple: float | None = None  # of the backbone's parameters, for all tasks together, as printed
+    score: int | None = None  # decathlon score, as printed
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Entry:
     measured: dict[str, float] | None = None  # top-1 in per cent, by task; written by `zoo pack`
     tolerance: float = 0.5  # points by which a verification may differ from `measured`
     data_root: str | None = None  # where the images lie, unless --data-root says otherwise
-    baseline: str = ""  # the entry whose errors set the scale of the decathlon score
+    baseline: str = ""  # the entry whose errors set the scale of the decathlon score, or "challenge"
     note: str = ""
     name: str = field(default="", metadata={"derived": True})
     folder: Path = field(default=Path(), metadata={"derived": True})  # of the registry file

@@ -4,7 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from zoo.registry import Entry, Registry
+
 POINTS, EXPONENT = 1000, 2
+# What the Visual Decathlon scores against: its organisers' fine-tuned networks (Rebuffi et al., NIPS 2017, Table 1).
+CHALLENGE = {
+    "imagenet12": 59.87, "aircraft": 60.34, "cifar100": 82.12, "daimlerpedcls": 92.82, "dtd": 55.53, "gtsrb": 97.53,
+    "vgg-flowers": 81.41, "omniglot": 87.69, "svhn": 96.55, "ucf101": 51.20,
+}  # fmt: skip
+
+
+def scale(entry: Entry, registry: Registry, kind: str) -> dict[str, float] | None:
+    """The accuracies that an entry's decathlon score is relative to; None where there are none.
+
+    Args:
+        kind: "measured" or "reported", of the baseline entry.
+    """
+    if entry.baseline in ("", "challenge"):
+        return CHALLENGE if entry.baseline else None
+    baseline = registry.entry(entry.baseline)
+    if kind == "measured":
+        return baseline.measured
+    return baseline.reported.accuracy if baseline.reported else None
 
 
 def decathlon_score(accuracy: Mapping[str, float], baseline: Mapping[str, float]) -> float:

@@ -7,21 +7,29 @@ torch's restricted `weights_only` reader, which makes tensors and plain containe
 
 from __future__ import annotations
 
+import functools
 import pickle  # for the name of an error alone
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from zoo import resources
+from zoo.backbones.resnet26 import ResNet26
 from zoo.backbones.resnet_cifar import resnet20
 from zoo.errors import UnknownNameError, WeightsError
 from zoo.fetch import download, fetch, hub_file
 from zoo.registry import Registry
 from zoo.tensors import read
 
-OWN = {"resnet20": resnet20}
+WIDTHS = (0.5, 1.5, 2.0, 2.5)  # of resnet26, beside 1
+OWN: dict[str, Callable[[], nn.Module]] = {
+    "resnet20": resnet20,
+    "resnet26": ResNet26,
+    **{f"resnet26x{width}": functools.partial(ResNet26, width) for width in WIDTHS},
+}
 
 
 def build(name: str) -> nn.Module:

@@ -61,15 +61,15 @@ def info(registry: Registry, name: str, as_json: bool) -> None:
 
 def _scores(entry: Entry, registry: Registry) -> dict[str, Any]:
     """The decathlon scores of the paper's figures and of ours, where the entry is scored so."""
-    from zoo.score import decathlon_score
+    from zoo.score import decathlon_score, scale
 
     if not entry.baseline:
         return {}
-    baseline, scores = registry.entry(entry.baseline), {}
-    if entry.reported and baseline.reported:
-        scores["reported"] = round(decathlon_score(entry.reported.accuracy, baseline.reported.accuracy))
-    if entry.measured and baseline.measured:
-        scores["measured"] = round(decathlon_score(entry.measured, baseline.measured))
+    scores, figures = {}, {"reported": entry.reported and entry.reported.accuracy, "measured": entry.measured}
+    for kind, accuracy in figures.items():
+        known = scale(entry, registry, kind)
+        if accuracy and known:
+            scores[kind] = round(decathlon_score(accuracy, known))
     return {"decathlon score": scores or None}
 
 

@@ -11,7 +11,7 @@ from zoo.cli.base import FILE, FOLDER, POSITIVE, as_json, data_root, main, mean,
 from zoo.errors import CheckFailed, OptionError
 from zoo.registry import Entry, Registry
 from zoo.report import show
-from zoo.score import decathlon_score
+from zoo.score import decathlon_score, scale
 
 
 @main.command("eval")
@@ -51,13 +51,11 @@ def evaluate(
 
 def _score(entry: Entry, registry: Registry, figures: dict[str, float]) -> dict[str, Any]:
     """The decathlon score of measured figures, against the baseline's measured ones or else the paper's."""
-    baseline = registry.entry(entry.baseline) if entry.baseline else None
-    if baseline is None or not (baseline.measured or baseline.reported):
-        return {}
-    known = baseline.measured or (baseline.reported.accuracy if baseline.reported else {})
-    source = "measured" if baseline.measured else "reported"
-    points = decathlon_score(figures, known)
-    return {"decathlon score": round(points), "against": f"{baseline.name}, {source}"}
+    for kind in ("measured", "reported"):
+        if known := scale(entry, registry, kind):
+            words = entry.baseline if entry.baseline == "challenge" else f"{entry.baseline}, {kind}"
+            return {"decathlon score": round(decathlon_score(figures, known)), "against": words}
+    return {}
 
 
 @main.command()

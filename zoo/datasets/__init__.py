@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo.datasets.base import Benchmark, Counts, Images, Splits, Transformed, held_out
-from zoo.datasets.decathlon import DecathlonBenchmark
+from zoo.datasets.decathlon import DecathlonBenchmark, DecathlonImageNetBenchmark
 from zoo.datasets.domainnet import DomainNetBenchmark, JointDomainNetBenchmark
 from zoo.datasets.folder import FolderBenchmark
 from zoo.datasets.images import Readable, open_image
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for benchmark in (
         ShapesBenchmark("shapes"), ShapesBenchmark("shapes_source"), PentathlonBenchmark(), FolderBenchmark(),
         SketchBenchmark(), DomainNetBenchmark(), JointDomainNetBenchmark(), DecathlonBenchmark(),
+        DecathlonImageNetBenchmark(),
     )
 }  # fmt: skip
 

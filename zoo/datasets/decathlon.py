@@ -1,4 +1,4 @@
-"""`decathlon`: nine tasks of the Visual Decathlon (Rebuffi et al., NIPS 2017), ImageNet left out, at 72 pixels."""
+"""`decathlon`: nine tasks of the Visual Decathlon (Rebuffi et al., NIPS 2017) at 72 pixels, and its ImageNet apart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ LAYOUT = """Expected layout:
   {root}/
     annotations/<task>_train.json, <task>_val.json      (decathlon-1.0-devkit.tar.gz)
     data/<task>/{{train,val}}/<class>/*.jpg               (decathlon-1.0-data.tar.gz, and the archives in it)
-  with the tasks aircraft, cifar100, daimlerpedcls, dtd, gtsrb, vgg-flowers, omniglot, svhn, ucf101
+  with the tasks aircraft, cifar100, daimlerpedcls, dtd, gtsrb, vgg-flowers, omniglot, svhn, ucf101; and imagenet12,
+  of an archive of its own, to pre-train on
   from https://www.robots.ox.ac.uk/~vgg/decathlon"""
 
 
@@ -62,6 +63,16 @@ def _unlike(names: dict[int, str]) -> list[str]:
     """The names in the order of the labels; one that stands twice is told apart by its number."""
     ordered = [names[key] for key in sorted(names)]
     return [n if ordered.count(n) == 1 else f"{n} ({key})" for key, n in zip(sorted(names), ordered, strict=True)]
+
+
+class DecathlonImageNetBenchmark(PublishedBenchmark):
+    """The tenth, ImageNet at 72 pixels, to pre-train backbones on."""
+
+    name, layout = "decathlon_imagenet", LAYOUT
+    published: ClassVar = {"version 1.0": {"imagenet12": Counts(1000, 1232167, 49000)}}
+
+    def read(self, task: str, root: Path, layout: str) -> Splits:
+        return DecathlonBenchmark().read(task, root, layout)
 
 
 class DecathlonBenchmark(PublishedBenchmark):
