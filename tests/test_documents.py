@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -67,3 +71,46 @@ def test_the_methods_stand_in_the_papers_order(report: ModuleType) -> None:
     assert entries["ftn-r8"] is not None
     assert entries["finetune"] is not None
     assert entries["ftn-r8"].per_task < 0.2 * entries["finetune"].per_task
+
+
+def test_a_method_is_added_as_the_page_says(tmp_path: Path) -> None:
+    """The files of docs/adding-a-method.md, put where it says, in a copy of the checkout; then its commands."""
+    copy = tmp_path / "checkout"
+    for name in ("zoo", "export", "recipes"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "resnet20-*"))
+    page = (ROOT / "docs" / "adding-a-method.md").read_text()
+    files = dict(re.findall(r"<!-- file: (.*?) -->\n```\w+\n(.*?)```", page, re.DOTALL))
+    assert set(files) == {"zoo/increments/beside.py", "registry.yaml", "recipes/shapes/beside.yaml"}
+    files["registry.yaml"] = (ROOT / "registry.yaml").read_text() + "\n" + files["registry.yaml"]
+    for name, text in files.items():
+        (copy / name).write_text(text)
+    for name in ("export", "recipes", "registry.yaml"):  # as the wheel has them
+        shutil.move(copy / name, copy / "zoo" / name)
+    (commands,) = re.findall(r"```sh\n(zoo train .*?)```", page, re.DOTALL)
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    for command in commands.strip().splitlines():
+        quick = ["--max-steps", "1"] if " train " in command else []
+        run = [sys.executable, "-P", "-m", *command.split(), *quick]
+        done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "onnx" / "sketch.onnx").is_file()
+    code = """
+import torch, zoo
+from zoo.loader import fresh_model
+from zoo.registry import default_registry
+from zoo.task import Task
+assert zoo.__file__.startswith({root!r})
+entry = default_registry().entry("resnet20-beside-shapes")
+model = fresh_model(entry, default_registry(), pretrained=False)
+model.add_task(Task.of("t", 3))
+assert model.count_parameters("t") == entry.parameters
+try:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 2), torch.nn.Conv2d(3, 3, 2), torch.nn.Linear(4, 2))
+    zoo.adapt(network, {{"t": 2}}, "beside")
+except zoo.errors.OptionError as error:
+    print(error)
+"""
+    run = [sys.executable, "-P", "-c", code.format(root=str(copy))]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "has no centre" in done.stdout

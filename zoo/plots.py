@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,34 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
     axes.set(xlabel="rank", ylabel="top-1 accuracy, %", title=f"{one.backbone} on {one.benchmark}")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", ncols=2)
+    return _save(figure, stem)
+
+
+def accuracy_by_parameters(rows: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
+    """Draw the mean accuracy against the parameters per task, a point per model, as `<stem>.png` and `<stem>.svg`.
+
+    Args:
+        rows: of `zoo.comparison.compare`; those without a mean are left out.
+
+    Raises:
+        OptionError: no row has a mean.
+    """
+    measured = [row for row in rows if row["mean %"] is not None and row["parameters"] is not None]
+    if not measured:
+        raise OptionError("None of these models has measured figures to draw.")
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for row in measured:
+        axes.plot(row["parameters"], row["mean %"], "o")
+        name = (
+            "-".join(row["model"].split("-")[1:-1]) or row["model"]
+        )  # its method: names are BACKBONE-METHOD-BENCHMARK
+        axes.annotate(name, (row["parameters"], row["mean %"]), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("symlog", linthresh=1000)
+    axes.set_xlim(-300, 5 * max(1000, *(row["parameters"] for row in measured)))
+    axes.margins(y=0.1)
+    axes.set(xlabel="parameters per task, head left out", ylabel="mean top-1 accuracy, %")
+    axes.grid(alpha=0.3)
     return _save(figure, stem)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zoo.cli.base import FILE, as_json, data_root, main, mean
+from zoo.cli.base import COUNT, FILE, as_json, data_root, main, mean
 from zoo.errors import CheckFailed, OptionError
 from zoo.registry import Entry, Registry
 from zoo.report import show, show_one
@@ -83,6 +83,29 @@ def download(registry: Registry, name: str) -> None:
     entry = registry.entry(name)
     for path in adapter_files(entry, entry.tasks, "published").values():
         click.echo(path)
+
+
+@main.command()
+@click.argument("pattern")
+@click.option("--task", help="Compare on this task alone. Default: all that the models have in common.")
+@click.option("--rounds", type=COUNT, default=10, show_default=True, help="Of the timings; 0 leaves them out.")
+@click.option("-o", "--out", type=FILE, help="Draw accuracy against parameters: a name without .png and .svg.")
+@as_json
+@click.pass_obj
+def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out: Path | None, as_json: bool) -> None:
+    """Compare the models that match PATTERN on their tasks: accuracy, parameters, size, speed."""
+    from zoo.comparison import compare as measure
+
+    entries = [registry.entry(name) for name in registry.names(pattern)]
+    if not entries:
+        raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
+    rows = measure(entries, registry, task, rounds)
+    show(rows, as_json)
+    if out:
+        from zoo.plots import accuracy_by_parameters
+
+        for path in accuracy_by_parameters(rows, out):
+            click.echo(path, err=as_json)
 
 
 @main.group()

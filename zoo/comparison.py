@@ -1,0 +1,114 @@
+"""Entries on the same tasks side by side: how good, how large, how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from zoo.errors import OptionError
+from zoo.loader import load
+from zoo.model import TaskModel
+from zoo.registry import Entry, Registry
+from zoo.timing import interleaved, medians
+from zoo.training import update
+
+BATCH = 32
+
+
+def common_tasks(entries: Sequence[Entry], task: str | None = None) -> list[str]:
+    """The tasks that all the entries have, or just the one that is asked for.
+
+    Raises:
+        OptionError: the entries are of several benchmarks, or have no such task in common.
+    """
+    if len({entry.benchmark for entry in entries}) > 1:
+        raise OptionError(
+            f"These entries are of several benchmarks: {', '.join(sorted({e.benchmark for e in entries}))}."
+        )
+    shared = [name for name in entries[0].tasks if all(name in entry.tasks for entry in entries)]
+    if task is not None:
+        shared = [name for name in shared if name == task]
+    if not shared:
+        raise OptionError("These entries have no task in common" + (f" called {task!r}." if task else "."))
+    return shared
+
+
+def compare(
+    entries: Sequence[Entry], registry: Registry, task: str | None = None, rounds: int = 10
+) -> list[dict[str, Any]]:
+    """A row for each entry, by rising mean accuracy over the tasks that all of them have.
+
+    Accuracy is what the registry states (top-1, per cent). Parameters are of one task, head left out, with its share of
+    what tasks have in common; kB are of its published file likewise. Milliseconds are medians at batch 32, all entries
+    in turn in one process, on the CPU: of a training step (forward, backward, SGD), and of inference, fused and not.
+
+    Args:
+        rounds: of the timings; 0 leaves them out.
+    """
+    tasks = common_tasks(entries, task)
+    rows = {entry.name: _row(entry, tasks) for entry in entries}
+    if rounds:
+        models = {e.name: load(e.name, task=tasks[0], weights=None, registry=registry) for e in entries}
+        timings: dict[str, Callable[[TaskModel, str], Callable[[], object]]] = {
+            "ms per training step": _training_step, "ms fused": _fused, "ms unfused": _unfused,
+        }  # fmt: skip
+        for what, candidate in timings.items():
+            seconds = medians(interleaved({n: candidate(m, tasks[0]) for n, m in models.items()}, rounds))
+            for name, value in seconds.items():
+                rows[name][what] = round(1000 * value, 1)
+    return sorted(rows.values(), key=lambda row: row["mean %"] or 0.0)
+
+
+def _row(entry: Entry, tasks: list[str]) -> dict[str, Any]:
+    measured, counted = entry.measured or {}, entry.parameters
+    figures = [measured.get(task) for task in tasks]
+    known = [value for value in figures if value is not None]
+    sizes = [file.size for file in (entry.weights or {}).values()]
+    common = entry.shared.size if entry.shared else 0
+    return {
+        "model": entry.name,
+        **{f"{task} %": value for task, value in zip(tasks, figures, strict=True)},
+        "mean %": round(sum(known) / len(known), 2) if len(known) == len(tasks) else None,
+        "parameters": counted and counted.per_task + counted.shared // len(entry.tasks),
+        "kB": round((sum(sizes) + common) / len(sizes) / 1000) if sizes else None,
+    }
+
+
+def _training_step(model: TaskModel, task: str) -> Callable[[], object]:
+    images = torch.randn(BATCH, *model.task(task).preprocessing.input_size).to(memory_format=torch.channels_last)
+    labels = torch.zeros(BATCH, dtype=torch.long)
+    optimizers = [torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)]
+    model.to(memory_format=torch.channels_last)
+
+    def run() -> None:
+        model.train()
+        loss = F.cross_entropy(model(images, task), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        update(optimizers)
+        model.eval()
+
+    return run
+
+
+def _unfused(model: TaskModel, task: str) -> Callable[[], object]:
+    images = torch.randn(BATCH, *model.task(task).preprocessing.input_size).to(memory_format=torch.channels_last)
+
+    def run() -> None:
+        with torch.no_grad():
+            model(images, task)
+
+    return run
+
+
+def _fused(model: TaskModel, task: str) -> Callable[[], object]:
+    images = torch.randn(BATCH, *model.task(task).preprocessing.input_size).to(memory_format=torch.channels_last)
+    plain = model.fuse(task).to(memory_format=torch.channels_last)
+
+    def run() -> None:
+        with torch.no_grad():
+            plain(images)
+
+    return run
