@@ -20,8 +20,8 @@ from zoo.cli import main
 from zoo.datasets import get_benchmark
 from zoo.files import sha256
 from zoo.loader import architecture
+from zoo.publishing import publish
 from zoo.registry import Entry, Registry, WeightsFile, default_registry
-from zoo.runs import publish
 
 pytestmark = pytest.mark.slow
 ENTRIES = [default_registry().entry(name) for name in default_registry().names()]

@@ -1,4 +1,4 @@
-"""Whole training runs: every task of an entry, a backbone, or domains of the user's own; and publishing them."""
+"""Whole training runs: every task of an entry, a backbone, or domains of the user's own."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from accelerate import Accelerator, PartialState
 
 import zoo
 from zoo import resources, training
-from zoo.backbones import build, stored_backbone
+from zoo.backbones import build
 from zoo.compression import compress_entry
 from zoo.datasets import Splits, get_benchmark, held_out
-from zoo.errors import DataError, OptionError, WeightsError
+from zoo.errors import DataError, OptionError
 from zoo.evaluation import accuracy
 from zoo.increments import get_method
-from zoo.loader import PLACEMENT, SHARED, fresh_model, load_shared, stored_adapter
+from zoo.loader import PLACEMENT, SHARED, fresh_model, load_shared
 from zoo.model import TaskModel
+from zoo.publishing import publish
 from zoo.recipe import Recipe, load_recipe
 from zoo.registry import Backbone, Entry, Registry
 from zoo.task import Task
@@ -191,64 +192,6 @@ def _own_entry(
     return replace(entry, parameters=model.count_parameters(entry.tasks[0]))
 
 
-def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
-    """The entry, naming these files by task, with their hashes and sizes, and the accuracy that they state.
-
-    Args:
-        uri: where the files lie; their names are added to it.
-    """
-    shared = next(iter(files.values())).parent / SHARED
-    return replace(
-        entry,
-        shared=weights_file(shared, f"{uri}{SHARED}") if shared.exists() else None,
-        weights={task: weights_file(file, f"{uri}{file.name}") for task, file in files.items()},
-        measured={task: _stated_accuracy(file) for task, file in files.items()},
-    )
-
-
-def pack(name: str, registry: Registry, figures_only: bool = False) -> None:
-    """Move what the local store holds of an entry or backbone to the packaged weights, and record it in `registry`.
-
-    Args:
-        figures_only: record an entry's accuracy alone, for weights that are too large to come with the package.
-    """
-    backbone = registry.backbone(name)
-    if backbone is not None:
-        file = _move({backbone.task: stored_backbone(name)}, resources.packaged_weights_dir(), name)[backbone.task]
-        weights, measured = weights_file(file, f"package:{file.name}"), {backbone.task: _stated_accuracy(file)}
-        registry.update(replace(backbone, weights=weights, measured=measured))
-    else:
-        entry = registry.entry(name)
-        made = {task: stored_adapter(name, task) for task in entry.tasks}
-        if figures_only:
-            _finished(made, name)
-            registry.update(replace(entry, measured={task: _stated_accuracy(file) for task, file in made.items()}))
-            return
-        shared = stored_adapter(name, entry.tasks[0]).parent / SHARED
-        files = _move(made, resources.packaged_weights_dir() / name, name)
-        if shared.exists():
-            shutil.move(shared, resources.packaged_weights_dir() / name / SHARED)
-        registry.update(publish(entry, files, f"package:{name}/"))
-
-
-def _move(files: dict[str, Path], folder: Path, name: str) -> dict[str, Path]:
-    _finished(files, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    return {task: Path(shutil.move(file, folder / file.name)) for task, file in files.items()}
-
-
-def _finished(files: dict[str, Path], name: str) -> None:
-    """Raises WeightsError unless every task was trained to its recipe's end."""
-    missing = [task for task, file in files.items() if not file.exists()]
-    if missing:
-        raise WeightsError(f"The local store lacks {', '.join(missing)} of {name}. Train it first: `zoo train {name}`.")
-    tried = [task for task, file in files.items() if {"max_steps", "hold_out"} & set(read(file)[1].get("recipe", {}))]
-    if tried:
-        raise WeightsError(
-            f"{', '.join(tried)} of {name} were trained with --max-steps or images held out: a try is not published."
-        )
-
-
 def _finish_trackers(accelerator: Accelerator) -> None:
     """Close the logs. The processes stay joined: another training may follow."""
     for tracker in accelerator.trackers:
@@ -331,10 +274,6 @@ def _provenance(name: str, recipe: Recipe, metrics: dict[str, float], options: R
         "metrics": metrics,
         "versions": {"ftn-zoo": zoo.__version__, "torch": torch.__version__, "machine": platform.machine()},
     }
-
-
-def _stated_accuracy(file: Path) -> float:
-    return round(float(read(file)[1]["metrics"]["accuracy"]), 2)
 
 
 def _word(text: str) -> str:

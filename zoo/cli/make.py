@@ -145,11 +145,11 @@ def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool) -> None
     For maintainers of a checkout of the zoo: files go to zoo/weights/, and registry.yaml gets their hashes, sizes
     and measured accuracy.
     """
-    from zoo import resources, runs
+    from zoo import publishing, resources
 
     registry = Registry.read(resources.registry_file())
     for name in names:
-        runs.pack(name, registry, figures_only)
+        publishing.pack(name, registry, figures_only)
         registry.write(resources.registry_file())
         click.echo(f"packed {name}")
 
