@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
-from torchvision.datasets import Flowers102
+from torchvision.datasets import Flowers102, Places365
 
 from zoo.datasets import BENCHMARKS
 
@@ -149,8 +149,32 @@ def decathlon(root: Path) -> Path:
     return root
 
 
+def places(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """365 classes of one training image; three validation images; torchvision's checksums are made to fit."""
+    root.mkdir(parents=True, exist_ok=True)
+    names = [f"/{'abc'[label % 3]}/scene_{label:03d}" for label in range(365)]
+    names.sort()
+    lists = {
+        "categories_places365.txt": [f"{name} {label}" for label, name in enumerate(names)],
+        "places365_train_standard.txt": [f"{name}/1.jpg {label}" for label, name in enumerate(names)],
+        "places365_val.txt": [f"Places365_val_{label}.jpg {label}" for label in range(3)],
+    }
+    for file, lines in lists.items():
+        (root / file).write_text("\n".join(lines) + "\n")
+    for label, name in enumerate(names):
+        put(root / "data_256_standard" / name[1:] / "1.jpg", label)
+    for label in range(3):
+        put(root / "val_256" / f"Places365_val_{label}.jpg", label)
+    sums = {file: hashlib.md5((root / file).read_bytes()).hexdigest() for file in lists}
+    files = {"train-standard": "places365_train_standard.txt", "val": "places365_val.txt"}
+    category = "categories_places365.txt"
+    monkeypatch.setattr(Places365, "_CATEGORIES_META", (category, sums[category]))
+    monkeypatch.setattr(Places365, "_FILE_LIST_META", {split: (file, sums[file]) for split, file in files.items()})
+    return root
+
+
 def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of one of the papers' benchmarks."""
-    if benchmark == "sketch":
-        return sketch(root, monkeypatch)
+    if benchmark in ("sketch", "places"):
+        return {"sketch": sketch, "places": places}[benchmark](root, monkeypatch)
     return decathlon(root) if benchmark.startswith("decathlon") else domainnet(root)

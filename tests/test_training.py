@@ -13,7 +13,7 @@ from torch import Tensor
 import zoo
 from tests.conftest import SmallNet, equal, snapshot, write_images
 from zoo import training
-from zoo.datasets import Images, Splits, get_benchmark, held_out
+from zoo.datasets import Images, Splits, fraction_of, get_benchmark, held_out
 from zoo.errors import DataError, OptionError, TrainingError, WeightsError
 from zoo.model import TaskModel
 from zoo.recipe import Augment, Optimizer, Recipe, load_recipe, recipe_names
@@ -218,6 +218,16 @@ def test_held_out_images_are_training_images_that_are_not_trained_on() -> None:
     assert [held_out(DATA, 0.2, 7).test[i][1] for i in range(4)] == [held.test[i][1] for i in range(4)]
     with pytest.raises(DataError, match="leaves none"):
         held_out(DATA, 0.01, 7)
+
+
+def test_fractions_are_nested_and_leave_the_test_images_alone() -> None:
+    parts = [fraction_of(DATA, fraction, 7) for fraction in (0.2, 0.5, 1.0)]
+    ids = [{id_of(part.train[i][0]) for i in range(len(part.train))} for part in parts]  # type: ignore[arg-type]
+    assert [len(part) for part in ids] == [4, 10, 20]
+    assert ids[0] < ids[1] < ids[2]
+    assert all(part.test is DATA.test for part in parts)
+    with pytest.raises(DataError, match="leaves none"):
+        fraction_of(DATA, 0.05, 7)
 
 
 def id_of(image: Tensor) -> bytes:

@@ -19,7 +19,7 @@ import zoo
 from zoo import resources, training
 from zoo.backbones import build
 from zoo.compression import compress_entry
-from zoo.datasets import Splits, get_benchmark, held_out
+from zoo.datasets import Splits, fraction_of, get_benchmark, held_out
 from zoo.errors import DataError, OptionError
 from zoo.evaluation import accuracy
 from zoo.increments import get_method
@@ -211,6 +211,8 @@ def _train(
     model: TaskModel, task: str, data: Splits, recipe: Recipe, file: Path, accelerator: Accelerator, options: RunOptions
 ) -> dict[str, float]:
     """Train one task and test it; the metrics."""
+    if options.fraction != 1:
+        data = fraction_of(data, options.fraction, training.seed_of(recipe.seed, task, "fraction"))
     if options.hold_out:
         data = held_out(data, options.hold_out, training.seed_of(recipe.seed, task, "held out"))
     figures = training.train_task(

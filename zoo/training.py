@@ -42,6 +42,7 @@ class Execution:
     compile: bool = False  # have torch.compile translate the network first
     workers: int = 0  # processes that load images; each draws augmentations of its own
     max_steps: int | None = None  # per epoch, for a quick try
+    fraction: float = 1.0  # of the training images, drawn at random
     hold_out: float = 0.0  # share of the training images to test on, in place of the test images
 
 

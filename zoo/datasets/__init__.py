@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from zoo.datasets.base import Benchmark, Counts, Images, Splits, Transformed, held_out
+from zoo.datasets.base import Benchmark, Counts, Images, Splits, Transformed, fraction_of, held_out
 from zoo.datasets.decathlon import DecathlonBenchmark, DecathlonImageNetBenchmark
 from zoo.datasets.domainnet import DomainNetBenchmark, JointDomainNetBenchmark
 from zoo.datasets.folder import FolderBenchmark
 from zoo.datasets.images import Readable, open_image
 from zoo.datasets.pentathlon import PentathlonBenchmark
+from zoo.datasets.places import PlacesBenchmark
 from zoo.datasets.shapes import ShapesBenchmark
 from zoo.datasets.sketch import SketchBenchmark
 from zoo.errors import UnknownNameError
 
 __all__ = [
-    "BENCHMARKS", "Benchmark", "Counts", "Images", "Splits", "Transformed", "get_benchmark", "held_out", "open_image"
+    "BENCHMARKS", "Benchmark", "Counts", "Images", "Splits", "Transformed", "fraction_of", "get_benchmark",
+    "held_out", "open_image"
 ]  # fmt: skip
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -21,7 +23,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for benchmark in (
         ShapesBenchmark("shapes"), ShapesBenchmark("shapes_source"), PentathlonBenchmark(), FolderBenchmark(),
         SketchBenchmark(), DomainNetBenchmark(), JointDomainNetBenchmark(), DecathlonBenchmark(),
-        DecathlonImageNetBenchmark(),
+        DecathlonImageNetBenchmark(), PlacesBenchmark(),
     )
 }  # fmt: skip
 

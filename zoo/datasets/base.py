@@ -105,6 +105,19 @@ def held_out(data: Splits, share: float, seed: int) -> Splits:
     return Splits(data.classes, Subset(data.train, sorted(order[size:])), Subset(data.train, sorted(order[:size])))
 
 
+def fraction_of(data: Splits, fraction: float, seed: int) -> Splits:
+    """The same with so much of the training images, drawn at random; a smaller fraction is part of a larger one.
+
+    Raises:
+        DataError: fewer than two would be left.
+    """
+    count: int = len(data.train)  # type: ignore[arg-type]
+    if not 0 < fraction <= 1 or (size := round(fraction * count)) < 2:
+        raise DataError(f"A fraction of {fraction} of {count} training images leaves none to train on.")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return Splits(data.classes, Subset(data.train, sorted(order[:size])), data.test, data.parts)
+
+
 class Transformed(Dataset[tuple[Any, int]]):
     """Images, each passed through a transform as it is taken."""
 

@@ -62,8 +62,11 @@ class Parallel(Increment):
         alpha = self.matrix().to(x.dtype)
         if not isinstance(layer, nn.Conv2d):
             return layer.run(x) + F.linear(x, alpha)
-        seen = F.dropout2d(x, self.dropout, self.training)
-        return layer.run(x) + F.conv2d(seen, alpha[:, :, None, None], stride=layer.stride, groups=layer.groups)
+        down, across = layer.stride
+        seen = x[:, :, ::down, ::across]  # the pixels that the centre meets
+        if self.dropout:
+            seen = F.dropout2d(seen, self.dropout, self.training)
+        return layer.run(x) + F.conv2d(seen, alpha[:, :, None, None], groups=layer.groups)
 
 
 def _keeps_its_centre(layer: nn.Conv2d) -> bool:
