@@ -65,7 +65,8 @@ def verify(entry: Entry, registry: Registry, data_root: Path | None = None) -> l
     if not entry.weights:
         raise WeightsError(f"No weights of {entry.name} are published, so there is nothing to verify.")
     checks = []
-    for task, file in entry.weights.items():
+    files = entry.weights | ({"shared": entry.shared} if entry.shared else {})
+    for task, file in files.items():
         try:
             fetch(file, entry.folder)
             checks.append(Check(task, "file", True, f"{file.size} bytes, sha256 {file.sha256[:12]}…"))

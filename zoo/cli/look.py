@@ -78,10 +78,12 @@ def _scores(entry: Entry, registry: Registry) -> dict[str, Any]:
 @click.pass_obj
 def download(registry: Registry, name: str) -> None:
     """Fetch a model's published weights and print where they lie."""
+    from zoo.fetch import fetch
     from zoo.loader import adapter_files
 
     entry = registry.entry(name)
-    for path in adapter_files(entry, entry.tasks, "published").values():
+    files = list(adapter_files(entry, entry.tasks, "published").values())
+    for path in [*files, *([fetch(entry.shared, entry.folder)] if entry.shared else [])]:
         click.echo(path)
 
 
