@@ -100,7 +100,11 @@ def test_two_processes_end_where_one_does(quick: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["zoo/resnet20@shapes", *(f"resnet20-{m}-shapes" for m in ("features", "bn", "ftn-r1", "finetune"))]
+    "name",
+    [
+        "zoo/resnet20@shapes",
+        *(f"resnet20-{m}-shapes" for m in ("features", "bn", "ftn-r1", "finetune", "series", "parallel_svd")),
+    ],
 )
 def test_the_registrys_accuracy_is_measured_again(name: str) -> None:
     out = zoo("verify", name)
