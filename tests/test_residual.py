@@ -321,5 +321,32 @@ def test_what_cannot_be_compressed_is_refused() -> None:
         compress(zoo.adapt(SmallNet(), {"t": 3}, "series"), TaskModel(SmallNet(), "parallel_svd"))
     with pytest.raises(OptionError, match=r"adapt different layers: body\.0"):
         compress(source, TaskModel(SmallNet(), "parallel_svd", {}, Placement(layers=["body.3"])))
-    with pytest.raises(OptionError, match=r"^body\.0: The rank must lie between 1 and the 12"):
-        TaskModel(SmallNet(), "parallel_svd", {"rank": 13})
+    with pytest.raises(OptionError, match=r"^body\.0: The rank must be at least 1, not 0"):
+        TaskModel(SmallNet(), "parallel_svd", {"rank": 0})
+
+
+def test_a_layer_keeps_no_more_of_the_basis_than_it_has_channels() -> None:
+    target, errors = compressed(trained(), 99)
+    assert max(errors.values()) < 1e-5
+    assert target.shared_tensors()["body.0.shared.beta"].shape == (12, 12)
+
+
+def test_series_in_double_precision_and_on_layers_of_their_own_kind() -> None:
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+    model = zoo.adapt(SmallNet().double(), {"t": 3}, "series").train()
+    assert model(torch.randn(4, 3, 16, 16).double(), "t").dtype == torch.float64
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Standardised(4, 4, 3), nn.Conv2d(4, 5, 1))
+    with pytest.raises(OptionError, match=r"^1: .*has its own forward"):
+        zoo.adapt(network, {"t": 3}, "series")
+
+
+def test_half_of_a_network_without_such_blocks_is_an_error() -> None:
+    with pytest.raises(OptionError, match="No block has several"):
+        zoo.adapt(torchvision.models.mobilenet_v2(), {"t": 3}, "series", placement="half")
+
+
+def test_resnet26_takes_sides_that_are_not_multiples_of_eight() -> None:
+    assert build("zoo/resnet26x0.5")(torch.randn(1, 3, 36, 60)).shape == (1, 1000)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from tests.conftest import equal
 from zoo import resources
 from zoo.cli import main
+from zoo.loader import SHARED
 from zoo.recipe import recipe_file
 from zoo.registry import Registry, default_registry
 from zoo.tensors import read
@@ -176,6 +177,29 @@ def test_adapters_are_compressed_and_trained_on(quick: Path, tmp_path: Path) -> 
     assert any(not torch.equal(begun[key], ended[key]) for key in begun if key.endswith("gamma"))
     assert equal(read(on / "shared.safetensors")[0], read(folder / "shared.safetensors")[0])
     assert read(on / "real.safetensors")[1]["shared_sha256"] == read(on / "sketch.safetensors")[1]["shared_sha256"]
+
+
+def test_another_form_of_compression_begins_anew(quick: Path, tmp_path: Path) -> None:
+    """What was compressed for another rank, or cut short, is not gone on with; finished tasks keep their basis."""
+    file, out = tmp_path / "own" / "registry.yaml", tmp_path / "on"
+    file.parent.mkdir()
+    quick.write_text(quick.read_text().replace("epochs: 2", "epochs: 1"))
+    file.write_text(ADAPTERS.format(recipe=quick))
+    zoo("--registry", str(file), "train", "net-parallel-shapes", "--quiet", "--max-steps", "1")
+    for rank in ("2", "4"):
+        zoo("--registry", str(file), "compress", "net-parallel-shapes", "--rank", rank, "-o", str(file.parent))
+    train = ["--registry", str(file), "train", "--max-steps", "1", "--quiet", "--out", str(out)]
+    zoo(*train, "net-parallel_svd_r2-shapes", "--task", "clipart")
+    assert read(out / SHARED)[0]["backbone.layer1.0.conv1.shared.beta".removeprefix("backbone.")].shape == (16, 2)
+    mixed = CliRunner().invoke(main, [*train, "net-parallel_svd_r4-shapes", "--task", "sketch"])
+    assert mixed.exit_code == 2
+    assert "was trained on another basis" in mixed.stderr
+    zoo(*train, "net-parallel_svd_r4-shapes", "--overwrite")
+    assert {read(out / f"{task}.safetensors")[1]["method"]["rank"] for task in ("clipart", "sketch")} == {4}
+    escape = CliRunner().invoke(
+        main, ["--registry", str(file), "compress", "net-parallel-shapes", "--name", "../x", "-o", "o"]
+    )
+    assert "leaves its folder" in escape.stderr
 
 
 def test_only_parallel_adapters_are_compressed() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zoo import resources
 from zoo.errors import OptionError
 from zoo.increments.residual import Basis
 from zoo.layers import AdaptedLayer
-from zoo.loader import SHARED, fresh_model, known_task, load
+from zoo.loader import SHARED, adapter_files, fresh_model, load_adapters
 from zoo.model import TaskModel
 from zoo.recipe import recipe_names
 from zoo.registry import Entry, Registry
@@ -78,24 +79,30 @@ def compress(source: TaskModel, target: TaskModel) -> dict[str, float]:
     return errors
 
 
-def compress_entry(entry: Entry, registry: Registry, folder: Path) -> dict[str, float]:
+def compress_entry(
+    entry: Entry, registry: Registry, folder: Path, weights: str = "auto", backbone_file: Path | None = None
+) -> dict[str, float]:
     """Compress the adapters of the entry's source to the entry's form, not trained any further.
 
     Writes `<folder>/shared.safetensors` and a `<task>.safetensors` for each task that both entries have.
 
+    Args:
+        weights: of the source, as `zoo.load` takes them.
+        backbone_file: the backbone's weights, in place of the published ones.
+
     Returns:
         The relative error of each adapted layer.
     """
-    source = load(entry.source, registry=registry)
-    for task in set(source.tasks) - set(entry.tasks):
-        source.remove_task(task)
-    target = fresh_model(entry, registry)
+    known = registry.entry(entry.source)
+    tasks = [task for task in known.tasks if task in entry.tasks]
+    source = load_adapters(known, registry, adapter_files(known, tasks, weights), backbone_file)
+    target = fresh_model(entry, registry, backbone_file=backbone_file)
     errors = compress(source, target)
     provenance = {"entry": entry.name, "backbone": entry.backbone, "source": entry.source}
     if target.method.shared:
         write(folder / SHARED, target.shared_tensors(), provenance)
     for task in target.tasks:
-        target.save_adapter(known_task(entry, task), folder / f"{task}.safetensors", provenance)
+        target.save_adapter(task, folder / f"{task}.safetensors", provenance)
     return errors
 
 
@@ -118,7 +125,9 @@ def compressed_entry(
     name = name or entry.name.replace("parallel", f"{word}{suffix}", 1)
     if name in registry.names():
         raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
-    method = {**entry.method, "name": word} | ({} if rank is None else {"rank": rank})
+    resources.within(out, name)
+    kept = {key: value for key, value in entry.method.items() if apart or key != "dropout"}
+    method = {**kept, "name": word} | ({} if rank is None else {"rank": rank})
     recipe = f"{entry.benchmark}/{word}"
     made = replace(
         entry, name=name, method=method, source=entry.name, recipe=recipe if recipe in recipe_names() else entry.recipe,
@@ -150,6 +159,6 @@ def _adapters(model: TaskModel) -> dict[str, list[Tensor]]:
     """The tasks' α of each adapted layer, by its path."""
     sites = {path: model.backbone.get_submodule(path).get_submodule("tasks") for path in _adapted(model)}
     return {
-        path: [tasks.get_submodule(name).matrix().detach() for name in model.tasks]  # type: ignore[operator]
+        path: [tasks.get_submodule(name).matrix().detach().cpu() for name in model.tasks]  # type: ignore[operator]
         for path, tasks in sites.items()
     }

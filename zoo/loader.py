@@ -152,10 +152,17 @@ def _source(backbone: str, registry: Registry) -> tuple[Entry, str]:
     return entry, known_task(entry, task)
 
 
-def load_adapters(entry: Entry, registry: Registry, files: Mapping[str, Path]) -> TaskModel:
+def load_adapters(
+    entry: Entry, registry: Registry, files: Mapping[str, Path], backbone_file: Path | None = None
+) -> TaskModel:
     """An entry's model with the tasks of these adapter files; raises WeightsError where one does not fit."""
-    model = fresh_model(entry, registry)
+    model = fresh_model(entry, registry, backbone_file=backbone_file)
     if model.method.shared:
+        if len(folders := {str(file.parent) for file in files.values()}) > 1:
+            raise WeightsError(
+                f"The tasks of {entry.name} lie in several places, each with a basis of its own: "
+                f"{', '.join(sorted(folders))}. Load the published ones (weights='published'), or train all tasks."
+            )
         load_shared(model, entry, next(iter(files.values())).parent)
     for task, file in files.items():
         if (found := model.load_adapter(file).name) != task:
@@ -167,7 +174,10 @@ def load_shared(model: TaskModel, entry: Entry, folder: Path) -> None:
     """Give a model what its tasks share: from the folder of their adapter files, or as the registry publishes it."""
     file = folder / SHARED
     if not file.exists() and entry.shared is None:
-        raise WeightsError(f"There is no {file}, and {entry.name} publishes none. Train the entry again.")
+        raise WeightsError(
+            f"There is no {file}, and {entry.name} publishes none. What tasks share is made of trained adapters: "
+            "by `zoo compress`, or by training an entry that names its source."
+        )
     file = file if file.exists() else fetch(entry.shared, entry.folder)  # type: ignore[arg-type]
     model.load_shared_tensors(read(file)[0], str(file))
 

@@ -40,7 +40,8 @@ class Placement:
         norms: the norms that each task owns. By default all, for a method with task norms, else none.
         head: the path of the classifier. By default what timm declares, else the last Conv2d or Linear layer.
         placement: which of the layers to adapt (residual adapters, Section 3.2): "all"; "early", "mid" or "late", the
-            first third of the stages, the last, or those between; "half", the second convolution of each block.
+            first third of the stages, the last, or those between; "half", the second convolution of each block, a block
+            being a module with several convolutions as its children.
     """
 
     layers: Sequence[str] | None = None
@@ -92,6 +93,10 @@ def _placed(placement: str, paths: list[str], second: frozenset[str]) -> list[st
     if placement == "all":
         return paths
     if placement == "half":
+        if not any(path in second for path in paths):
+            raise OptionError(
+                "No block has several convolutions as children, to take the second of. Name them: layers=…."
+            )
         return [path for path in paths if path in second]
     stages = list(dict.fromkeys(_stage(path) for path in paths))
     if len(stages) < 3:

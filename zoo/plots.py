@@ -24,7 +24,9 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
     measured = [entry for entry in entries if "rank" in entry.method and entry.measured]
     ranked = {entry.method["rank"]: entry for entry in measured}
     if len({(e.backbone, e.benchmark, e.method["name"]) for e in measured}) > 1 or len(ranked) < len(measured):
-        raise OptionError("These entries are of several backbones, benchmarks or methods; name those of one.")
+        raise OptionError(
+            "These entries are of several backbones, benchmarks or methods, or share a rank; name one family."
+        )
     if len(ranked) < 2:
         raise OptionError(f"Only {len(ranked)} of these {len(entries)} entries have a rank and measured figures.")
     one = next(iter(ranked.values()))

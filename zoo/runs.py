@@ -7,6 +7,7 @@ import logging
 import platform
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ class RunOptions(Execution):
     recipe: str | None = None  # a recipe's name or file, in place of the entry's
     seed: int | None = None  # in place of the recipe's
     backbone_weights: Path | None = None  # a safetensors file, in place of the published ones
+    source_weights: str = "auto"  # of the entry that this one's adapters are compressed from, as `zoo.load` takes them
     skip_unreadable: bool = False
     cpu: bool = False
     tracker: str | None = None  # "tensorboard" or "wandb"
@@ -71,7 +73,12 @@ def train_entry(
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     accelerator = _accelerator(options, out)
     method = {key: value for key, value in entry.method.items() if key not in PLACEMENT}
-    for task in _pending(files, _identity(recipe, options), options, method):
+    pending = _pending(files, _identity(recipe, options), options, method)
+    if pending and entry.source:
+        with PartialState().main_process_first():
+            if PartialState().is_main_process:
+                _compress_source(entry, registry, out, tasks, options)
+    for task in pending:
         data = benchmark.splits(task, root)
         if len(data.classes) != entry.classes[task]:
             raise DataError(
@@ -80,7 +87,7 @@ def train_entry(
         torch.manual_seed(training.seed_of(recipe.seed, task, "init"))
         model = fresh_model(entry, registry, backbone_file=options.backbone_weights)
         if model.method.shared or entry.source:
-            _begin_compressed(model, entry, registry, out)
+            _begin_compressed(model, entry, out)
         if task not in model.tasks:
             model.add_task(Task.of(task, data.classes, recipe.of(task).input))
         for other in set(model.tasks) - {task}:
@@ -95,22 +102,40 @@ def train_entry(
     return files
 
 
-def _begin_compressed(model: TaskModel, entry: Entry, registry: Registry, out: Path) -> None:
-    """Give a model what its tasks share, and the tasks that the entry's source has, in compressed form."""
-    if not entry.source:
-        load_shared(model, entry, out)
+def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequence[str], options: RunOptions) -> None:
+    """Put the source's adapters, compressed to the entry's form, into `out/compressed`, unless they are there already.
+
+    Raises:
+        OptionError: `out` holds finished tasks that share something else.
+    """
+    begun, method = out / "compressed", [] if options.overwrite else [*(out / "compressed").glob("*.safetensors")]
+    headers = [read(file)[1] for file in method if file.name != SHARED]
+    wanted = {"name": entry.method["name"], **{k: v for k, v in entry.method_options.items() if k not in PLACEMENT}}
+    if headers and all(h["method"] == wanted and h.get("source") == entry.source for h in headers):
         return
-    begun = out / "compressed"
-    with PartialState().main_process_first():
-        if not begun.exists():
-            compress_entry(entry, registry, begun)
-            if model.method.shared and not (out / SHARED).exists():
-                shutil.copy(begun / SHARED, out / SHARED)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        fresh = Path(folder) / "compressed"
+        compress_entry(entry, registry, fresh, options.source_weights, options.backbone_weights)
+        others = [out / f"{task}.safetensors" for task in entry.tasks if not (options.overwrite and task in tasks)]
+        made = {read(file)[1].get("shared_sha256") for file in fresh.glob("*.safetensors") if file.name != SHARED}
+        odd = [str(file) for file in others if file.exists() and read(file)[1].get("shared_sha256") not in made]
+        if odd:
+            raise OptionError(f"{odd[0]} was trained on another basis. --overwrite all tasks, or name another --out.")
+        shutil.rmtree(begun, ignore_errors=True)
+        fresh.rename(begun)
+    if (begun / SHARED).exists():
+        shutil.copy(begun / SHARED, out / SHARED)
+
+
+def _begin_compressed(model: TaskModel, entry: Entry, out: Path) -> None:
+    """Give a model what its tasks share, and the tasks that the entry's source has, in compressed form."""
     if model.method.shared:
         load_shared(model, entry, out)
     for task in entry.tasks:
-        if (begun / f"{task}.safetensors").exists():
-            model.load_adapter(begun / f"{task}.safetensors")
+        file = out / "compressed" / f"{task}.safetensors"
+        if entry.source and file.exists():
+            model.load_adapter(file)
 
 
 def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:

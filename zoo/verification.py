@@ -106,7 +106,9 @@ def retrain(entry: Entry, registry: Registry, options: RunOptions) -> list[Check
     """Run an entry's recipe again, in a temporary folder, and compare with its figures and, if published, its files."""
     published = adapter_files(entry, entry.tasks, "published") if entry.weights else {}
     with tempfile.TemporaryDirectory() as folder:
-        files = train_entry(entry, registry, entry.tasks, Path(folder), replace(options, resume=False))
+        files = train_entry(
+            entry, registry, entry.tasks, Path(folder), replace(options, resume=False, source_weights="published")
+        )
         again = {task: read(file) for task, file in files.items()}
     checks = _compare(entry, {task: header["metrics"]["accuracy"] for task, (_, header) in again.items()}, "retrained")
     for task, file in published.items():

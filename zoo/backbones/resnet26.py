@@ -21,7 +21,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.halves:
-            x = F.avg_pool2d(x, 2)
+            x = F.avg_pool2d(x, 2, ceil_mode=True)  # as the convolution rounds where a side is odd
             x = torch.cat([x, torch.zeros_like(x)], 1)  # (B, C_out, H / 2, W / 2)
         return F.relu(x + y)
 

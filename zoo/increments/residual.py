@@ -90,6 +90,10 @@ class Series(Increment):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
+        if not getattr(layer, "has_standard_forward", True):
+            raise OptionError(
+                "A series adapter needs a layer whose weight is used as it is; this one has its own forward."
+            )
         c_out = len(layer.get_parameter("weight"))
         self.groups = getattr(layer, "groups", 1)
         self.alpha = nn.Parameter(torch.zeros(c_out, c_out // self.groups))
@@ -113,7 +117,7 @@ class Series(Increment):
         shape = [-1 if axis == channel else 1 for axis in range(y.ndim)]
         variance = y.float().var([axis for axis in range(y.ndim) if axis != channel], correction=0)
         with torch.no_grad():
-            self.variance.lerp_(variance.detach(), self.momentum)
+            self.variance.lerp_(variance.detach().to(self.variance.dtype), self.momentum)
         y = y * self._factor(variance).to(y.dtype).view(shape)
         alpha = self.alpha.to(y.dtype)
         if channel != 1 or y.ndim != 4:
@@ -134,16 +138,16 @@ class Basis(nn.Module):
     """β of Eq. 1, (C_out, K), which the domains of a layer share.
 
     Args:
-        rank: K; None: half the output channels.
+        rank: K, or the layer's output channels where they are fewer; None: half of them.
     """
 
     def __init__(self, layer: nn.Module, rank: int | None = None) -> None:
         super().__init__()
         c_out = len(layer.get_parameter("weight"))
         rank = max(1, c_out // 2) if rank is None else rank
-        if not 1 <= rank <= c_out:
-            raise OptionError(f"The rank must lie between 1 and the {c_out} output channels, not {rank}.")
-        self.beta = nn.Parameter(torch.zeros(c_out, rank))
+        if rank < 1:
+            raise OptionError(f"The rank must be at least 1, not {rank}.")
+        self.beta = nn.Parameter(torch.zeros(c_out, min(rank, c_out)))
 
 
 class SharedParallel(Parallel):
