@@ -222,11 +222,7 @@ for each task its increments and its norms. S is the decathlon score: as
 printed for residual adapters, else against the row of full fine-tuning."""
     ]
     for source in papers.tables(registry):
-        rows = [{**_score(str(row["model"])), **row} for row in papers.table(source, registry)]
-        rows = [
-            {**{key: row[key] for key in row if key != "S"}, **{key: row[key] for key in row if key == "S"}}
-            for row in rows
-        ]
+        rows = [row if "S" in row else row | _score(row["model"]) for row in papers.table(source, registry)]
         shown = [{key: "–" if value is None else value for key, value in row.items()} for row in rows]
         parts.append(f"### {source}\n\n{table(shown)}")
     return "\n\n".join([*parts, contradictions(registry)])
@@ -242,10 +238,8 @@ def _score(name: str) -> dict[str, int]:
 def contradictions(registry: Registry) -> str:
     """Where what the paper prints cannot all be true."""
     counted = {name: (registry.entry(name).total_parameters or 0) / 1e6 for name in registry.names()}
-    multiple = {
-        part: counted[f"resnet26-parallel_{part}-decathlon"] / counted["resnet26-finetune-decathlon"] * 10
-        for part in ("early", "mid", "late")
-    }
+    backbone = counted["resnet26-finetune-decathlon"] / 10  # itself, and one network for each of nine tasks
+    multiple = {part: counted[f"resnet26-parallel_{part}-decathlon"] / backbone for part in ("early", "mid", "late")}
     off = [
         f"{row['model']} in {source} ({row['mean']} printed, {papers.mean_of(row):.2f})"
         for source in papers.tables(registry)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from zoo.errors import OptionError
 from zoo.loader import load
@@ -52,11 +53,18 @@ def compare(
     rows = {entry.name: _row(entry, tasks) for entry in entries}
     if rounds:
         models = {e.name: load(e.name, task=tasks[0], weights=None, registry=registry) for e in entries}
-        timings: dict[str, Callable[[TaskModel, str], Callable[[], object]]] = {
+        inputs = {
+            name: torch.randn(BATCH, *model.task(tasks[0]).preprocessing.input_size).to(
+                memory_format=torch.channels_last
+            )
+            for name, model in models.items()
+        }
+        timings: dict[str, Callable[[TaskModel, str, Tensor], Callable[[], object]]] = {
             "ms per training step": _training_step, "ms fused": _fused, "ms unfused": _unfused,
         }  # fmt: skip
         for what, candidate in timings.items():
-            seconds = medians(interleaved({n: candidate(m, tasks[0]) for n, m in models.items()}, rounds))
+            calls = {name: candidate(model, tasks[0], inputs[name]) for name, model in models.items()}
+            seconds = medians(interleaved(calls, rounds))
             for name, value in seconds.items():
                 rows[name][what] = round(1000 * value, 1)
     return sorted(rows.values(), key=lambda row: row["mean %"] or 0.0)
@@ -77,8 +85,7 @@ def _row(entry: Entry, tasks: list[str]) -> dict[str, Any]:
     }
 
 
-def _training_step(model: TaskModel, task: str) -> Callable[[], object]:
-    images = torch.randn(BATCH, *model.task(task).preprocessing.input_size).to(memory_format=torch.channels_last)
+def _training_step(model: TaskModel, task: str, images: Tensor) -> Callable[[], object]:
     labels = torch.zeros(BATCH, dtype=torch.long)
     optimizers = [torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)]
     model.to(memory_format=torch.channels_last)
@@ -93,8 +100,7 @@ def _training_step(model: TaskModel, task: str) -> Callable[[], object]:
     return run
 
 
-def _unfused(model: TaskModel, task: str) -> Callable[[], object]:
-    images = torch.randn(BATCH, *model.task(task).preprocessing.input_size).to(memory_format=torch.channels_last)
+def _unfused(model: TaskModel, task: str, images: Tensor) -> Callable[[], object]:
 
     def run() -> None:
         with torch.no_grad():
@@ -103,8 +109,7 @@ def _unfused(model: TaskModel, task: str) -> Callable[[], object]:
     return run
 
 
-def _fused(model: TaskModel, task: str) -> Callable[[], object]:
-    images = torch.randn(BATCH, *model.task(task).preprocessing.input_size).to(memory_format=torch.channels_last)
+def _fused(model: TaskModel, task: str, images: Tensor) -> Callable[[], object]:
     plain = model.fuse(task).to(memory_format=torch.channels_last)
 
     def run() -> None:

@@ -12,12 +12,12 @@ from zoo import resources
 from zoo.errors import OptionError
 from zoo.increments.residual import Basis
 from zoo.layers import AdaptedLayer
-from zoo.loader import SHARED, adapter_files, fresh_model, load_adapters
+from zoo.loader import SHARED, adapter_files, counted_parameters, fresh_model, load_adapters
 from zoo.model import TaskModel
+from zoo.publishing import with_files
 from zoo.recipe import recipe_names
 from zoo.registry import Entry, Registry
-from zoo.task import Task
-from zoo.tensors import weights_file, write
+from zoo.tensors import write
 
 
 def factorise(alphas: list[Tensor], rank: int) -> tuple[Tensor, list[Tensor]]:
@@ -134,16 +134,8 @@ def compressed_entry(
         weights=None, measured=None, reported=None, parameters=None, folder=out,
     )  # fmt: skip
     errors = compress_entry(made, registry, out / name)
-    model = fresh_model(made, registry, pretrained=False)
-    model.add_task(Task.of("task", 1))
-    files = {
-        task: weights_file(out / name / f"{task}.safetensors", f"file:{name}/{task}.safetensors") for task in made.tasks
-    }
-    shared = out / name / SHARED
-    made = replace(
-        made, weights=files, parameters=model.count_parameters("task"),
-        shared=weights_file(shared, f"file:{name}/{SHARED}") if shared.exists() else None,
-    )  # fmt: skip
+    files = {task: out / name / f"{task}.safetensors" for task in made.tasks}
+    made = replace(with_files(made, files, f"file:{name}/"), parameters=counted_parameters(made, registry))
     own = Registry.read(out / "registry.yaml") if (out / "registry.yaml").exists() else Registry()
     own.update(made)
     own.write(out / "registry.yaml")

@@ -17,7 +17,7 @@ from zoo.fetch import fetch
 from zoo.model import TaskModel
 from zoo.placement import Placement
 from zoo.recipe import load_recipe
-from zoo.registry import Entry, Registry, default_registry
+from zoo.registry import Entry, Parameters, Registry, default_registry
 from zoo.task import Preprocessing, Task
 from zoo.tensors import read
 
@@ -125,6 +125,18 @@ def fresh_model(
         file = backbone_file or (fetch(own, entry.folder) if own else None)
         model.load_backbone_tensors(_backbone_tensors(entry.backbone, registry, file), entry.backbone)
     return model
+
+
+def adapter_method(entry: Entry) -> dict[str, Any]:
+    """The entry's method as its adapter files state it: without the choice of layers."""
+    return {key: value for key, value in entry.method.items() if key not in PLACEMENT}
+
+
+def counted_parameters(entry: Entry, registry: Registry) -> Parameters:
+    """The numbers of parameters of an entry, counted on its architecture; no weights are needed."""
+    model = fresh_model(entry, registry, pretrained=False)
+    model.add_task(Task.of("task", 1))
+    return model.count_parameters("task")
 
 
 def architecture(backbone: str, registry: Registry) -> nn.Module:

@@ -64,14 +64,13 @@ class TaskModel(nn.Module):
         backbone.requires_grad_(self.method.trains_backbone)
         self.backbone = backbone
         self._replace(layers.adapted, lambda layer: AdaptedConv2d if isinstance(layer, nn.Conv2d) else AdaptedLinear)
-        for path in layers.adapted:
-            setattr(backbone.get_submodule(path), "second_of_block", path in layers.second)  # noqa: B010
         self._replace(layers.norms, lambda _: TaskNorm)
         self._replace([layers.head], lambda _: TaskHead)
         self._sites = [(path, module) for path, module in backbone.named_modules() if isinstance(module, Site)]
-        if self.method.shared:
-            for path, site in self._sites:
-                if isinstance(site, AdaptedLayer):
+        for path, site in self._sites:
+            if isinstance(site, AdaptedLayer):
+                site.second_of_block = path in layers.second
+                if self.method.shared:
                     site.shared = _named(path, self.method.share, site, self.options)
         self._task_prefixes = tuple(f"{path}.tasks." for path, _ in self._sites)
         self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path, _ in self._sites)

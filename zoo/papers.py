@@ -31,8 +31,7 @@ def other_methods() -> dict[str, dict[str, Reported]]:
 
 def tables(registry: Registry) -> list[str]:
     """The tables that entries of the registry stand in."""
-    entries = [registry.entry(name) for name in registry.names()]
-    return sorted({entry.reported.source for entry in entries if entry.reported})
+    return sorted({entry.reported.source for entry in registry.entries() if entry.reported})
 
 
 def table(source: str, registry: Registry) -> list[dict[str, Any]]:
@@ -41,8 +40,7 @@ def table(source: str, registry: Registry) -> list[dict[str, Any]]:
     Each row has the name, the parameters of all tasks as printed and as counted here (millions, or multiples of the
     backbone's), and the accuracies in per cent.
     """
-    entries = [registry.entry(name) for name in registry.names()]
-    rows = [_row(e.name, e.reported, e) for e in entries if e.reported and e.reported.source == source]
+    rows = [_row(e.name, e.reported, e) for e in registry.entries() if e.reported and e.reported.source == source]
     rows += [_row(method, reported) for method, reported in other_methods().get(source, {}).items()]
     return sorted(rows, key=lambda row: row["mean"] or 0)
 

@@ -30,9 +30,9 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
     if len(ranked) < 2:
         raise OptionError(f"Only {len(ranked)} of these {len(entries)} entries have a rank and measured figures.")
     one = next(iter(ranked.values()))
-    plain = [e for e in map(registry.entry, registry.names()) if e.method == {"name": "bn"} and e.measured]
-    for entry in plain:
-        if (entry.backbone, entry.benchmark) == (one.backbone, one.benchmark):
+    for entry in registry.entries():
+        alike = (entry.backbone, entry.benchmark) == (one.backbone, one.benchmark)
+        if alike and entry.method == {"name": "bn"} and entry.measured:
             ranked[0] = entry
     ranks = sorted(ranked)
 
@@ -64,9 +64,7 @@ def accuracy_by_parameters(rows: Sequence[Mapping[str, Any]], stem: Path) -> lis
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for row in measured:
         axes.plot(row["parameters"], row["mean %"], "o")
-        name = (
-            "-".join(row["model"].split("-")[1:-1]) or row["model"]
-        )  # its method: names are BACKBONE-METHOD-BENCHMARK
+        name = "-".join(row["model"].split("-")[1:-1]) or row["model"]  # METHOD of BACKBONE-METHOD-BENCHMARK
         axes.annotate(name, (row["parameters"], row["mean %"]), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("symlog", linthresh=1000)
     axes.set_xlim(-300, 5 * max(1000, *(row["parameters"] for row in measured)))

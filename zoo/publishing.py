@@ -14,8 +14,8 @@ from zoo.registry import Entry, Registry
 from zoo.tensors import read, weights_file
 
 
-def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
-    """The entry, naming these files by task, with their hashes and sizes, and the accuracy that they state.
+def with_files(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
+    """The entry, naming these files by task, and what they share, with their hashes and sizes.
 
     Args:
         uri: where the files lie; their names are added to it.
@@ -25,8 +25,12 @@ def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
         entry,
         shared=weights_file(shared, f"{uri}{SHARED}") if shared.exists() else None,
         weights={task: weights_file(file, f"{uri}{file.name}") for task, file in files.items()},
-        measured={task: _stated_accuracy(file) for task, file in files.items()},
     )
+
+
+def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
+    """The same as `with_files`, and the accuracy that the files state."""
+    return replace(with_files(entry, files, uri), measured={task: _stated_accuracy(f) for task, f in files.items()})
 
 
 def pack(name: str, registry: Registry, figures_only: bool = False) -> None:

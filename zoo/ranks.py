@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.errors import OptionError
-from zoo.loader import fresh_model
+from zoo.loader import counted_parameters
 from zoo.registry import Entry, Registry
 from zoo.runs import RunOptions, train_entry
-from zoo.task import Task
 from zoo.tensors import read
 
 log = logging.getLogger(__name__)
@@ -96,13 +95,6 @@ def search(
         best = validated(task, most)
         rank, tried = choose(((r, best if r == most else validated(task, r)) for r in ranks), best, margin)
         files = train_entry(ranks[rank], registry, [task], out, options)
-        sizes = [_size(ranks[r], registry) for r in (rank, most)]
+        sizes = [counted_parameters(ranks[r], registry).per_task for r in (rank, most)]
         accuracy = float(read(files[task])[1]["metrics"]["accuracy"])
         yield Choice(task, rank, {**tried, most: best}, sizes[0], sizes[1], accuracy)
-
-
-def _size(entry: Entry, registry: Registry) -> int:
-    """The parameters of one task, head left out."""
-    model = fresh_model(entry, registry, pretrained=False)
-    model.add_task(Task.of("task", 1))
-    return model.count_parameters("task").per_task

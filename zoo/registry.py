@@ -194,6 +194,10 @@ class Registry:
             names, key=lambda name: [(p.isdigit(), int(p) if p.isdigit() else p) for p in re.split(r"(\d+)", name)]
         )
 
+    def entries(self, pattern: str = "*") -> list[Entry]:
+        """The entries whose names match a glob pattern, in the order of `names`."""
+        return [self._entries[name] for name in self.names(pattern)]
+
     def entry(self, name: str) -> Entry:
         """An entry by its name; raises UnknownNameError with the nearest names."""
         try:

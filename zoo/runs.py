@@ -24,14 +24,14 @@ from zoo.datasets import Splits, fraction_of, get_benchmark, held_out
 from zoo.errors import DataError, OptionError
 from zoo.evaluation import accuracy
 from zoo.increments import get_method
-from zoo.loader import PLACEMENT, SHARED, fresh_model, load_shared
+from zoo.loader import SHARED, adapter_method, fresh_model, load_shared
 from zoo.model import TaskModel
 from zoo.publishing import publish
 from zoo.recipe import Recipe, load_recipe
 from zoo.registry import Backbone, Entry, Registry
 from zoo.task import Task
 from zoo.tensors import fingerprint, read, weights_file, write
-from zoo.training import Execution
+from zoo.training import Execution, run_identity
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ def train_entry(
     root = entry.images_root(options.data_root)
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     accelerator = _accelerator(options, out)
-    method = {key: value for key, value in entry.method.items() if key not in PLACEMENT}
-    pending = _pending(files, _identity(recipe, options), options, method)
+    pending = _pending(files, run_identity(recipe, options), options, adapter_method(entry))
     if pending and entry.source:
         with PartialState().main_process_first():
             if PartialState().is_main_process:
@@ -87,11 +86,9 @@ def train_entry(
         torch.manual_seed(training.seed_of(recipe.seed, task, "init"))
         model = fresh_model(entry, registry, backbone_file=options.backbone_weights)
         if model.method.shared or entry.source:
-            _begin_compressed(model, entry, out)
+            _begin_compressed(model, entry, task, out)
         if task not in model.tasks:
             model.add_task(Task.of(task, data.classes, recipe.of(task).input))
-        for other in set(model.tasks) - {task}:
-            model.remove_task(other)
         metrics = _train(model, task, data, recipe, files[task], accelerator, options)
         if accelerator.is_main_process:
             provenance = {"entry": entry.name, "backbone": entry.backbone}
@@ -108,10 +105,10 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
     Raises:
         OptionError: `out` holds finished tasks that share something else.
     """
-    begun, method = out / "compressed", [] if options.overwrite else [*(out / "compressed").glob("*.safetensors")]
-    headers = [read(file)[1] for file in method if file.name != SHARED]
-    wanted = {"name": entry.method["name"], **{k: v for k, v in entry.method_options.items() if k not in PLACEMENT}}
-    if headers and all(h["method"] == wanted and h.get("source") == entry.source for h in headers):
+    begun = out / "compressed"
+    found = [read(file)[1] for file in begun.glob("*.safetensors") if file.name != SHARED]
+    fits = all((h["method"], h.get("source")) == (adapter_method(entry), entry.source) for h in found)
+    if found and fits and not options.overwrite:
         return
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
@@ -128,21 +125,20 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
         shutil.copy(begun / SHARED, out / SHARED)
 
 
-def _begin_compressed(model: TaskModel, entry: Entry, out: Path) -> None:
-    """Give a model what its tasks share, and the tasks that the entry's source has, in compressed form."""
+def _begin_compressed(model: TaskModel, entry: Entry, task: str, out: Path) -> None:
+    """Give a model what its tasks share and, if the entry's source has the task, that in compressed form."""
     if model.method.shared:
         load_shared(model, entry, out)
-    for task in entry.tasks:
-        file = out / "compressed" / f"{task}.safetensors"
-        if entry.source and file.exists():
-            model.load_adapter(file)
+    file = out / "compressed" / f"{task}.safetensors"
+    if entry.source and file.exists():
+        model.load_adapter(file)
 
 
 def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
     """Pre-train a backbone of the zoo by its recipe, from random weights, into a safetensors file."""
     recipe = _recipe(backbone.recipe, options)
     accelerator = _accelerator(options, file.parent)
-    if _pending({backbone.task: file}, _identity(recipe, options), options):
+    if _pending({backbone.task: file}, run_identity(recipe, options), options):
         data = get_benchmark(backbone.benchmark, options.skip_unreadable).splits(backbone.task, options.data_root)
         torch.manual_seed(training.seed_of(recipe.seed, backbone.task, "init"))
         model = TaskModel(build(backbone.name), "scratch")
@@ -285,10 +281,6 @@ def _pending(
     return pending
 
 
-def _identity(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
-    return training.run_identity(recipe, options)
-
-
 def _checkpoint(file: Path) -> Path:
     return file.with_name(f".{file.stem}.checkpoint")
 
@@ -297,7 +289,7 @@ def _provenance(name: str, recipe: Recipe, metrics: dict[str, float], options: R
     return {
         "format": 1,
         "command": f"zoo train {name}",
-        "recipe": _identity(recipe, options),
+        "recipe": run_identity(recipe, options),
         "metrics": metrics,
         "versions": {"ftn-zoo": zoo.__version__, "torch": torch.__version__, "machine": platform.machine()},
     }

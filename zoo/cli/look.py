@@ -19,7 +19,7 @@ from zoo.report import show, show_one
 @click.pass_obj
 def list_command(registry: Registry, pattern: str, as_json: bool) -> None:
     """List the models whose names match PATTERN, such as "resnet*-shapes"."""
-    rows = [_summary(registry.entry(name)) for name in registry.names(pattern)]
+    rows = [_summary(entry) for entry in registry.entries(pattern)]
     show(rows, as_json)
     if not rows:
         raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
@@ -98,7 +98,7 @@ def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out
     """Compare the models that match PATTERN on their tasks: accuracy, parameters, size, speed."""
     from zoo.comparison import compare as measure
 
-    entries = [registry.entry(name) for name in registry.names(pattern)]
+    entries = registry.entries(pattern)
     if not entries:
         raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
     rows = measure(entries, registry, task, rounds)
@@ -123,8 +123,7 @@ def plot_ranks(registry: Registry, pattern: str, out: Path) -> None:
     """Draw accuracy against rank for the measured models that match PATTERN, such as "resnet20-ftn-*-shapes"."""
     from zoo.plots import accuracy_by_rank
 
-    entries = [registry.entry(name) for name in registry.names(pattern)]
-    for path in accuracy_by_rank(entries, registry, out):
+    for path in accuracy_by_rank(registry.entries(pattern), registry, out):
         click.echo(path)
 
 
