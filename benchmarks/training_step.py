@@ -49,7 +49,7 @@ def candidates(name: str, rank: int, images: torch.Tensor, route: str) -> dict[s
     adapted.add_task(Task.of("task", CLASSES))
     adapted = like(adapted)
     layers = Placement().find(build(), get_method("ftn"))
-    config = LoraConfig(r=rank, target_modules=list(layers.adapted), modules_to_save=[layers.head, *layers.norms])
+    config = LoraConfig(r=rank, target_modules=list(layers.adapted), modules_to_save=[*layers.heads, *layers.norms])
     peft = like(get_peft_model(build(), config))
     return {
         "fine-tuning": step(plain, plain, images),

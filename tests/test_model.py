@@ -45,7 +45,7 @@ def test_every_convolution_but_the_stem_is_adapted() -> None:
     layers = Placement().find(torchvision.models.resnet50(), zoo.increments.get_method("ftn"))
     assert len(layers.adapted) == 52  # FTN, Appendix B
     assert "conv1" not in layers.adapted
-    assert layers.head == "fc"
+    assert layers.heads == ("fc",)
 
 
 def test_a_fused_model_is_plain_and_agrees(small_model: TaskModel) -> None:
@@ -280,7 +280,7 @@ def test_adapt_works_on_networks_it_has_never_seen(build: object, head: str) -> 
     net = build().eval()  # type: ignore[operator]
     model = zoo.adapt(net, {"a": 5}, rank=2)
     disturb(model, "a")
-    assert model.head_path == head
+    assert model.head_paths == (head,)
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         out = model(x, "a")

@@ -109,7 +109,7 @@ def test_at_the_start_the_network_is_the_backbone_bit_for_bit(method: str) -> No
     for network in (SmallNet(), torchvision.models.resnet18(), build("zoo/resnet20@shapes")):
         plain = zoo.adapt(network, {"t": 5}, "bn")
         adapted = zoo.adapt(network, {"t": 5}, method)
-        head = {k: v for k, v in plain.task_tensors("t").items() if k.startswith(plain.head_path)}
+        head = {k: v for k, v in plain.task_tensors("t").items() if k.startswith(plain.head_paths)}
         adapted.load_task_tensors("t", {**adapted.task_tensors("t"), **head})
         x = torch.randn(2, 3, 32, 32)
         assert torch.equal(adapted(x, "t"), plain(x, "t"))

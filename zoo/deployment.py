@@ -111,7 +111,8 @@ def latencies(
     model = load(entry.name, task=task, weights=None, registry=registry)
     fused, known = model.fuse(task), model.task(task)
     plain = architecture(entry.backbone, registry).eval()
-    plain.set_submodule(model.head_path, fused.get_submodule(model.head_path))
+    for head in model.head_paths:
+        plain.set_submodule(head, fused.get_submodule(head))
     inputs = torch.randn(batch, *known.preprocessing.input_size)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         graphs = {}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from zoo.errors import OptionError
-from zoo.increments import Increment
+from zoo.increments import Increment, Role
 
 PASSES = 64  # backward passes that one thread is thought to run at the same time, at most
 HOOKS = [name for name in nn.Module().__dict__ if "_hooks" in name]
@@ -109,7 +109,7 @@ class Site(nn.Module):
     def _frozen(self) -> nn.Module:
         """The layer that this site replaced, around the same parameters."""
         layer = self.frozen_class.__new__(self.frozen_class)
-        own = ("frozen_class", "selection", "second_of_block")
+        own = ("frozen_class", "selection", "role")
         layer.__dict__.update({key: value for key, value in self.__dict__.items() if key not in own})
         layer.__dict__["_modules"] = {
             key: value for key, value in self._modules.items() if key not in ("tasks", "shared")
@@ -155,7 +155,7 @@ class AdaptedLayer(Site):
     weight: Tensor
     bias: Tensor | None
     shared: nn.Module  # what the tasks' increments have in common, for a method that has such
-    second_of_block: bool = False  # whether it is the second convolution of a block, or the fourth, …
+    role: Role = Role()
 
     @property
     def has_standard_forward(self) -> bool:

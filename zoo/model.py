@@ -60,18 +60,19 @@ class TaskModel(nn.Module):
         self._tasks: dict[str, Task] = {}
         self._task_options: dict[str, dict[str, Any]] = {}
         layers = (placement or Placement()).find(backbone, self.method)
-        self.head_path = layers.head
+        self.head_paths = layers.heads
         backbone.requires_grad_(self.method.trains_backbone)
         self.backbone = backbone
-        self._replace(layers.adapted, lambda layer: AdaptedConv2d if isinstance(layer, nn.Conv2d) else AdaptedLinear)
+        self._replace(list(layers.adapted), lambda layer: AdaptedConv2d if isinstance(layer, nn.Conv2d) else AdaptedLinear)
         self._replace(layers.norms, lambda _: TaskNorm)
-        self._replace([layers.head], lambda _: TaskHead)
+        self._replace(layers.heads, lambda _: TaskHead)
         self._sites = [(path, module) for path, module in backbone.named_modules() if isinstance(module, Site)]
         for path, site in self._sites:
             if isinstance(site, AdaptedLayer):
-                site.second_of_block = path in layers.second
+                site.role = layers.adapted.get(path, site.role)
                 if self.method.shared:
                     site.shared = _named(path, self.method.share, site, self.options)
+        self._head_prefixes = tuple(f"{path}." for path in layers.heads)
         self._task_prefixes = tuple(f"{path}.tasks." for path, _ in self._sites)
         self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path, _ in self._sites)
         self.eval()
@@ -221,7 +222,7 @@ class TaskModel(nn.Module):
         if self._tasks:
             raise OptionError("Load the backbone's weights before the first task is added.")
         own = self.backbone_tensors()
-        given = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{self.head_path}.")}
+        given = {name: tensor for name, tensor in tensors.items() if not name.startswith(self._head_prefixes)}
         counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}  # older files lack them
         check_tensors(own, {**counters, **given}, source)
         for name, tensor in given.items():
@@ -251,7 +252,7 @@ class TaskModel(nn.Module):
     def count_parameters(self, task: str) -> Parameters:
         """Parameters of the frozen backbone, of `task` and of what tasks share, no classifiers (as FTN counts)."""
         frozen = [p for name, p in self.backbone.named_parameters() if not name.startswith(self._own_prefixes)]
-        own = [p for name, p in self.task_parameters(task) if not name.startswith(f"{self.head_path}.")]
+        own = [p for name, p in self.task_parameters(task) if not name.startswith(self._head_prefixes)]
         counts = (sum(p.numel() for p in group) for group in (frozen, own, self.shared_tensors().values()))
         return Parameters(*counts)
 

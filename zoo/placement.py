@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from zoo.errors import OptionError
-from zoo.increments import Method
+from zoo.increments import Method, Role
 
 PLACEMENTS = ("all", "early", "mid", "late", "half")
 WEIGHTED = (nn.Conv2d, nn.Linear)
@@ -24,10 +24,9 @@ READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 class Layers:
     """Module paths within one backbone."""
 
-    adapted: tuple[str, ...]
+    adapted: Mapping[str, Role]
     norms: tuple[str, ...]
-    head: str
-    second: frozenset[str] = frozenset()  # the second convolution of each block, the fourth, …
+    heads: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -60,30 +59,34 @@ class Placement:
         weighted = [path for path, module in called.items() if isinstance(module, WEIGHTED)]
         if not weighted:
             raise OptionError(f"{type(backbone).__name__} has no Conv2d or Linear layer inside it to adapt.")
-        head = self.head or _declared_head(backbone) or weighted[-1]
-        if head not in weighted:
-            raise OptionError(f"The head {head!r} is no Conv2d or Linear layer; such are {_some(weighted)}.")
-        body = [path for path in weighted if path != head]
-        stem = next((path for path in body if isinstance(modules[path], nn.Conv2d)), None)
+        heads = (self.head,) if self.head else _declared_heads(backbone) or (weighted[-1],)
+        if odd := [head for head in heads if head not in weighted]:
+            raise OptionError(f"The head {odd[0]!r} is no Conv2d or Linear layer; such are {_some(weighted)}.")
+        body = {path: called[path] for path in weighted if path not in heads}
         norms = [path for path, module in called.items() if isinstance(module, NORMS)]
+        if self.norms is not None:
+            norms = _match(self.norms, norms, "norms")
+        elif not method.norms:
+            norms = []
+        return Layers(self._adapted(body, method) if method.increment else {}, tuple(norms), heads)
 
-        adapted = [path for path in body if method.linear or isinstance(modules[path], nn.Conv2d)]
-        adapted = [path for path in adapted if method.stem or path != stem]
-        second = frozenset(_second_of_blocks([path for path in body if isinstance(modules[path], nn.Conv2d)]))
+    def _adapted(self, body: Mapping[str, nn.Module], method: Method) -> dict[str, Role]:
+        """The layers to adapt, of those that are not the classifier, and what each is."""
+        convolutions = [path for path, module in body.items() if isinstance(module, nn.Conv2d)]
+        paths = list(body) if method.linear else convolutions
+        if not method.stem:
+            paths = [path for path in paths if path not in convolutions[:1]]
         if self.layers is not None:
-            adapted = _match(self.layers, body, "layers to adapt")
-        adapted = [] if method.increment is None else _placed(self.placement, adapted, second)
-        computed = [path for path in adapted if "weight" not in modules[path]._parameters]
+            paths = _match(self.layers, list(body), "layers to adapt")
+        second = frozenset(_second_of_blocks(convolutions))
+        paths = _placed(self.placement, paths, second)
+        computed = [path for path in paths if "weight" not in body[path]._parameters]
         if computed:
             raise OptionError(
                 f"{computed[0]} computes its weight (by weight norm or a parametrization); remove that first, "
                 "or leave the layer out with layers=…."
             )
-        if self.norms is not None:
-            norms = _match(self.norms, norms, "norms")
-        elif not method.norms:
-            norms = []
-        return Layers(tuple(adapted), tuple(norms), head, second)
+        return {path: Role(second_of_block=path in second) for path in paths}
 
 
 def _placed(placement: str, paths: list[str], second: frozenset[str]) -> list[str]:
@@ -122,12 +125,12 @@ def _second_of_blocks(convolutions: list[str]) -> list[str]:
     return [path for block in blocks.values() for path in block[1::2]]
 
 
-def _declared_head(backbone: nn.Module) -> str | None:
-    """The classifier's path as timm's models state it, where it is one layer."""
-    declared = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier")
-    if not isinstance(declared, str):
-        return None
-    return declared if isinstance(dict(backbone.named_modules()).get(declared), WEIGHTED) else None
+def _declared_heads(backbone: nn.Module) -> tuple[str, ...]:
+    """The classifiers' paths as timm's models state them; none where one of them is not a layer."""
+    declared = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
+    heads = (declared,) if isinstance(declared, str) else tuple(declared)
+    modules = dict(backbone.named_modules())
+    return heads if all(isinstance(modules.get(head), WEIGHTED) for head in heads) else ()
 
 
 def _match(patterns: Sequence[str], paths: Sequence[str], what: str) -> list[str]:

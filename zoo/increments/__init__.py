@@ -5,9 +5,9 @@ import importlib
 import pkgutil
 
 from zoo.errors import UnknownNameError
-from zoo.increments.base import Increment, Method
+from zoo.increments.base import Increment, Method, Role
 
-__all__ = ["Increment", "Method", "get_method", "methods"]
+__all__ = ["Increment", "Method", "Role", "get_method", "methods"]
 
 
 @functools.cache

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a layer is in its network, as `zoo.placement` finds it."""
+
+    second_of_block: bool = False  # whether it is the second convolution of a block, or the fourth, …
+    heads: int = 0  # of the attention that it projects for; 0 outside one
+    rows: Mapping[str, slice] = field(default_factory=dict)  # of its weight: what each projection to adapt is made by
+
+
+def role_of(layer: nn.Module) -> Role:
+    """A layer's role; one that stands outside any network has none in particular."""
+    return getattr(layer, "role", Role())
 
 
 class FrozenLayer(Protocol):
@@ -22,6 +36,10 @@ class FrozenLayer(Protocol):
     @property
     def bias(self) -> Tensor | None:
         """(C_out,)."""
+
+    @property
+    def role(self) -> Role:
+        """What the layer is in its network."""
 
     @property
     def has_standard_forward(self) -> bool:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
-from zoo.increments.base import FrozenLayer, Increment, Method
+from zoo.increments.base import FrozenLayer, Increment, Method, role_of
 
 
 class Parallel(Increment):
@@ -32,7 +32,7 @@ class Parallel(Increment):
             raise OptionError(f"A parallel adapter sits on the centre of a kernel; one of {sides} has none.")
         if not 0 <= dropout < 1 or (rank is not None and rank < 1):
             raise OptionError(f"Parallel adapters need rank >= 1 and 0 <= dropout < 1, not {rank} and {dropout}.")
-        self.dropout = dropout if getattr(layer, "second_of_block", False) else 0.0
+        self.dropout = dropout if role_of(layer).second_of_block else 0.0
         c_out, c_in = weight.shape[:2]
         self.alpha = nn.Parameter(torch.zeros(c_out, c_in)) if rank is None else None
         self.beta = None if rank is None else nn.Parameter(torch.zeros(c_out, rank))
