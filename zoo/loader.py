@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -19,10 +19,10 @@ from zoo.placement import Placement
 from zoo.recipe import load_recipe
 from zoo.registry import Entry, Parameters, Registry, default_registry
 from zoo.task import Preprocessing, Task
-from zoo.tensors import read
+from zoo.tensors import check_tensors, read
 
 log = logging.getLogger(__name__)
-PLACEMENT = ("layers", "norms", "head", "placement")  # options of every method
+PLACEMENT = ("layers", "norms", "head", "placement", "projections")  # options of every method
 SHARED = "shared.safetensors"  # beside the adapter files, what an entry's tasks share
 FUSED = "entry/"  # begins a backbone `entry/NAME/TASK`: the network that the entry NAME, fused for TASK, is
 
@@ -84,6 +84,7 @@ def adapt(
     norms: Sequence[str] | None = None,
     head: str | None = None,
     placement: str = "all",
+    projections: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     **options: Any,
 ) -> TaskModel:
@@ -96,13 +97,14 @@ def adapt(
         layers, norms: glob patterns over module paths: what to adapt, which norms each task owns.
         head: the path of the classifier. See `zoo.placement.Placement` for what is taken by default.
         placement: "all", "early", "mid", "late" or "half" of the layers; see there too.
+        projections: of attention, such as `["query", "value"]`, for methods that adapt these; see there too.
         preprocessing: of every task; by default ImageNet's at 224 pixels.
         options: the method's own, such as `rank=20`.
 
     Raises:
         OptionError: a pattern that matches nothing, or an option out of range.
     """
-    model = TaskModel(copy.deepcopy(module), method, options, Placement(layers, norms, head, placement))
+    model = TaskModel(copy.deepcopy(module), method, options, Placement(layers, norms, head, placement, projections))
     for name, classes in tasks.items():
         model.add_task(Task.of(name, classes, preprocessing))
     return model
@@ -148,6 +150,24 @@ def architecture(backbone: str, registry: Registry) -> nn.Module:
             raise ConfigError("registry", [f"backbones that are made of each other: {', '.join(seen)}"])
         seen.append(backbone)
     return build(backbone)
+
+
+def pretrained_network(backbone: str, registry: Registry, apart: Collection[str] = ()) -> nn.Module:
+    """A backbone by name, with its pre-trained weights, its classifier's among them.
+
+    Args:
+        apart: modules that keep fresh weights.
+
+    Raises:
+        WeightsError: the weights do not fit the network; all that is missing or odd is named.
+    """
+    network = architecture(backbone, registry)
+    own, inside = network.state_dict(), tuple(f"{path}." for path in apart)
+    given = {name: t for name, t in _backbone_tensors(backbone, registry, None).items() if not name.startswith(inside)}
+    fresh = {name: t for name, t in own.items() if name.startswith(inside) or name.endswith("num_batches_tracked")}
+    check_tensors(own, fresh | given, backbone)
+    network.load_state_dict(fresh | given)
+    return network
 
 
 def _backbone_tensors(backbone: str, registry: Registry, file: Path | None) -> Mapping[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import OptionError, UnknownNameError, WeightsError
-from zoo.increments import Method, get_method
+from zoo.increments import Increment, Method, get_method
 from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Selection, Site, TaskHead, TaskNorm
 from zoo.placement import Placement
 from zoo.registry import Parameters
@@ -63,7 +63,9 @@ class TaskModel(nn.Module):
         self.head_paths = layers.heads
         backbone.requires_grad_(self.method.trains_backbone)
         self.backbone = backbone
-        self._replace(list(layers.adapted), lambda layer: AdaptedConv2d if isinstance(layer, nn.Conv2d) else AdaptedLinear)
+        self._replace(
+            list(layers.adapted), lambda layer: AdaptedConv2d if isinstance(layer, nn.Conv2d) else AdaptedLinear
+        )
         self._replace(layers.norms, lambda _: TaskNorm)
         self._replace(layers.heads, lambda _: TaskHead)
         self._sites = [(path, module) for path, module in backbone.named_modules() if isinstance(module, Site)]
@@ -114,10 +116,12 @@ class TaskModel(nn.Module):
         fresh = {**self.options, **(options or {})}
         like = next(self.backbone.parameters(), torch.empty(0))
         added: list[Site] = []
+        peers: list[Increment] = []
         try:
             for path, site in self._sites:
                 if isinstance(site, AdaptedLayer):
-                    site.add(task.name, _named(path, self.method.build, site, fresh))
+                    peers.append(_named(path, self.method.build, site, fresh, peers))
+                    site.add(task.name, peers[-1])
                 elif isinstance(site, TaskHead):
                     site.add(task.name, len(task.classes))
                 elif isinstance(site, TaskNorm):
@@ -180,9 +184,8 @@ class TaskModel(nn.Module):
 
     def increment_parameters(self, task: str) -> Iterator[nn.Parameter]:
         """Those of the task's parameters that belong to increments, and to neither norms nor head."""
-        self.task(task)
-        for _, site in self._sites:
-            if isinstance(site, AdaptedLayer) and task in site.tasks:
+        for _, site in self.sites(task):
+            if isinstance(site, AdaptedLayer):
                 yield from site.tasks[task].parameters()
 
     def task_tensors(self, task: str) -> dict[str, Tensor]:
@@ -316,11 +319,16 @@ class TaskModel(nn.Module):
             raise
         return task
 
-    def _task_modules(self, task: str) -> Iterator[tuple[str, nn.Module]]:
+    def sites(self, task: str) -> Iterator[tuple[str, Site]]:
+        """The layers where `task` has something of its own, by their paths."""
         self.task(task)
         for path, site in self._sites:
             if task in site.tasks:
-                yield path, site.tasks[task]
+                yield path, site
+
+    def _task_modules(self, task: str) -> Iterator[tuple[str, nn.Module]]:
+        for path, site in self.sites(task):
+            yield path, site.tasks[task]
 
     def _replace(self, paths: Sequence[str], kind: Callable[[nn.Module], type[Site]]) -> None:
         for path in paths:

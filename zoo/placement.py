@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from zoo.attention import KINDS, MAKES, projections, reads_weights
 from zoo.errors import OptionError
 from zoo.increments import Method, Role
 
@@ -41,12 +42,16 @@ class Placement:
         placement: which of the layers to adapt (residual adapters, Section 3.2): "all"; "early", "mid" or "late", the
             first third of the stages, the last, or those between; "half", the second convolution of each block, a block
             being a module with several convolutions as its children.
+        projections: of attention modules, those to adapt: "query", "key", "value", "output". By default the method's
+            own, such as query and value for "ftn_qv" and "lora"; but a layer that `layers` names is adapted whole
+            by a method that can.
     """
 
     layers: Sequence[str] | None = None
     norms: Sequence[str] | None = None
     head: str | None = None
     placement: str = "all"
+    projections: Sequence[str] | None = None
 
     def find(self, backbone: nn.Module, method: Method) -> Layers:
         """The layers of `backbone` that this choice means.
@@ -55,7 +60,7 @@ class Placement:
             OptionError: no layer matches a pattern, or the one that does cannot be adapted.
         """
         modules = dict(backbone.named_modules())
-        called = {p: m for p, m in modules.items() if p and not isinstance(modules[p.rpartition(".")[0]], READERS)}
+        called = {p: m for p, m in modules.items() if p and not _reads(modules[p.rpartition(".")[0]], m)}
         weighted = [path for path, module in called.items() if isinstance(module, WEIGHTED)]
         if not weighted:
             raise OptionError(f"{type(backbone).__name__} has no Conv2d or Linear layer inside it to adapt.")
@@ -68,16 +73,31 @@ class Placement:
             norms = _match(self.norms, norms, "norms")
         elif not method.norms:
             norms = []
-        return Layers(self._adapted(body, method) if method.increment else {}, tuple(norms), heads)
+        wanted = self._wanted(method)
+        found = _of_attention(backbone, body, wanted) if wanted else {}
+        return Layers(self._adapted(body, found, method) if method.increment else {}, tuple(norms), heads)
 
-    def _adapted(self, body: Mapping[str, nn.Module], method: Method) -> dict[str, Role]:
+    def _wanted(self, method: Method) -> tuple[str, ...]:
+        """The projections to adapt; none where whole layers are."""
+        if self.projections is None:
+            return () if self.layers is not None and method.whole else method.projections
+        strange = [kind for kind in self.projections if kind not in KINDS]
+        if strange or not self.projections:
+            raise OptionError(f"projections must be some of {', '.join(KINDS)}, not {list(self.projections)}.")
+        if not method.projections:
+            raise OptionError(f"The method {method.name!r} adapts whole layers; it takes no projections.")
+        return tuple(self.projections)
+
+    def _adapted(self, body: Mapping[str, nn.Module], attention: Mapping[str, Role], method: Method) -> dict[str, Role]:
         """The layers to adapt, of those that are not the classifier, and what each is."""
         convolutions = [path for path, module in body.items() if isinstance(module, nn.Conv2d)]
         paths = list(body) if method.linear else convolutions
         if not method.stem:
             paths = [path for path in paths if path not in convolutions[:1]]
+        if attention:
+            paths = list(attention)
         if self.layers is not None:
-            paths = _match(self.layers, list(body), "layers to adapt")
+            paths = _match(self.layers, list(attention or body), "layers to adapt")
         second = frozenset(_second_of_blocks(convolutions))
         paths = _placed(self.placement, paths, second)
         computed = [path for path in paths if "weight" not in body[path]._parameters]
@@ -86,7 +106,28 @@ class Placement:
                 f"{computed[0]} computes its weight (by weight norm or a parametrization); remove that first, "
                 "or leave the layer out with layers=…."
             )
-        return {path: Role(second_of_block=path in second) for path in paths}
+        return {path: attention.get(path, Role(second_of_block=path in second)) for path in paths}
+
+
+def _reads(parent: nn.Module, child: nn.Module) -> bool:
+    """Whether a module uses the weight of its child without calling it, so that nothing put in its place would act."""
+    return isinstance(parent, READERS) or (isinstance(child, nn.Linear) and reads_weights(parent))
+
+
+def _of_attention(backbone: nn.Module, body: Mapping[str, nn.Module], wanted: Sequence[str]) -> dict[str, Role]:
+    """The layers that make one of the wanted projections, and by which rows; raises OptionError if there are none."""
+    found = {}
+    for path, projection in projections(backbone).items():
+        rows = {kind: rows for kind, rows in projection.rows.items() if kind in wanted}
+        if rows and path in body:
+            found[path] = Role(heads=projection.heads, rows=rows)
+    if missing := [kind for kind in wanted if not any(kind in role.rows for role in found.values())]:
+        raise OptionError(
+            f"{type(backbone).__name__} has no attention whose {' and '.join(missing)} could be adapted. Looked for: "
+            f"modules with a number of heads and Linear layers called {', '.join(MAKES)}, which they call. "
+            "(torch's MultiheadAttention, and timm's BEiT, EVA and Swin V2, may read the weights by themselves.)"
+        )
+    return found
 
 
 def _placed(placement: str, paths: list[str], second: frozenset[str]) -> list[str]:

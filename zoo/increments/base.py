@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -68,6 +68,10 @@ class Increment(nn.Module):
         """The task's own weight `W + ΔW`, and its bias: by default the layer's."""
         return weight + self.delta(weight), bias
 
+    def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
+        """ΔW as an exact product of thin matrices, up (C_out, R) and down (R, C_in k²), for a method that has such."""
+        return None
+
     def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
         """The output of `layer` under the task's weight and bias, for the input `x` that the layer takes."""
         return layer.run(x, *self.applied(layer.weight, layer.bias))
@@ -85,6 +89,8 @@ class Method:
     increment: type[Increment] | None = None  # what an adapted layer gets; None adapts no layer
     norms: bool = True  # whether the task has batch norms (affine and running statistics) of its own
     stem: bool = False  # whether the first convolution is adapted too
+    projections: tuple[str, ...] = ()  # of attention, which to adapt, where nothing else is asked for; (): whole layers
+    whole: bool = True  # whether whole layers can be adapted
     linear: bool = True  # whether Linear layers are adapted, where nothing else is asked for
     shared: Callable[..., nn.Module] | None = None  # made of a layer and the options: what its tasks' increments share
     trains_backbone: bool = False  # whether the backbone's own weights are trained (pre-training)
@@ -92,6 +98,7 @@ class Method:
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise OptionError unless the method takes just these options."""
         taken = list(inspect.signature(self.increment).parameters.values())[1:] if self.increment else []
+        taken = [p for p in taken if p.kind is not p.KEYWORD_ONLY]  # such as `peers`, which the model gives
         strange = [name for name in options if name not in {p.name for p in taken}]
         missing = [p.name for p in taken if p.default is p.empty and p.name not in options]
         if strange or missing:
@@ -105,8 +112,14 @@ class Method:
         self.check(options)
         return self.shared(layer, **options).requires_grad_(False)
 
-    def build(self, layer: nn.Module, options: Mapping[str, Any]) -> Increment:
-        """A fresh increment for `layer`; raises OptionError on options that the method rejects."""
+    def build(self, layer: nn.Module, options: Mapping[str, Any], peers: Sequence[Increment] = ()) -> Increment:
+        """A fresh increment for `layer`; raises OptionError on options that the method rejects.
+
+        Args:
+            peers: the same task's increments to the layers before; one whose factors several layers share needs them.
+        """
         assert self.increment is not None
         self.check(options)
+        if "peers" in inspect.signature(self.increment).parameters:
+            return self.increment(layer, **options, peers=peers)
         return self.increment(layer, **options)

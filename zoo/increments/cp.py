@@ -39,9 +39,12 @@ class CP(Increment):
             nn.init.xavier_uniform_(factor)
 
     def delta(self, weight: Tensor) -> Tensor:
+        up, down = self.low_rank(weight)
+        return (up @ down).view_as(weight)
+
+    def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         out, in_, spatial = self._factors(weight)
-        rows = (in_.unsqueeze(2) * spatial.unsqueeze(1)).flatten(1)  # (R, C_in k²)
-        return (out @ rows).view_as(weight)
+        return out, (in_.unsqueeze(2) * spatial.unsqueeze(1)).flatten(1)
 
     def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
         if not self._takes_factored(x, layer):
