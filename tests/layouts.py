@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
-from torchvision.datasets import Flowers102, Places365
+from torchvision.datasets import FER2013, Flowers102, Places365
 
 from zoo.datasets import BENCHMARKS
+from zoo.datasets.clip5 import LabelledSTL10
 
 WIDTH, HEIGHT = 48, 40
 
@@ -173,8 +174,53 @@ def places(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def clip5(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One or two images of each class and split; torchvision's checksums are made to fit."""
+    draw = np.random.default_rng(0)
+    for folder, labels, count, names, files in (
+        ("cifar-10-batches-bin", 1, 10, "batches.meta.txt",
+         [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]),
+        ("cifar-100-binary", 2, 100, "fine_label_names.txt", ["train.bin", "test.bin"]),
+    ):  # fmt: skip
+        (root / folder).mkdir(parents=True)
+        (root / folder / names).write_text("".join(f"class_{i}\n" for i in range(count)) + "\n")
+        for file in files:
+            records = draw.integers(0, 256, (count, labels + 3072), np.uint8)
+            records[:, labels - 1] = np.arange(count)
+            records.tofile(root / folder / file)
+    for split in ("train", "val", "test"):
+        names = [f"texture_{i:02d}/texture_{i:02d}_{split}.jpg" for i in range(47)]
+        for i, name in enumerate(names):
+            put(root / "dtd" / "dtd" / "images" / name, i)
+        lists = root / "dtd" / "dtd" / "labels" / f"{split}1.txt"
+        lists.parent.mkdir(exist_ok=True)
+        lists.write_text("\n".join(names) + "\n")
+    _stl10(root / "stl10_binary", draw, monkeypatch)
+    rows = [
+        f"{i % 7},{' '.join(['9'] * 48 * 48)},{use}"
+        for i in range(7)
+        for use in ("Training", "PublicTest", "PrivateTest")
+    ]
+    table = root / "fer2013" / "fer2013.csv"
+    table.parent.mkdir()
+    table.write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
+    sums = {**FER2013._RESOURCES, "fer": (table.name, hashlib.md5(table.read_bytes()).hexdigest())}
+    monkeypatch.setattr(FER2013, "_RESOURCES", sums)
+    return root
+
+
+def _stl10(folder: Path, draw: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    (folder / "class_names.txt").write_text("".join(f"thing_{i}\n" for i in range(10)))
+    for split, count in (("train", 20), ("test", 10)):
+        draw.integers(0, 256, (count, 3, 96, 96), np.uint8).tofile(folder / f"{split}_X.bin")
+        (np.arange(count) % 10 + 1).astype(np.uint8).tofile(folder / f"{split}_y.bin")
+        sums = [[f"{split}_{x}.bin", hashlib.md5((folder / f"{split}_{x}.bin").read_bytes()).hexdigest()] for x in "Xy"]
+        monkeypatch.setattr(LabelledSTL10, f"{split}_list", sums)
+
+
 def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of one of the papers' benchmarks."""
-    if benchmark in ("sketch", "places"):
-        return {"sketch": sketch, "places": places}[benchmark](root, monkeypatch)
+    if benchmark in ("sketch", "places", "clip5"):
+        return {"sketch": sketch, "places": places, "clip5": clip5}[benchmark](root, monkeypatch)
     return decathlon(root) if benchmark.startswith("decathlon") else domainnet(root)

@@ -43,7 +43,7 @@ def test_every_task_loads_with_the_classes_of_the_registry(benchmark: tuple[str,
         labels = [splits.train[i][1] for i in range(len(splits.train))]  # type: ignore[arg-type]
         assert max(labels) == len(splits.classes) - 1
         image, label = splits.test[0]
-        assert image.mode == "RGB"
+        assert image.mode == ("L" if task == "fer2013" else "RGB")
         assert default_collate([label]).dtype == torch.int64
     with pytest.raises(UnknownNameError, match=task):
         get_benchmark(name).splits(f"{task}x", root)
@@ -110,6 +110,10 @@ NEEDED = {  # a part of the folder, and the task that cannot do without
     "domainnet": [("real_test.txt", "real")],
     "domainnet_joint": [("real_test.txt", "all")],
     "decathlon": [("annotations/svhn_val.json", "svhn")],
+    "clip5": [
+        ("cifar-10-batches-bin/test_batch.bin", "cifar10"), ("cifar-100-binary/train.bin", "cifar100"),
+        ("fer2013/fer2013.csv", "fer2013"), ("dtd/dtd", "dtd"), ("stl10_binary/train_y.bin", "stl10"),
+    ],
     "places": [("val_256", "places365"), ("places365_val.txt", "places365")],
     "decathlon_imagenet": [("annotations/imagenet12_val.json", "imagenet12")],
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zoo.datasets.base import Benchmark, Counts, Images, Splits, Transformed, fraction_of, held_out
+from zoo.datasets.clip5 import Clip5Benchmark
 from zoo.datasets.decathlon import DecathlonBenchmark, DecathlonImageNetBenchmark
 from zoo.datasets.domainnet import DomainNetBenchmark, JointDomainNetBenchmark
 from zoo.datasets.folder import FolderBenchmark
@@ -23,7 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for benchmark in (
         ShapesBenchmark("shapes"), ShapesBenchmark("shapes_source"), PentathlonBenchmark(), FolderBenchmark(),
         SketchBenchmark(), DomainNetBenchmark(), JointDomainNetBenchmark(), DecathlonBenchmark(),
-        DecathlonImageNetBenchmark(), PlacesBenchmark(),
+        DecathlonImageNetBenchmark(), PlacesBenchmark(), Clip5Benchmark(),
     )
 }  # fmt: skip
 
