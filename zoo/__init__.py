@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo import export as export
     from zoo.errors import ZooError as ZooError
+    from zoo.interchange import load_peft as load_peft
+    from zoo.interchange import save_peft as save_peft
     from zoo.loader import adapt as adapt
     from zoo.loader import load as load
     from zoo.model import TaskModel as TaskModel
@@ -26,9 +28,14 @@ _HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need n
     "adapt": "zoo.loader",
     "list_models": "zoo.registry",
     "load": "zoo.loader",
+    "load_peft": "zoo.interchange",
     "register": "zoo.registry",
+    "save_peft": "zoo.interchange",
 }
-__all__ = ["Preprocessing", "Task", "TaskModel", "ZooError", "adapt", "export", "list_models", "load", "register"]
+__all__ = [
+    "Preprocessing", "Task", "TaskModel", "ZooError", "adapt", "export", "list_models", "load", "load_peft", "register",
+    "save_peft",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

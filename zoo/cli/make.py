@@ -108,6 +108,32 @@ def compress(
         )
 
 
+@main.command()
+@click.argument("source")
+@click.option("--task", help="The task to write as a PEFT checkpoint, or what to call the one that is read.")
+@click.option("--backbone", help="Of the PEFT checkpoint that is read, such as timm/vit_base_patch32_clip_224.openai.")
+@click.option("--name", "own_name", help="Of the new entry.  [default: the checkpoint's folder]")
+@click.option("-o", "--out", type=FOLDER, required=True, help="The new checkpoint; or where the new entry goes.")
+@click.pass_obj
+def convert(
+    registry: Registry, source: str, task: str | None, backbone: str | None, own_name: str | None, out: Path
+) -> None:
+    """Write the model SOURCE as a LoRA checkpoint of PEFT's; with --backbone, read the one in the folder SOURCE."""
+    from zoo import interchange, loader
+
+    if backbone:
+        name = own_name or Path(source).resolve().name
+        made = interchange.converted_entry(Path(source), backbone, registry, out, name, task or "task")
+        click.echo(f"Wrote {made.name}. Use it with: zoo --registry {out / 'registry.yaml'} predict {made.name} IMAGE")
+        return
+    entry = registry.entry(source)
+    if task is None or own_name:
+        raise OptionError(f"To write a PEFT checkpoint give --task, of {', '.join(entry.tasks)}, and no --name.")
+    model = loader.load(source, task=loader.known_task(entry, task), registry=registry)
+    interchange.save_peft(model, task, out, entry.backbone)
+    click.echo(f"Wrote {out}. PEFT loads it on {entry.backbone} with {entry.classes[task]} classes.")
+
+
 def _search_ranks(
     entry: Entry, registry: Registry, tasks: list[str], out: Path | None, settings: Any, margin: float
 ) -> None:

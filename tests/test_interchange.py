@@ -1,0 +1,155 @@
+"""LoRA checkpoints, to and from the installed PEFT: the logits have to be the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+import zoo
+from tests.conftest import SmallNet, disturb
+from zoo import tensors
+from zoo.cli import main
+from zoo.errors import OptionError, WeightsError
+from zoo.interchange import CONFIG, WEIGHTS, load_peft, save_peft
+from zoo.registry import Registry, default_registry
+
+SMALL = {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3}
+
+
+def vit(classes: int = 6) -> nn.Module:
+    torch.manual_seed(1)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=6, **SMALL).eval()
+    network.reset_classifier(classes)
+    return network
+
+
+def checkpoint(folder: Path, network: nn.Module, **config: object) -> nn.Module:
+    """A model of PEFT's whose adapter is far from zero, saved to a folder."""
+    peft = get_peft_model(network, LoraConfig(**config)).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    peft.save_pretrained(folder)
+    return peft
+
+
+def images() -> Tensor:
+    return torch.randn(3, 3, 32, 32)
+
+
+FORMS = {
+    "packed": {"r": 4, "lora_alpha": 8, "target_modules": ["qkv"], "modules_to_save": ["head"]},
+    "the backbone's classifier": {"r": 3, "lora_alpha": 1, "target_modules": ["qkv", "proj"]},
+    "several ranks": {"r": 4, "lora_alpha": 8, "target_modules": ["qkv", "fc1"], "modules_to_save": ["head"],
+                      "rank_pattern": {"fc1": 2}, "alpha_pattern": {"blocks.1.mlp.fc1": 5}},
+    "rank-stabilised": {"r": 4, "lora_alpha": 8, "use_rslora": True, "target_modules": ["fc2"]},
+    "norms": {"r": 2, "target_modules": ["qkv"], "modules_to_save": ["head", "norm1", "norm"]},
+    "a convolution": {"r": 2, "target_modules": ["patch_embed.proj", "qkv"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
+def test_a_checkpoint_of_peft_gives_its_logits(tmp_path: Path, config: dict[str, object]) -> None:
+    peft = checkpoint(tmp_path, vit(), **config)
+    model = zoo.load_peft(tmp_path, vit())
+    with torch.no_grad():
+        expected = peft(x := images())
+        torch.testing.assert_close(model(x, "task"), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model.fuse("task")(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "options"), [
+    ("lora", {"rank": 3, "alpha": 6}), ("lora", {"rank": 2, "layers": ["patch_embed.proj", "*.fc1"]}),
+    ("ftn_qv", {"rank": 3}), ("ftn_o", {"rank": 3}), ("ftn", {"rank": 2}), ("ftn", {"rank": 2, "norms": ["norm"]}),
+])  # fmt: skip
+def test_peft_loads_what_the_zoo_writes(tmp_path: Path, method: str, options: dict[str, object]) -> None:
+    model = zoo.adapt(vit(), {"a": 4}, method, **options)  # type: ignore[arg-type]
+    disturb(model, "a")
+    save_peft(model, "a", tmp_path / "peft")
+    peft = PeftModel.from_pretrained(vit(4), str(tmp_path / "peft")).eval()
+    again = load_peft(tmp_path / "peft", vit(4), task="a")
+    with torch.no_grad():
+        expected = model(x := images(), "a")
+        torch.testing.assert_close(peft(x), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(again(x, "a"), expected, rtol=1e-5, atol=1e-5)
+    assert again.task("a") == model.task("a")
+    with pytest.raises(OptionError, match="holds a checkpoint already"):
+        save_peft(model, "a", tmp_path / "peft")
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    (lambda: zoo.adapt(SmallNet(), {"a": 4}, "ftn", rank=2), "batch norm"),
+    (lambda: zoo.adapt(SmallNet(), {"a": 4}, "ftn", rank=2, norms=[], layers=["body.3"]), r"body\.3 is a grouped"),
+    (lambda: zoo.adapt(vit(), {"a": 4}, "kadaptation", rank=2), "no product of two thin matrices"),
+    (lambda: zoo.adapt(vit(), {"a": 4}, "ssf"), "no product of two thin matrices"),
+    (lambda: zoo.adapt(vit(), {"a": 4}, "features"), "adapts no layer"),
+])  # fmt: skip
+def test_what_would_not_be_exact_is_refused(tmp_path: Path, model: object, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        save_peft(model(), "a", tmp_path / "peft")  # type: ignore[operator]
+    assert not (tmp_path / "peft").exists()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"use_dora": True}, "use_dora=True, which has no counterpart"),
+    ({"bias": "all"}, "bias='all'"),
+    ({"peft_type": "IA3"}, "its peft_type is 'IA3'"),
+])  # fmt: skip
+def test_what_lora_cannot_do_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    checkpoint(tmp_path, vit(), r=2, target_modules=["qkv"])
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | change))
+    with pytest.raises(OptionError, match=message):
+        load_peft(tmp_path, vit())
+
+
+def test_a_checkpoint_of_something_else_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"There is no .*adapter_config\.json"):
+        load_peft(tmp_path, vit())
+    checkpoint(tmp_path, vit(), r=2, target_modules=["qkv"])
+    with pytest.raises(WeightsError, match=r"no layer blocks\.0\.attn\.qkv"):
+        load_peft(tmp_path, SmallNet())
+    wide = timm.create_model("vit_tiny_patch16_224", num_classes=6, **{**SMALL, "embed_dim": 36})
+    with pytest.raises(WeightsError, match=r"72 × 24; the backbone's layer is 108 × 36"):
+        load_peft(tmp_path, wide)
+    found, _ = tensors.read(tmp_path / WEIGHTS)
+    one = {key: tensor for key, tensor in found.items() if "lora_A" in key}
+    tensors.write(tmp_path / WEIGHTS, one, {})
+    with pytest.raises(WeightsError, match=r"one factor of .* alone"):
+        load_peft(tmp_path, vit())
+    (tmp_path / CONFIG).write_text("{")
+    with pytest.raises(WeightsError, match="does not read"):
+        load_peft(tmp_path, vit())
+
+
+def test_the_command_line_converts_there_and_back(tmp_path: Path) -> None:
+    name = "resnet20-lora-own"
+    arguments = ["convert", str(tmp_path / "peft"), "--backbone", "zoo/resnet20@shapes", "--task", "clipart"]
+    network = zoo.load("resnet20-features-shapes", task="clipart", fuse=True)
+    peft = checkpoint(tmp_path / "peft", network, r=2, target_modules=["conv2"], modules_to_save=["fc"])
+    found = CliRunner().invoke(main, [*arguments, "--name", name, "-o", str(tmp_path / "own")], catch_exceptions=False)
+    assert found.exit_code == 0
+    assert f"Wrote {name}" in found.output
+    registry = default_registry().merged(Registry.read(tmp_path / "own" / "registry.yaml"))
+    model = zoo.load(name, registry=registry)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x := images(), "clipart"), peft.eval()(x), rtol=1e-5, atol=1e-5)
+    command = ["--registry", str(tmp_path / "own" / "registry.yaml"), "convert", name, "--task", "clipart"]
+    back = CliRunner().invoke(main, [*command, "-o", str(tmp_path / "back")], catch_exceptions=False)
+    assert back.exit_code == 0
+    again = PeftModel.from_pretrained(
+        zoo.load("resnet20-features-shapes", task="clipart", fuse=True), tmp_path / "back"
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(x), peft(x), rtol=1e-5, atol=1e-5)
+    wrong = CliRunner().invoke(main, ["convert", "resnet20-bn-shapes", "-o", str(tmp_path / "x")])
+    assert wrong.exit_code == 2
+    assert "--task, of clipart" in wrong.stderr
