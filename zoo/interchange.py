@@ -83,7 +83,7 @@ def save_peft(model: TaskModel, task: str, folder: str | Path, base_model: str =
 
     ΔW has to be a product of thin matrices: `lora` (rank R for each projection that it adapts, so 2R on a packed query,
     key and value layer), `ftn_qv` (the same), `ftn_o` (R), and `ftn` (R) on layers that are not grouped. Ranks that
-    differ are filled up with zeros. The classifier and the task's layer norms are saved whole.
+    differ are filled up with zeros. The classifier and the task's norms are saved whole.
 
     Args:
         folder: a new one, or one without a checkpoint.
@@ -95,10 +95,7 @@ def save_peft(model: TaskModel, task: str, folder: str | Path, base_model: str =
     known, folder = model.task(task), Path(folder)
     if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
         raise OptionError(f"{folder} holds a checkpoint already; name another folder.")
-    norms = {path: site.tasks[task] for path, site in model.sites(task) if isinstance(site, TaskNorm)}
-    for path, norm in norms.items():
-        if isinstance(norm, nn.modules.batchnorm._NormBase):
-            raise OptionError(f"{path} is a batch norm of the task's own, whose statistics LoRA checkpoints lose.")
+    norms = [path for path, site in model.sites(task) if isinstance(site, TaskNorm)]
     pairs = {path: _exact(path, site, task) for path, site in model.sites(task) if isinstance(site, AdaptedLayer)}
     if not pairs:
         raise OptionError(f"The method {model.method.name!r} adapts no layer, so there is nothing for LoRA to hold.")
