@@ -1,13 +1,15 @@
-"""Every method on the five target domains of shapes, over several seeds: the order of the papers' Tables 1 and 2.
+"""Every method on the five target domains of shapes, over several seeds: the order of the papers' tables.
 
-    python benchmarks/methods.py --out DIR [--seeds 3] [--jobs 2]
+    python benchmarks/methods.py --out DIR [--seeds 3] [--jobs 2] [--backbone resnet20]
 
-Trains what DIR does not hold yet (so it can be stopped and started again), then prints, per method, the mean and
-the spread over seeds of the accuracy on each domain, and writes DIR/methods.json.
+Trains what DIR does not hold yet (so it can be stopped and started again) into a store for each seed, then prints,
+per method, the mean and the spread over seeds of the accuracy on each domain, and writes DIR/methods_BACKBONE.json. What it
+costs to store, to train and to run comes from `zoo compare`'s measurements, every entry in turn in one process.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -17,62 +19,70 @@ from pathlib import Path
 import click
 from record import save
 
-from zoo.registry import default_registry
+from zoo.comparison import compare
+from zoo.loader import SHARED
+from zoo.registry import Entry, default_registry
 from zoo.report import show
 from zoo.tensors import read
 
-NAMES = ["features", "bn", "ftn-r1", "ftn-r8", "finetune"]
-TASKS = ["clipart", "sketch", "painting", "quickdraw", "infograph"]
+TASKS = ["clipart", "sketch", "painting", "quickdraw", "infograph"]  # the backbone was trained on `real`
 
 
-def train(name: str, seed: int, out: Path) -> None:
-    """All target domains of one entry with one seed, in a process of their own."""
-    tasks = [part for task in TASKS for part in ("--task", task)]
-    command = [
-        sys.executable,
-        "-m",
-        "zoo",
-        "train",
-        name,
-        "--seed",
-        str(seed),
-        "--out",
-        str(out),
-        "--resume",
-        "--quiet",
-    ]
-    subprocess.run([*command, *tasks], check=True, stdout=subprocess.DEVNULL)
-    click.echo(f"{name}, seed {seed}: done", err=True)
+def train(entry: Entry, seed: int, tasks: list[str], out: Path) -> None:
+    """Some domains of one entry with one seed, in a process of their own."""
+    command = [sys.executable, "-m", "zoo", "train", entry.name, "--seed", str(seed), "--resume", "--quiet"]
+    command += [part for task in tasks for part in ("--task", task)]
+    store = os.environ | {"ZOO_HOME": str(out / f"seed-{seed}")}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=store)
+    click.echo(f"{entry.name}, seed {seed}: done", err=True)
 
 
 def figures(out: Path, name: str, seeds: int) -> dict[str, list[float]]:
     """Test accuracies in per cent, by domain and for their mean, one for each seed."""
-    files = {task: [out / f"{name}-{seed}" / f"{task}.safetensors" for seed in range(seeds)] for task in TASKS}
+    files = {task: [out / f"seed-{seed}" / name / f"{task}.safetensors" for seed in range(seeds)] for task in TASKS}
     found = {task: [float(read(f)[1]["metrics"]["accuracy"]) for f in of_task] for task, of_task in files.items()}
     return {**found, "mean": [statistics.mean(values) for values in zip(*found.values(), strict=True)]}
+
+
+def kilobytes(folder: Path, entry: Entry) -> int:
+    """The size of one task's file, with its share of what the tasks have in common."""
+    sizes = [(folder / f"{task}.safetensors").stat().st_size for task in TASKS]
+    shared = folder / SHARED
+    common = shared.stat().st_size / len(entry.tasks) if shared.exists() else 0
+    return round((statistics.mean(sizes) + common) / 1000)
 
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--jobs", default=2, show_default=True, help="Trainings at a time; each runs on one thread.")
-def main(out: Path, seeds: int, jobs: int) -> None:
-    names = {short: f"resnet20-{short}-shapes" for short in NAMES}
-    with ThreadPoolExecutor(jobs) as pool:
-        runs = [(name, seed, out / f"{short}-{seed}") for seed in range(seeds) for short, name in names.items()]
-        list(pool.map(lambda run: train(*run), runs))
-    rows, record = [], {}
-    for short, name in names.items():
-        record[short] = found = figures(out, short, seeds)
-        parameters = default_registry().entry(name).parameters
-        per_task = parameters.per_task if parameters else 0
-        cells = {
-            k: f"{statistics.mean(v):.1f}" + (f" ± {statistics.stdev(v):.1f}" if seeds > 1 else "")
-            for k, v in found.items()
+@click.option("--backbone", default="resnet20", show_default=True, help="Begins the names of the entries.")
+@click.option("--rounds", default=10, show_default=True, help="Of the timings.")
+def main(out: Path, seeds: int, jobs: int, backbone: str, rounds: int) -> None:
+    entries = default_registry().entries(f"{backbone}-*-shapes")
+    sources = {entry.source for entry in entries}
+    for begun_with_another in (False, True):  # its adapters have to be there, of every task
+        chosen = [entry for entry in entries if bool(entry.source) == begun_with_another]
+        with ThreadPoolExecutor(jobs) as pool:
+            runs = [
+                (entry, seed, list(entry.tasks) if entry.name in sources else TASKS, out)
+                for seed in range(seeds)
+                for entry in chosen
+            ]
+            list(pool.map(lambda run: train(*run), runs))
+    costs = {row["model"]: row for row in compare(entries, default_registry(), TASKS[0], rounds)}
+    record = [
+        {
+            "entry": entry.name,
+            "accuracy": figures(out, entry.name, seeds),
+            "parameters": costs[entry.name]["parameters"],
+            "kB": kilobytes(out / "seed-0" / entry.name, entry),
+            **{key: value for key, value in costs[entry.name].items() if key.startswith("ms ")},
         }
-        rows.append({"method": short, "parameters per task": per_task, **cells})
-    show(rows)
-    save(out / "methods.json", record)
+        for entry in entries
+    ]
+    show([{"entry": row["entry"], "mean": statistics.mean(row["accuracy"]["mean"])} for row in record])
+    save(out / f"methods_{backbone}.json", record)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_the_readmes_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytes
 def test_every_name_in_the_readme_exists() -> None:
     names = set(default_registry().names())
     text = (ROOT / "README.md").read_text()
-    for name in re.findall(r"\b(?:resnet\d+)-[a-z0-9-]+-(?:shapes|domainnet|sketch)\b", text):
+    for name in re.findall(r"\b(?:resnet\d+|vit_\w+)-[a-z0-9_-]+-(?:shapes|domainnet|sketch|clip5)\b", text):
         assert name in names
     for path in re.findall(r"\]\(((?!http)[^)]+)\)", text):
         page, _, anchor = path.partition("#")
@@ -63,8 +63,10 @@ def test_every_name_in_the_readme_exists() -> None:
 
 def test_the_methods_stand_in_the_papers_order(report: ModuleType) -> None:
     """Tables 1 and 2: features < bn < FTN R=1 < FTN R=8; the last near fine-tuning at a fifth of its size."""
-    mean = {short: sum(found["mean"]) / len(found["mean"]) for short, found in report.read("methods").items()}
-    assert all(len(found["mean"]) >= 3 for found in report.read("methods").values())
+    rows = {row["entry"]: row["accuracy"]["mean"] for row in report.read("methods_resnet20")}
+    assert set(rows) == set(default_registry().names("resnet20-*-shapes"))
+    mean = {name.removeprefix("resnet20-").removesuffix("-shapes"): sum(v) / len(v) for name, v in rows.items()}
+    assert all(len(values) >= 3 for values in rows.values())
     assert mean["features"] < mean["bn"] < mean["ftn-r1"] < mean["ftn-r8"]
     assert mean["finetune"] - mean["ftn-r8"] <= 1.0
     entries = {m: default_registry().entry(f"resnet20-{m}-shapes").parameters for m in ("ftn-r8", "finetune")}

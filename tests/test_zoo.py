@@ -26,7 +26,7 @@ from zoo.registry import Entry, Registry, WeightsFile, default_registry
 pytestmark = pytest.mark.slow
 ENTRIES = [default_registry().entry(name) for name in default_registry().names()]
 SIZES = {"sketch": {224}, "domainnet": {224}, "domainnet_joint": {224}, "decathlon": {72}, "shapes": {32},
-         "pentathlon": {24, 28, 32, 36, 40}, "places": {64}}  # fmt: skip
+         "pentathlon": {24, 28, 32, 36, 40}, "places": {64}, "clip5": {224}}  # fmt: skip
 
 
 def sizes(entry: Entry) -> set[int]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from zoo import resources
 from zoo.backbones.resnet26 import ResNet26
 from zoo.backbones.resnet_cifar import resnet20
+from zoo.backbones.vit import vit_micro
 from zoo.errors import UnknownNameError, WeightsError
 from zoo.fetch import download, fetch, hub_file
 from zoo.registry import Registry
@@ -29,6 +30,7 @@ OWN: dict[str, Callable[[], nn.Module]] = {
     "resnet20": resnet20,
     "resnet26": ResNet26,
     **{f"resnet26x{width}": functools.partial(ResNet26, width) for width in WIDTHS},
+    "vit_micro": vit_micro,
 }
 
 
