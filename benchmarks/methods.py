@@ -2,9 +2,9 @@
 
     python benchmarks/methods.py --out DIR [--seeds 3] [--jobs 2] [--backbone resnet20]
 
-Trains what DIR does not hold yet (so it can be stopped and started again) into a store for each seed, then prints,
-per method, the mean and the spread over seeds of the accuracy on each domain, and writes DIR/methods_BACKBONE.json. What it
-costs to store, to train and to run comes from `zoo compare`'s measurements, every entry in turn in one process.
+Trains what DIR does not hold yet (so it can be stopped and started again) into a store for each seed, then prints the
+mean accuracy of each method, and writes DIR/methods_BACKBONE.json: the accuracy on each domain with each seed, and what
+the method costs to store, to train and to run, by `zoo compare`'s measurements, all entries in turn in one process.
 """
 
 from __future__ import annotations

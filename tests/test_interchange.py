@@ -54,6 +54,8 @@ FORMS = {
     "rank-stabilised": {"r": 4, "lora_alpha": 8, "use_rslora": True, "target_modules": ["fc2"]},
     "norms": {"r": 2, "target_modules": ["qkv"], "modules_to_save": ["head", "norm1", "norm"]},
     "a convolution": {"r": 2, "target_modules": ["patch_embed.proj", "qkv"]},
+    "all, the classifier too": {"r": 2, "target_modules": "all-linear"},
+    "the classifier": {"r": 2, "target_modules": ["qkv", "head"]},
 }  # fmt: skip
 
 
@@ -100,7 +102,7 @@ def test_batch_norms_travel_with_their_statistics(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("model", "message"), [
-    (lambda: zoo.adapt(SmallNet(), {"a": 4}, "ftn", rank=2), r"body\.3 is a grouped"),
+    (lambda: zoo.adapt(SmallNet(), {"a": 4}, "ftn", rank=2), r"body\.3 is grouped"),
     (lambda: zoo.adapt(vit(), {"a": 4}, "kadaptation", rank=2), "no product of two thin matrices"),
     (lambda: zoo.adapt(vit(), {"a": 4}, "ssf"), "no product of two thin matrices"),
     (lambda: zoo.adapt(vit(), {"a": 4}, "features"), "adapts no layer"),
@@ -114,6 +116,9 @@ def test_what_would_not_be_exact_is_refused(tmp_path: Path, model: object, messa
 @pytest.mark.parametrize(("change", "message"), [
     ({"use_dora": True}, "use_dora=True, which has no counterpart"),
     ({"bias": "all"}, "bias='all'"),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
+    ({"loftq_config": {"loftq_bits": 4}}, "loftq_config"),
+    ({"something_new": True}, "something_new=True"),
     ({"peft_type": "IA3"}, "its peft_type is 'IA3'"),
 ])  # fmt: skip
 def test_what_lora_cannot_do_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -124,11 +129,63 @@ def test_what_lora_cannot_do_is_refused(tmp_path: Path, change: dict[str, object
         load_peft(tmp_path, vit())
 
 
+@pytest.mark.parametrize("change", [
+    {"lora_alpha": None}, {"lora_alpha": "x"}, {"lora_alpha": float("nan")}, {"alpha_pattern": [1]},
+    {"alpha_pattern": {"(": 2}},
+])  # fmt: skip
+def test_a_damaged_configuration_is_named(tmp_path: Path, change: dict[str, object]) -> None:
+    checkpoint(tmp_path, vit(), r=2, target_modules=["qkv"])
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | change))
+    with pytest.raises(WeightsError, match="damaged"):
+        load_peft(tmp_path, vit())
+
+
+class Forms(nn.Module):
+    """Convolutions on which PEFT's LoRA is something else than the zoo's, and names that end alike."""
+
+    def __init__(self, **form: object) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.odd = nn.Conv2d(8, 8, 3, **{"padding": 1, **form})  # type: ignore[arg-type]
+        self.pre_fc = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.fc(self.pre_fc(self.odd(self.stem(x)).mean((2, 3))))
+        return outputs
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups")
+@pytest.mark.parametrize("form", [{"dilation": 2}, {"padding_mode": "circular"}, {"groups": 2}])
+def test_forms_that_differ_in_peft_are_refused_both_ways(tmp_path: Path, form: dict[str, object]) -> None:
+    checkpoint(tmp_path, Forms(**form), r=2, target_modules=["odd"])
+    with pytest.raises(OptionError, match="odd is grouped, dilated"):
+        load_peft(tmp_path, Forms(**form))
+    model = zoo.adapt(Forms(**form), {"a": 4}, "lora", rank=2, layers=["odd"])
+    with pytest.raises(OptionError, match="odd is grouped, dilated"):
+        save_peft(model, "a", tmp_path / "new")
+
+
+def test_names_that_end_alike_are_refused(tmp_path: Path) -> None:
+    model = zoo.adapt(Forms(), {"a": 4}, "lora", rank=2, layers=["odd"])
+    with pytest.raises(OptionError, match="PEFT would take pre_fc for fc"):
+        save_peft(model, "a", tmp_path / "new")
+
+
+def test_what_the_backbone_has_no_place_for_is_named(tmp_path: Path) -> None:
+    checkpoint(tmp_path, vit(), r=2, target_modules=["qkv"], modules_to_save=["head"])
+    network = vit()
+    network.head = nn.Linear(24, 6, bias=False)
+    with pytest.raises(WeightsError, match=r"head\.bias, which the backbone has no place for"):
+        load_peft(tmp_path, network)
+
+
 def test_a_checkpoint_of_something_else_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"There is no .*adapter_config\.json"):
         load_peft(tmp_path, vit())
     checkpoint(tmp_path, vit(), r=2, target_modules=["qkv"])
-    with pytest.raises(WeightsError, match=r"no layer blocks\.0\.attn\.qkv"):
+    with pytest.raises(WeightsError, match=r"no Conv2d or Linear layer blocks\.0\.attn\.qkv"):
         load_peft(tmp_path, SmallNet())
     wide = timm.create_model("vit_tiny_patch16_224", num_classes=6, **{**SMALL, "embed_dim": 36})
     with pytest.raises(WeightsError, match=r"72 × 24; the backbone's layer is 108 × 36"):
@@ -163,6 +220,10 @@ def test_the_command_line_converts_there_and_back(tmp_path: Path) -> None:
     )
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(x), peft(x), rtol=1e-5, atol=1e-5)
+    for own, message in ((name, "has an entry"), ("../up", "cannot name an entry"), (".", "cannot name an entry")):
+        twice = CliRunner().invoke(main, [*arguments, "--name", own, "-o", str(tmp_path / "own")])
+        assert twice.exit_code == 2
+        assert message in twice.stderr
     wrong = CliRunner().invoke(main, ["convert", "resnet20-bn-shapes", "-o", str(tmp_path / "x")])
     assert wrong.exit_code == 2
     assert "--task, of clipart" in wrong.stderr

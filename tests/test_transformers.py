@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_key_rows_stay_bit_identical() -> None:
 
 
 def test_additional_parameters_are_the_papers() -> None:
-    """FTN, Section 3.2 and Table 3; the 80.7 K printed for KAdaptation follow from no K of its formula at R = 4."""
+    """FTN, Section 3.2 and Table 3; KAdaptation by the formula, which cannot give the 80.7 K of the table."""
     registry = default_registry()
     counts = {
         method: counted_parameters(registry.entry(f"vit_b32_clip-{method}-r4-clip5"), registry).per_task
@@ -120,8 +121,6 @@ def test_additional_parameters_are_the_papers() -> None:
     assert counts["ftn_o"] == 40_512
     assert counts["lora"] == 147_456
     assert counts["kadaptation"] == 2 * (2 * 12 * 4 * 768 + 4**3)
-    reachable = {kinds * (2 * 12 * rank * 768 + k**3) for kinds in (1, 2) for rank in range(1, 5) for k in range(1, 64)}
-    assert not any(80_650 <= count < 80_750 for count in reachable)
 
 
 @pytest.mark.parametrize(("blocks", "rank", "dim", "heads"), [(1, 1, 4, 2), (3, 5, 6, 4), (2, 7, 16, 3), (5, 2, 8, 1)])
@@ -144,13 +143,18 @@ def test_head_factors_are_a_cp_tensor(output: bool) -> None:
     """Against Eq. 2 on the weight as a tensor (d_model, d, n), its heads being what PyTorch's layer makes of them."""
     torch.manual_seed(0)
     factors = HeadFactors(model=12, dim=4, heads=3, rank=5, output=output)
-    assert 0.03 < float(factors.model.detach().std()) < 0.07
     up, down = factors.matrices()
     tensor = torch.einsum("mr,dr,hr->mdh", factors.model, factors.dim, factors.head)
     for head in range(3):
         rows = slice(4 * head, 4 * head + 4)
         block = (up @ down)[:, rows] if output else (up @ down)[rows].T
         torch.testing.assert_close(block, tensor[:, :, head])
+
+
+def test_head_factors_start_as_the_paper_says() -> None:
+    for factor in HeadFactors(model=400, dim=300, heads=200, rank=20, output=False).parameters():
+        assert abs(float(factor.detach().mean())) < 0.005
+        assert float(factor.detach().std()) == pytest.approx(0.05, rel=0.1)
 
 
 def test_alpha_scales_by_the_rank() -> None:
@@ -244,13 +248,60 @@ def test_ssf_scales_and_shifts_what_the_layer_makes() -> None:
     (NETWORKS["class token"], "ftn", {"rank": 2, "projections": ["key"]}, "takes no projections"),
     (NETWORKS["class token"], "kadaptation", {"rank": 2, "products": 5}, r"blocks\.0\.attn\.qkv.*24 × 24"),
     (NETWORKS["class token"], "ftn_o", {"rank": 0}, "rank must be"),
-    (NETWORKS["class token"], "lora", {"rank": 2, "alpha": 0}, "alpha must be"),
+    *((NETWORKS["class token"], "lora", {"rank": 2, "alpha": a}, "alpha must be") for a in (0, "x", float("nan"))),
+    (NETWORKS["class token"], "kadaptation", {"rank": 2, "products": 2.0}, "number of products must be"),
+    (NETWORKS["class token"], "kadaptation", {"rank": "2"}, "rank must be"),
+    (NETWORKS["class token"], "lora", {"rank": 2, "layers": "blocks.0.*"}, "layers must be a list"),
 ])  # fmt: skip
 def test_what_cannot_be_adapted_is_an_error(
     build: object, method: str, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(OptionError, match=message):
         zoo.adapt(build(), {"a": 5}, method, **options)  # type: ignore[operator, arg-type]
+
+
+@pytest.mark.parametrize("name", ["maxvit_rmlp_pico_rw_256", "tiny_vit_5m_224", "efficientformer_l1", "gcvit_xxtiny"])
+def test_rows_in_another_order_are_left_alone(name: str) -> None:
+    """No layer of these is cut into thirds that would mix queries, keys and values."""
+    network = timm.create_model(name, num_classes=3)
+    with torch.no_grad():
+        odd = {path for path, p in projections(network).items() if len(p.rows) > 1}
+    modules = dict(network.named_modules())
+    for path in odd:
+        assert modules[path].out_features == 3 * modules[path].in_features
+        assert not hasattr(modules[path.rpartition(".")[0]], "key_dim")
+    if name != "gcvit_xxtiny":  # whose local blocks are as usual
+        assert not odd
+
+
+def test_output_projections_are_called_where_the_packed_layer_is_not() -> None:
+    network = timm.create_model("beit_base_patch16_224", embed_dim=24, depth=1, num_heads=2)
+    model = zoo.adapt(network, {"a": 5}, "ftn_o", rank=2)
+    assert {path for path, _ in model.sites("a")} == {"blocks.0.attn.proj", *model.head_paths}
+    before = model(x := torch.randn(1, 3, 224, 224), "a")
+    disturb(model, "a")
+    assert not torch.equal(model(x, "a"), before)
+
+
+@pytest.mark.parametrize("method", ["lora", "kadaptation"])
+def test_linear_layers_take_inputs_of_any_shape(method: str) -> None:
+    model = zoo.adapt(Mixed(), {"a": 5}, method, rank=2, layers=["hidden"])
+    disturb(model, "a")
+    site = model.backbone.get_submodule("hidden")
+    for shape in ((16,), (0, 16), (3, 16), (2, 3, 16), (2, 2, 3, 16)):
+        with torch.no_grad(), model.selection.use("a"):
+            torch.testing.assert_close(site(x := torch.randn(shape)), site.plain("a")(x), rtol=1e-5, atol=1e-6)
+
+
+def test_slow_factors_stay_shared_in_a_copy() -> None:
+    model = zoo.adapt(NETWORKS["class token"](), {"a": 5, "b": 3}, "kadaptation", rank=2)  # type: ignore[no-untyped-call]
+    disturb(model, "a")
+    copied = copy.deepcopy(model).double()
+    model.remove_task("a")
+    first, second = (copied.backbone.get_submodule(f"blocks.{i}.attn.qkv").tasks["a"] for i in (0, 1))
+    assert second._slow["query"] is first.slow["query"]
+    with torch.no_grad():
+        torch.testing.assert_close(copied.fuse("a")(x := images().double()), copied(x, "a"))
 
 
 def test_projections_choose_among_those_of_attention() -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from zoo.errors import OptionError
-
 KINDS = ("query", "key", "value", "output")
 MAKES = {  # names of the layers that timm and others give their attention modules, and what each makes, in this order
     "qkv": ("query", "key", "value"), "qk": ("query", "key"), "kv": ("key", "value"),
@@ -36,28 +34,34 @@ def projections(backbone: nn.Module) -> dict[str, Projection]:
     """Every projection of every attention module, by the path of its layer, in the order of the modules.
 
     An attention module is one that states its number of heads and has Linear layers named as in `MAKES`, which make
-    queries and values. Left out are those whose packed weight runs over the heads first, so that no block of rows makes
-    the queries (timm's MaxViT).
+    queries and values. Modules whose packed layer has other rows are left out (`_packs_otherwise`).
     """
     found = {}
     for path, module in backbone.named_modules():
         heads = next((n for n in (getattr(module, name, None) for name in HEADS) if isinstance(n, int)), 0)
         layers = {name: m for name, m in module.named_children() if name in MAKES and isinstance(m, nn.Linear)}
         made = {kind for name in layers for kind in MAKES[name]}
-        if heads < 1 or not {"query", "value"} <= made or getattr(module, "head_first", False):
+        if heads < 1 or not {"query", "value"} <= made or _packs_otherwise(module, layers, heads):
             continue
         for name, layer in layers.items():
             kinds = MAKES[name]
-            size, rest = divmod(layer.out_features, len(kinds))
-            if rest:
-                raise OptionError(
-                    f"{path}.{name} makes {', '.join(kinds)} by {layer.out_features} rows: no equal parts."
-                )
+            size = layer.out_features // len(kinds)
             rows = {kind: slice(i * size, (i + 1) * size) for i, kind in enumerate(kinds)}
             found[f"{path}.{name}" if path else name] = Projection(heads, rows)
     return found
 
 
-def reads_weights(module: nn.Module) -> bool:
-    """Whether an attention module uses its packed layer's weight without calling the layer (timm's BEiT, Swin V2)."""
-    return getattr(module, "q_bias", None) is not None
+def _packs_otherwise(module: nn.Module, layers: Mapping[str, nn.Linear], heads: int) -> bool:
+    """Whether no block of rows makes the queries of all heads, or a layer makes something else than its name says.
+
+    timm's MaxViT (`head_first`), TinyViT and EfficientFormer (`key_dim`) run over the heads before the projections;
+    GCViT's global attention (`use_global`) calls `qkv` what makes keys and values alone.
+    """
+    if getattr(module, "head_first", False) or getattr(module, "use_global", False) or hasattr(module, "key_dim"):
+        return True
+    return any(layer.out_features % (heads * len(MAKES[name])) for name, layer in layers.items() if name != "proj")
+
+
+def reads_weight(module: nn.Module, child: str) -> bool:
+    """Whether an attention module uses the weight of its packed layer without calling it (timm's BEiT, Swin V2)."""
+    return child == "qkv" and getattr(module, "q_bias", None) is not None

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zoo import resources
 from zoo.errors import OptionError
 from zoo.increments.residual import Basis
 from zoo.layers import AdaptedLayer
@@ -123,9 +122,7 @@ def compressed_entry(
     word = "parallel" if apart else "parallel_svd"
     suffix = "" if rank is None else f"_r{rank}"
     name = name or entry.name.replace("parallel", f"{word}{suffix}", 1)
-    if name in registry.names():
-        raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
-    resources.within(out, name)
+    registry.check_new(name)
     kept = {key: value for key, value in entry.method.items() if apart or key != "dropout"}
     method = {**kept, "name": word} | ({} if rank is None else {"rank": rank})
     recipe = f"{entry.benchmark}/{word}"
@@ -136,7 +133,7 @@ def compressed_entry(
     errors = compress_entry(made, registry, out / name)
     files = {task: out / name / f"{task}.safetensors" for task in made.tasks}
     made = replace(with_files(made, files, f"file:{name}/"), parameters=counted_parameters(made, registry))
-    own = Registry.read(out / "registry.yaml") if (out / "registry.yaml").exists() else Registry()
+    own = Registry.at(out)
     own.update(made)
     own.write(out / "registry.yaml")
     return made, errors

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo import resources
 from zoo.errors import OptionError, WeightsError
 from zoo.files import atomic_path
-from zoo.increments import Increment
-from zoo.layers import AdaptedLayer, TaskNorm
+from zoo.increments import Increment, get_method
+from zoo.layers import AdaptedLayer, TaskHead, TaskNorm, has_standard_forward
 from zoo.loader import pretrained_network
 from zoo.model import TaskModel
 from zoo.placement import NORMS, Placement
@@ -31,11 +31,13 @@ from zoo.tensors import read, write
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-UNKNOWN = {  # settings of PEFT's that change what a checkpoint computes, and that have no counterpart here
-    "use_dora": False, "fan_in_fan_out": False, "lora_bias": False, "bias": "none", "layer_replication": None,
-    "target_parameters": None, "trainable_token_indices": None, "use_qalora": False, "arrow_config": None,
-    "alora_invocation_tokens": None, "use_bdlora": None, "kasa_config": None,
+HARMLESS = {  # settings of PEFT's that are acted on, or that do not change what a trained checkpoint computes
+    "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
+    "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout", "target_modules",
+    "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "init_lora_weights", "eva_config",
+    "megatron_core", "qalora_group_size", "ensure_weight_tying",
 }  # fmt: skip
+INITIAL = (True, False, "gaussian", "eva", "orthogonal")  # ways to begin that leave the backbone's weights alone
 
 
 def load_peft(
@@ -58,22 +60,23 @@ def load_peft(
     pairs, saved = _sorted(tensors)
     whole = {name.rpartition(".")[0] for name in saved}
     network = backbone if isinstance(backbone, nn.Module) else pretrained_network(backbone, registry, whole)
-    model = _model_like(network, pairs, saved)
-    head = model.head_paths[0]
-    classifier = {k: saved.get(f"{head}.{k}", v) for k, v in network.get_submodule(head).state_dict().items()}
-    known = header.get("task", {})
-    classes = known.get("classes") or [str(i) for i in range(len(classifier["weight"]))]
-    preprocessing = Preprocessing.from_data(known["preprocessing"]) if known else _preprocessing(network)
-    model.add_task(Task(task, tuple(classes), preprocessing))
-    own = {name: saved.get(name, tensor) for name, tensor in model.task_tensors(task).items()}
+    _check_layers(network, pairs)
+    changes = {
+        path: (_scaling(config, path, len(down)) * up.flatten(1), down.flatten(1)) for path, (down, up) in pairs.items()
+    }
+    head = _head(network)
+    model = _model_like(network, head, changes, whole)
+    classifier = {k: saved.pop(f"{head}.{k}", v).clone() for k, v in network.get_submodule(head).state_dict().items()}
+    if head in changes:
+        up, down = changes.pop(head)
+        classifier["weight"] += (up @ down).view_as(classifier["weight"])
+    model.add_task(_task(task, header, len(classifier["weight"]), network))
+    own = {name: saved.pop(name, tensor) for name, tensor in model.task_tensors(task).items()}
     own |= {f"{head}.{key}": tensor for key, tensor in classifier.items()}
-    rank = model.options["rank"]
-    for path, (down, up) in pairs.items():
-        short = rank - len(down)
-        own[f"{path}.parts.whole.a"] = torch.cat([down.flatten(1), torch.zeros(short, down[0].numel())])
-        own[f"{path}.parts.whole.b"] = torch.cat(
-            [_scaling(config, path, len(down)) * up.flatten(1), torch.zeros(len(up), short)], 1
-        )
+    for path, (up, down) in changes.items():
+        own[f"{path}.parts.whole.a"], own[f"{path}.parts.whole.b"] = _filled(down, up, model.options["rank"])
+    if saved:
+        raise WeightsError(f"The checkpoint holds {', '.join(saved)}, which the backbone has no place for.")
     model.load_task_tensors(task, own, str(folder))
     return model
 
@@ -95,19 +98,22 @@ def save_peft(model: TaskModel, task: str, folder: str | Path, base_model: str =
     known, folder = model.task(task), Path(folder)
     if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
         raise OptionError(f"{folder} holds a checkpoint already; name another folder.")
-    norms = [path for path, site in model.sites(task) if isinstance(site, TaskNorm)]
+    if len(model.head_paths) > 1:
+        raise OptionError(
+            f"The network has several classifiers, {', '.join(model.head_paths)}; a checkpoint keeps one."
+        )
+    whole = [*model.head_paths, *(path for path, site in model.sites(task) if isinstance(site, TaskNorm))]
     pairs = {path: _exact(path, site, task) for path, site in model.sites(task) if isinstance(site, AdaptedLayer)}
     if not pairs:
         raise OptionError(f"The method {model.method.name!r} adapts no layer, so there is nothing for LoRA to hold.")
-    rank = max(down.shape[0] for _, down in pairs.values())
+    _check_endings(model.backbone, whole)
+    rank = max(len(down) for _, down in pairs.values())
     tensors = {}
     for path, (up, down) in pairs.items():
         weight = model.backbone.get_submodule(path).get_parameter("weight")
-        filled = torch.cat([down, down.new_zeros(rank - len(down), down.shape[1])])
-        tensors[f"{path}.lora_A.weight"] = filled.view(rank, *weight.shape[1:])
-        widened = torch.cat([up, up.new_zeros(len(up), rank - up.shape[1])], 1)
-        tensors[f"{path}.lora_B.weight"] = widened.view(*widened.shape, *[1] * (weight.ndim - 2))
-    whole = [*model.head_paths, *norms]
+        a, b = _filled(down, up, rank)
+        tensors[f"{path}.lora_A.weight"] = a.view(rank, *weight.shape[1:])
+        tensors[f"{path}.lora_B.weight"] = b.view(*b.shape, *[1] * (weight.ndim - 2))
     tensors |= {n: t for n, t in model.task_tensors(task).items() if n.startswith(tuple(f"{path}." for path in whole))}
     config = {
         "peft_type": "LORA", "task_type": None, "base_model_name_or_path": base_model, "inference_mode": True,
@@ -124,11 +130,12 @@ def converted_entry(folder: Path, backbone: str, registry: Registry, out: Path, 
     """A PEFT checkpoint as an entry of its own in `out`, listed in `out/registry.yaml`.
 
     Raises:
-        OptionError: the name is taken, or leaves `out`.
+        OptionError: the name is taken, or cannot stand in a path.
     """
-    if name in registry.names():
-        raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
-    file = resources.within(out, f"{name}/{task}.safetensors")
+    own = Registry.at(out)
+    for known in (own, registry):
+        known.check_new(name)
+    file = out / name / f"{task}.safetensors"
     model = load_peft(folder, backbone, task=task, registry=registry)
     norms = [path for path, site in model.sites(task) if isinstance(site, TaskNorm)]
     layers = [path for path, site in model.sites(task) if isinstance(site, AdaptedLayer)]
@@ -139,7 +146,6 @@ def converted_entry(folder: Path, backbone: str, registry: Registry, out: Path, 
         parameters=model.count_parameters(task),
     )  # fmt: skip
     entry = with_files(entry, {task: file}, f"file:{name}/")
-    own = Registry.read(out / "registry.yaml") if (out / "registry.yaml").exists() else Registry()
     own.update(entry)
     own.write(out / "registry.yaml")
     return entry
@@ -149,15 +155,24 @@ def _read_config(folder: Path) -> dict[str, Any]:
     """PEFT's settings, of which none is beyond `lora`."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no settings by name")
     except FileNotFoundError:
         raise WeightsError(f"There is no {folder / CONFIG}; a PEFT checkpoint is a folder with one.") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder / CONFIG} does not read ({error}). Save the adapter again.") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    if config.get("peft_type") != "LORA":
         raise OptionError(f"{folder / CONFIG} is no LoRA checkpoint: its peft_type is {config.get('peft_type')!r}.")
-    odd = [f"{key}={config[key]!r}" for key, plain in UNKNOWN.items() if (config.get(key) or plain) != plain]
+    odd = {
+        key: value
+        for key, value in config.items()
+        if key not in HARMLESS and value and (key, value) != ("bias", "none")
+    }
+    if config.get("init_lora_weights", True) not in INITIAL:  # PiSSA and others take their start off the backbone
+        odd["init_lora_weights"] = config["init_lora_weights"]
     if odd:
-        raise OptionError(f"{folder} was trained with {', '.join(odd)}, which has no counterpart in the zoo's LoRA.")
+        settings = ", ".join(f"{key}={value!r}" for key, value in odd.items())
+        raise OptionError(f"{folder} was trained with {settings}, which has no counterpart in the zoo's LoRA.")
     return config
 
 
@@ -180,47 +195,90 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor, Tens
     return {path: (pair["A"], pair["B"]) for path, pair in found.items()}, saved
 
 
+def _check_layers(network: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Raise WeightsError where the network lacks what the checkpoint adapts, OptionError where LoRA here differs."""
+    modules = dict(network.named_modules())
+    for path, (down, up) in pairs.items():
+        layer = modules.get(path)
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            raise WeightsError(f"The backbone has no Conv2d or Linear layer {path}, which the checkpoint adapts.")
+        _check_form(path, layer)
+        if (len(up), down[0].numel()) != (len(layer.weight), layer.weight[0].numel()):
+            raise WeightsError(
+                f"The checkpoint adapts {path} by {len(up)} × {down[0].numel()}; "
+                f"the backbone's layer is {len(layer.weight)} × {layer.weight[0].numel()}."
+            )
+
+
+def _check_form(path: str, layer: nn.Module) -> None:
+    """Raise OptionError unless PEFT's `B(A(x))` is ΔW of the layer; its A is a plain convolution, with zeros around."""
+    plain = has_standard_forward(layer.frozen_class if isinstance(layer, AdaptedLayer) else type(layer))
+    if isinstance(layer, nn.Conv2d):
+        plain = plain and (layer.groups, layer.padding_mode, layer.dilation) == (1, "zeros", (1, 1))
+    if not plain:
+        raise OptionError(
+            f"{path} is grouped, dilated, padded in another way than with zeros, or has a forward of its own; "
+            "PEFT's LoRA computes something else there than the zoo's."
+        )
+
+
+def _check_endings(network: nn.Module, whole: Sequence[str]) -> None:
+    """Raise OptionError where PEFT would take another module for one that is saved whole: it looks at endings alone."""
+    for path, module in network.named_modules():
+        taken = [name for name in whole if path.endswith(name) and path != name]
+        if taken and not isinstance(module, TaskHead) and any(True for _ in module.parameters()):
+            raise OptionError(f"PEFT would take {path} for {taken[0]}, since its name ends so; it could not load this.")
+
+
+def _head(network: nn.Module) -> str:
+    """The network's one classifier."""
+    heads = Placement().find(network, get_method("features")).heads
+    if len(heads) > 1:
+        raise OptionError(f"The backbone has several classifiers, {', '.join(heads)}; one is converted.")
+    return heads[0]
+
+
 def _model_like(
-    network: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]], saved: Mapping[str, Tensor]
+    network: nn.Module, head: str, changes: Mapping[str, tuple[Tensor, Tensor]], whole: Collection[str]
 ) -> TaskModel:
     """A copy of the network, with the checkpoint's layers adapted, and its norms the task's."""
     modules = dict(network.named_modules())
-    for path, (down, up) in pairs.items():
-        weight = getattr(modules.get(path), "weight", None)
-        if not isinstance(weight, Tensor):
-            raise WeightsError(f"The backbone has no layer {path}, which the checkpoint adapts.")
-        if (len(up), down[0].numel()) != (len(weight), weight[0].numel()):
-            raise WeightsError(
-                f"The checkpoint adapts {path} by {len(up)} × {down[0].numel()}; "
-                f"the backbone's layer is {len(weight)} × {weight[0].numel()}."
-            )
-    whole = {name.rpartition(".")[0] for name in saved}
     norms = [path for path in whole if isinstance(modules.get(path), NORMS)]
-    rank = max(len(down) for down, _ in pairs.values())
-    model = TaskModel(copy.deepcopy(network), "lora", {"rank": rank}, Placement(list(pairs), norms))
-    if odd := sorted(whole - {*norms, *model.head_paths}):
-        raise OptionError(f"The checkpoint trained {odd[0]} whole, which is neither a norm nor the classifier.")
-    if len(model.head_paths) > 1:
-        raise OptionError(f"The backbone has several classifiers, {', '.join(model.head_paths)}; one is converted.")
-    return model
+    if odd := sorted(set(whole) - {*norms, head}):
+        raise OptionError(f"The checkpoint trained {odd[0] or 'a parameter'} whole, neither a norm nor the classifier.")
+    layers = [path for path in changes if path != head]
+    rank = max(len(down) for _, down in changes.values())
+    return TaskModel(copy.deepcopy(network), "lora", {"rank": rank}, Placement(layers, norms, head))
 
 
-def _preprocessing(network: nn.Module) -> Preprocessing:
-    """What timm says of the network's input, else ImageNet's."""
-    config = getattr(network, "pretrained_cfg", None) or {}
-    if not {"input_size", "mean", "std"} <= set(config):
-        return Preprocessing()
-    size = int(config["input_size"][-1])
-    resize = round(size / float(config.get("crop_pct") or 1))
-    return Preprocessing(size, resize, tuple(config["mean"]), tuple(config["std"]))
+def _task(name: str, header: Mapping[str, Any], classes: int, network: nn.Module) -> Task:
+    """The task as the zoo wrote it, else with numbers for classes and the network's own preprocessing."""
+    known = header.get("task")
+    if known is None:
+        return Task.of(name, classes, Preprocessing.of(network))
+    try:
+        return Task(name, tuple(known["classes"]), Preprocessing.from_data(known["preprocessing"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"The checkpoint's header is damaged: {error!r}. Save the adapter again.") from error
 
 
 def _scaling(config: Mapping[str, Any], path: str, rank: int) -> float:
     """What PEFT multiplies the product of a layer's factors by: α/R, or α/√R where it is rank-stabilised."""
-    alphas = config.get("alpha_pattern") or {}
-    fitting = (alpha for pattern, alpha in alphas.items() if re.match(rf"(.*\.)?({pattern})$", path))
-    alpha = float(next(fitting, config.get("lora_alpha", 8)))
+    try:
+        alphas = (config.get("alpha_pattern") or {}).items()
+        fitting = (alpha for pattern, alpha in alphas if re.match(rf"(.*\.)?({pattern})$", path))
+        alpha = float(next(fitting, config.get("lora_alpha", 8)))
+    except (AttributeError, TypeError, ValueError, re.error) as error:
+        raise WeightsError(f"{CONFIG} has a damaged lora_alpha or alpha_pattern: {error}.") from error
+    if not math.isfinite(alpha):
+        raise WeightsError(f"{CONFIG} has a damaged lora_alpha: {alpha}.")
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _filled(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The factors of a product with zeros up to a rank: (rank, columns) and (rows, rank)."""
+    short = rank - len(down)
+    return torch.cat([down, down.new_zeros(short, down.shape[1])]), torch.cat([up, up.new_zeros(len(up), short)], 1)
 
 
 def _exact(path: str, site: AdaptedLayer, task: str) -> tuple[Tensor, Tensor]:
@@ -231,6 +289,5 @@ def _exact(path: str, site: AdaptedLayer, task: str) -> tuple[Tensor, Tensor]:
         found = increment.low_rank(site.weight)
     if found is None:
         raise OptionError(f"{path}: the increment of this method is no product of two thin matrices.")
-    if getattr(site, "groups", 1) > 1:
-        raise OptionError(f"{path} is a grouped convolution, where LoRA's factors would be grouped too.")
+    _check_form(path, site)
     return found

@@ -149,6 +149,12 @@ class TaskHead(Site):
         self.tasks[task] = self.make(classes)
 
 
+def has_standard_forward(kind: type[nn.Module]) -> bool:
+    """Whether a class of Conv2d or Linear layers computes what torch's own does."""
+    base = nn.Conv2d if issubclass(kind, nn.Conv2d) else nn.Linear
+    return all(getattr(kind, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward"))
+
+
 class AdaptedLayer(Site):
     """A frozen layer with a weight, which adds the selected task's increment to it."""
 
@@ -160,10 +166,7 @@ class AdaptedLayer(Site):
     @property
     def has_standard_forward(self) -> bool:
         """Whether the frozen layer computes what torch's own Conv2d or Linear computes."""
-        base = nn.Conv2d if isinstance(self, nn.Conv2d) else nn.Linear
-        return all(
-            getattr(self.frozen_class, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward")
-        )
+        return has_standard_forward(self.frozen_class)
 
     def add(self, task: str, increment: Increment) -> None:
         self.tasks[task] = increment

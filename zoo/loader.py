@@ -98,7 +98,7 @@ def adapt(
         head: the path of the classifier. See `zoo.placement.Placement` for what is taken by default.
         placement: "all", "early", "mid", "late" or "half" of the layers; see there too.
         projections: of attention, such as `["query", "value"]`, for methods that adapt these; see there too.
-        preprocessing: of every task; by default ImageNet's at 224 pixels.
+        preprocessing: of every task; by default what timm says of its networks, for others ImageNet's at 224 pixels.
         options: the method's own, such as `rank=20`.
 
     Raises:
@@ -106,7 +106,7 @@ def adapt(
     """
     model = TaskModel(copy.deepcopy(module), method, options, Placement(layers, norms, head, placement, projections))
     for name, classes in tasks.items():
-        model.add_task(Task.of(name, classes, preprocessing))
+        model.add_task(Task.of(name, classes, preprocessing or Preprocessing.of(module)))
     return model
 
 

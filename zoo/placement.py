@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from zoo.attention import KINDS, MAKES, projections, reads_weights
+from zoo.attention import KINDS, MAKES, projections, reads_weight
 from zoo.errors import OptionError
 from zoo.increments import Method, Role
 
@@ -53,6 +53,11 @@ class Placement:
     placement: str = "all"
     projections: Sequence[str] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("layers", "norms", "projections"):
+            if isinstance(getattr(self, name), str):
+                raise OptionError(f"{name} must be a list, such as [{getattr(self, name)!r}].")
+
     def find(self, backbone: nn.Module, method: Method) -> Layers:
         """The layers of `backbone` that this choice means.
 
@@ -60,7 +65,7 @@ class Placement:
             OptionError: no layer matches a pattern, or the one that does cannot be adapted.
         """
         modules = dict(backbone.named_modules())
-        called = {p: m for p, m in modules.items() if p and not _reads(modules[p.rpartition(".")[0]], m)}
+        called = {p: m for p, m in modules.items() if p and not _reads(modules, p)}
         weighted = [path for path, module in called.items() if isinstance(module, WEIGHTED)]
         if not weighted:
             raise OptionError(f"{type(backbone).__name__} has no Conv2d or Linear layer inside it to adapt.")
@@ -109,9 +114,10 @@ class Placement:
         return {path: attention.get(path, Role(second_of_block=path in second)) for path in paths}
 
 
-def _reads(parent: nn.Module, child: nn.Module) -> bool:
-    """Whether a module uses the weight of its child without calling it, so that nothing put in its place would act."""
-    return isinstance(parent, READERS) or (isinstance(child, nn.Linear) and reads_weights(parent))
+def _reads(modules: Mapping[str, nn.Module], path: str) -> bool:
+    """Whether a module is used by its parent without being called, so that nothing put in its place would act."""
+    above, _, name = path.rpartition(".")
+    return isinstance(modules[above], READERS) or reads_weight(modules[above], name)
 
 
 def _of_attention(backbone: nn.Module, body: Mapping[str, nn.Module], wanted: Sequence[str]) -> dict[str, Role]:
@@ -125,7 +131,8 @@ def _of_attention(backbone: nn.Module, body: Mapping[str, nn.Module], wanted: Se
         raise OptionError(
             f"{type(backbone).__name__} has no attention whose {' and '.join(missing)} could be adapted. Looked for: "
             f"modules with a number of heads and Linear layers called {', '.join(MAKES)}, which they call. "
-            "(torch's MultiheadAttention, and timm's BEiT, EVA and Swin V2, may read the weights by themselves.)"
+            "(Left out are modules that read a layer's weight without calling it, such as torch's MultiheadAttention, "
+            "and those whose packed layer has the rows in another order.)"
         )
     return found
 

@@ -187,6 +187,19 @@ class Registry:
             [*self._entries.values(), *other._entries.values()], [*self._backbones.values(), *other._backbones.values()]
         )
 
+    @classmethod
+    def at(cls, folder: Path) -> Registry:
+        """The registry of one's own in a folder, `registry.yaml`; an empty one where there is none yet."""
+        file = folder / "registry.yaml"
+        return cls.read(file) if file.exists() else cls()
+
+    def check_new(self, name: str) -> None:
+        """Raise OptionError unless `name` can stand in a path, and no entry has it."""
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name == "registry.yaml":
+            raise OptionError(f"{name!r} cannot name an entry: take letters, digits, '.', '_' and '-'.")
+        if name in self._entries:
+            raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
+
     def names(self, pattern: str = "*") -> list[str]:
         """The names of the entries that match a glob pattern, sorted as a person would: r8 before r10."""
         names = [name for name in self._entries if fnmatch.fnmatchcase(name, pattern)]

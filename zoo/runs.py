@@ -172,7 +172,7 @@ def train_own(
     """
     entry = _own_entry(backbone, data, method, out, registry, options, name)
     registry_file = out / "registry.yaml"
-    own = Registry.read(registry_file) if registry_file.exists() else Registry()
+    own = Registry.at(out)
     if options.backbone_weights:
         kept = out / entry.name / "backbone.safetensors"
         tensors, _ = read(options.backbone_weights)
@@ -201,8 +201,7 @@ def _own_entry(
         recipe = str(Path(recipe).resolve())
     rank = [f"r{method['rank']}"] if "rank" in method else []
     name = name or "-".join([_word(backbone.rpartition("/")[2]), method["name"], *rank, _word(data.resolve().name)])
-    if name in registry.names():
-        raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
+    registry.check_new(name)
     entry = Entry(
         backbone, method, "folder", {task: len(names) for task, names in classes.items()}, recipe,
         data_root=str(data.resolve()), name=name, folder=out,

@@ -33,6 +33,16 @@ class Preprocessing:
         """What `dataclasses.asdict` made, after a passage through JSON."""
         return cls(data["size"], data["resize"], tuple(data["mean"]), tuple(data["std"]))
 
+    @classmethod
+    def of(cls, network: Any) -> Preprocessing:
+        """What timm says that a network was trained on, interpolation aside; ImageNet's at 224 pixels for others."""
+        config = getattr(network, "pretrained_cfg", None) or {}
+        if not {"input_size", "mean", "std"} <= set(config):
+            return cls()
+        size = int(config["input_size"][-1])
+        resize = int(size / float(config.get("crop_pct") or 1))
+        return cls(size, resize, tuple(config["mean"]), tuple(config["std"]))
+
     @property
     def channels(self) -> int:
         return len(self.mean)

@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
+
+WHOLE = "whole"  # what the one block of rows is called of a layer that is adapted as it stands
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,39 @@ class Increment(nn.Module):
     def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
         """The output of `layer` under the task's weight and bias, for the input `x` that the layer takes."""
         return layer.run(x, *self.applied(layer.weight, layer.bias))
+
+
+class RowIncrement(Increment):
+    """A ΔW that is made of one matrix for each of some blocks of the weight's rows; the others keep every bit.
+
+    The blocks are the projections of attention that are to be adapted, as the layer's role says; or the whole layer.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.rows: Mapping[str, slice] = role_of(layer).rows or {WHOLE: slice(0, len(layer.get_parameter("weight")))}
+
+    def part(self, kind: str) -> Tensor:
+        """What is added to the rows of one block, (rows, C_in k²)."""
+        raise NotImplementedError
+
+    def delta(self, weight: Tensor) -> Tensor:
+        return self._added(torch.zeros_like(weight))
+
+    def applied(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self._added(weight.clone()), bias
+
+    def _added(self, weight: Tensor) -> Tensor:
+        for kind, rows in self.rows.items():
+            weight[rows] += self.part(kind).to(weight.dtype).view_as(weight[rows])
+        return weight
+
+
+def whole_number(what: str, value: Any) -> int:
+    """`value`, if it is a whole number of at least 1; raises OptionError if not."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OptionError(f"The {what} must be a whole number of at least 1, not {value!r}.")
+    return value
 
 
 @dataclass(frozen=True)

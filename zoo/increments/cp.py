@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
-from zoo.increments.base import FrozenLayer, Increment, Method
+from zoo.increments.base import FrozenLayer, Increment, Method, whole_number
 
 ROUTES = ("auto", "folded", "factored")
 
@@ -25,8 +25,7 @@ class CP(Increment):
 
     def __init__(self, layer: nn.Module, rank: int, route: str = "auto") -> None:
         super().__init__()
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise OptionError(f"The rank of FTN must be a whole number of at least 1, not {rank!r}.")
+        whole_number("rank of FTN", rank)
         if route not in ROUTES:
             raise OptionError(f"The route of FTN must be one of {', '.join(ROUTES)}, not {route!r}.")
         weight = layer.get_parameter("weight")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
-from zoo.increments.base import Increment, Method, role_of
+from zoo.increments.base import Increment, Method, RowIncrement, whole_number
 
 
 class Slow(nn.Module):
@@ -28,7 +28,7 @@ class Fast(nn.Module):
         self.v = nn.Parameter(torch.zeros(products, columns // products, rank))
 
 
-class Kronecker(Increment):
+class Kronecker(RowIncrement):
     """`ΔW = Σ_i A_i ⊗ (u_i v_iᵀ)`, i = 1 … K, on each projection of attention that is adapted, or on a whole layer.
 
     The slow factors A_i are one set for each kind of projection, shared by all layers of a task and kept with the first
@@ -41,11 +41,9 @@ class Kronecker(Increment):
     """
 
     def __init__(self, layer: nn.Module, rank: int, products: int = 4, *, peers: Sequence[Increment] = ()) -> None:
-        super().__init__()
-        if rank < 1 or products < 1:
-            raise OptionError(f"KAdaptation needs a rank and products of at least 1, not {rank} and {products}.")
+        super().__init__(layer)
+        rank, products = whole_number("rank", rank), whole_number("number of products", products)
         weight = layer.get_parameter("weight")
-        self.rows: Mapping[str, slice] = role_of(layer).rows or {"whole": slice(0, len(weight))}
         self.fast, self.slow = nn.ModuleDict(), nn.ModuleDict()
         self._slow: dict[str, nn.Module] = {}  # of all kinds; a peer's are no part of this increment
         for kind, rows in self.rows.items():
@@ -60,19 +58,10 @@ class Kronecker(Increment):
                 self.slow[kind] = Slow(products)
             self._slow[kind] = known[0] if known else self.slow[kind]
 
-    def delta(self, weight: Tensor) -> Tensor:
-        return self._added(torch.zeros_like(weight))
-
-    def applied(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self._added(weight.clone()), bias
-
-    def _added(self, weight: Tensor) -> Tensor:
-        """`weight`, changed in the rows that are adapted."""
-        for kind, rows in self.rows.items():
-            fast = self.fast[kind]
-            blocks = torch.einsum("iab,ipr,iqr->apbq", self._slow[kind].a, fast.u, fast.v)
-            weight[rows] += blocks.reshape(weight[rows].shape).to(weight.dtype)
-        return weight
+    def part(self, kind: str) -> Tensor:
+        fast = self.fast[kind]
+        blocks = torch.einsum("iab,ipr,iqr->apbq", self._slow[kind].a, fast.u, fast.v)
+        return blocks.flatten(2).flatten(0, 1)
 
 
 METHODS = [

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
-from zoo.increments.base import FrozenLayer, Increment, Method, role_of
-
-WHOLE = "whole"  # what the one part of a layer is called that is adapted as it stands
+from zoo.increments.base import FrozenLayer, Method, RowIncrement, role_of, whole_number
 
 
 class Factors(nn.Module):
@@ -22,11 +20,10 @@ class Factors(nn.Module):
         raise NotImplementedError
 
 
-class LowRank(Increment):
+class LowRank(RowIncrement):
     """`ΔW = α/R · up @ down` on the weight (C_out, C_in k²), or on each of some blocks of its rows.
 
-    The blocks are the projections of attention that the layer makes and that are to be adapted; the other rows
-    stay as they are, bit for bit. A plain layer computes `α/R · up(down(x))` beside the frozen output.
+    A plain layer computes `α/R · up(down(x))` beside the frozen output.
 
     Args:
         rank: R, at least 1.
@@ -34,18 +31,21 @@ class LowRank(Increment):
     """
 
     def __init__(self, layer: nn.Module, rank: int, alpha: float | None = None) -> None:
-        super().__init__()
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise OptionError(f"The rank must be a whole number of at least 1, not {rank!r}.")
-        if alpha is not None and alpha <= 0:
-            raise OptionError(f"alpha must be greater than 0, not {alpha!r}.")
+        super().__init__(layer)
+        whole_number("rank", rank)
+        number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+        if alpha is not None and not (number and 0 < alpha < math.inf):
+            raise OptionError(f"alpha must be a finite number greater than 0, not {alpha!r}.")
         self.scale = 1.0 if alpha is None else alpha / rank
-        self.rows: Mapping[str, slice] = role_of(layer).rows or {WHOLE: slice(0, len(layer.get_parameter("weight")))}
         self.parts = nn.ModuleDict({kind: self.make(layer, kind, rows, rank) for kind, rows in self.rows.items()})
 
     def make(self, layer: nn.Module, kind: str, rows: slice, rank: int) -> Factors:
         """Fresh factors for some rows of the layer's weight."""
         raise NotImplementedError
+
+    def part(self, kind: str) -> Tensor:
+        up, down = self._of(kind)
+        return self.scale * up @ down
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The parts together: each has R columns of `up`, zero outside its rows, and R rows of `down`."""
@@ -57,34 +57,20 @@ class LowRank(Increment):
         ]
         return self.scale * torch.cat(padded, 1), torch.cat(downs)
 
-    def delta(self, weight: Tensor) -> Tensor:
-        return self._added(torch.zeros_like(weight))
-
-    def applied(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self._added(weight.clone()), bias
-
     def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
-        if not layer.has_standard_forward or (isinstance(layer, nn.Conv2d) and layer.groups > 1):
+        if not layer.has_standard_forward or (layer.groups > 1 if isinstance(layer, nn.Conv2d) else x.ndim < 2):
             return super().forward(x, layer)
         up, down = (matrix.to(x.dtype) for matrix in self.low_rank(layer.weight))
         if isinstance(layer, nn.Conv2d):
             seen = layer.run(x, down.view(-1, *layer.weight.shape[1:]))  # (B, parts·R, H', W')
             return layer.run(x) + F.conv2d(seen, up[:, :, None, None])
-        seen = F.linear(x, down)  # (…, parts·R)
-        outputs = layer.run(x)
+        seen, outputs = F.linear(x, down), layer.run(x)  # (…, parts·R), (…, C_out)
         return torch.addmm(outputs.flatten(0, -2), seen.flatten(0, -2), up.T).view_as(outputs)
 
     def _of(self, kind: str) -> tuple[Tensor, Tensor]:
         factors = self.parts[kind]
         assert isinstance(factors, Factors)
         return factors.matrices()
-
-    def _added(self, weight: Tensor) -> Tensor:
-        """`weight`, changed in the rows that are adapted."""
-        for kind, rows in self.rows.items():
-            up, down = self._of(kind)
-            weight[rows] += (self.scale * up @ down).to(weight.dtype).view_as(weight[rows])
-        return weight
 
 
 class Pair(Factors):
