@@ -51,7 +51,7 @@ def contradictions(registry: Registry) -> str:
     return f"""### Where the papers contradict themselves
 
 - One network per task: Tables 1, 5 and 7 count the original backbone beside them (6× for five tasks, 10× for nine),
-  Tables 2 and 6 do not (6× for six). Counted here with it.
+  Tables 2, 3 and 6 do not (6× for six). Counted here with it.
 - Table 1 gives "FC and BN only" 23.52 M, hardly more than the backbone; five sets of norms make it
   {counted["resnet50-bn-sketch"]:.2f} M, and the FTN rows of the same table do hold them.
 - Table 1 calls 23.95 M 1.004 times 23.5 M; it is 1.019 times.

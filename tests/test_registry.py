@@ -55,9 +55,10 @@ def test_every_entrys_parameters_are_recomputed(entry: Entry) -> None:
     assert model.count_parameters("t") == entry.parameters
 
 
+PROJECTION = 768 * 512  # of CLIP, which Table 3 counts and classifiers replace here
 CONTRADICTORY = {  # the printed total cannot be had by the rule that fits the others; docs/results.md says why
     "resnet50-bn-sketch", "resnet34-finetune-domainnet", "resnet34_joint-finetune-domainnet",
-    "resnet18-ftn-r1-decathlon", "resnet18-ftn-r20-decathlon",
+    "resnet18-ftn-r1-decathlon", "resnet18-ftn-r20-decathlon", "vit_b32_clip-finetune-clip5",
 }  # fmt: skip
 
 
@@ -68,7 +69,8 @@ def test_total_parameters_are_those_that_the_papers_print() -> None:
         for entry in ENTRIES
         if entry.reported
         and entry.reported.parameters
-        and entry.total_parameters != pytest.approx(1e6 * entry.reported.parameters, rel=0.005)
+        and entry.total_parameters + PROJECTION * (entry.benchmark == "clip5")
+        != pytest.approx(1e6 * entry.reported.parameters, rel=0.005)
     }
     assert set(off) == CONTRADICTORY
     exact = {"resnet50-ftn-r50-sketch": 36.02, "resnet50-ftn-r1-sketch": 23.95, "resnet34-ftn-r40-domainnet": 25.22,
@@ -97,7 +99,8 @@ def test_printed_means_are_the_means_of_what_is_printed() -> None:
     """To the paper's rounding: a slip in copying a figure would show here."""
     for entry in ENTRIES:
         if entry.reported and entry.reported.mean:
-            assert statistics.mean(entry.reported.accuracy.values()) == pytest.approx(entry.reported.mean, abs=0.011)
+            digits = 0.051 if entry.reported.source == "FTN, Table 3" else 0.011
+            assert statistics.mean(entry.reported.accuracy.values()) == pytest.approx(entry.reported.mean, abs=digits)
             assert set(entry.reported.accuracy) - {"imagenet12"} == set(entry.tasks)
     for source in papers.tables(OWN):
         for row in papers.table(source, OWN):
@@ -110,7 +113,7 @@ def test_a_paper_s_table_holds_entries_and_rivals() -> None:
         "resnet34-features-domainnet", "resnet34-bn-domainnet", "resnet34-ftn-r1-domainnet", "AdaShare",
         "resnet34-ftn-r40-domainnet", "TAPS", "resnet34-finetune-domainnet",
     ]  # fmt: skip
-    tables = [*(f"FTN, Table {number}" for number in (1, 2, 5, 6, 7)), "Residual adapters, Table 1"]
+    tables = [*(f"FTN, Table {number}" for number in (1, 2, 3, 5, 6, 7)), "Residual adapters, Table 1"]
     assert papers.tables(OWN) == tables
 
 
@@ -162,7 +165,7 @@ def test_every_backbones_parameters_are_recomputed() -> None:
     for name in OWN.backbones():
         backbone = OWN.backbone(name)
         assert isinstance(backbone, Backbone)
-        parameters = {n: p.numel() for n, p in build(name).named_parameters() if not n.startswith("fc.")}
+        parameters = {n: p.numel() for n, p in build(name).named_parameters() if not n.startswith(("fc.", "head."))}
         assert sum(parameters.values()) == backbone.parameters
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor
 
 import zoo
@@ -15,6 +16,7 @@ from tests.conftest import SmallNet, equal, snapshot, write_images
 from zoo import training
 from zoo.datasets import Images, Splits, fraction_of, get_benchmark, held_out
 from zoo.errors import DataError, OptionError, TrainingError, WeightsError
+from zoo.increments import get_method
 from zoo.model import TaskModel
 from zoo.recipe import Augment, Optimizer, Recipe, load_recipe, recipe_names
 from zoo.registry import default_registry
@@ -258,10 +260,14 @@ def test_every_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     data = get_benchmark("folder").splits("d", write_images(tmp_path, {"d": ["x", "y"]}, per_class=4, size=64))
     registry = default_registry()
     used = [registry.entry(n).method for n in registry.names() if registry.entry(n).recipe == name]
-    method = dict(used[0]) if used else {"name": name.partition("/")[2].replace("pretrain", "scratch")}
-    if method["name"] == "ftn":
+    own = name.partition("/")[2]
+    method = dict(used[0]) if used else {"name": "scratch" if own.startswith("pretrain") else own}
+    if method["name"] in ("ftn", "ftn_qv", "ftn_o", "lora", "kadaptation"):
         method.setdefault("rank", 2)
-    model = zoo.adapt(SmallNet(), {}, method.pop("name"), **method)
+    network: torch.nn.Module = SmallNet()
+    if get_method(method["name"]).projections:
+        network = VisionTransformer(img_size=recipe.input.size, embed_dim=24, depth=1, num_heads=3)
+    model = zoo.adapt(network, {}, method.pop("name"), **method)
     model.add_task(Task.of("d", data.classes, recipe.input))
     before = snapshot(model.state_dict())
     figures = training.train_task(model, "d", data, recipe, execution=Execution(max_steps=2), quiet=True)
