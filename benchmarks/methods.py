@@ -37,10 +37,28 @@ def train(entry: Entry, seed: int, tasks: list[str], out: Path) -> None:
     click.echo(f"{entry.name}, seed {seed}: done", err=True)
 
 
-def figures(out: Path, name: str, seeds: int) -> dict[str, list[float]]:
-    """Test accuracies in per cent, by domain and for their mean, one for each seed."""
-    files = {task: [out / f"seed-{seed}" / name / f"{task}.safetensors" for seed in range(seeds)] for task in TASKS}
-    found = {task: [float(read(f)[1]["metrics"]["accuracy"]) for f in of_task] for task, of_task in files.items()}
+def train_all(entries: list[Entry], seeds: int, jobs: int, out: Path) -> None:
+    """Every entry with every seed, as far as `out` does not hold it yet."""
+    sources = {entry.source for entry in entries}
+    for begun_with_another in (False, True):  # its adapters have to be there, of every task
+        chosen = [entry for entry in entries if bool(entry.source) == begun_with_another]
+        with ThreadPoolExecutor(jobs) as pool:
+            runs = [
+                (entry, seed, list(entry.tasks) if entry.name in sources else TASKS, out)
+                for seed in range(seeds)
+                for entry in chosen
+            ]
+            list(pool.map(lambda run: train(*run), runs))
+
+
+def figures(out: Path, name: str) -> dict[str, list[float]]:
+    """Test accuracies in per cent, by domain and for their mean, one for each seed that has all domains."""
+    folders = [store / name for store in sorted(out.glob("seed-*"))]
+    whole = [folder for folder in folders if all((folder / f"{task}.safetensors").exists() for task in TASKS)]
+    found = {
+        task: [float(read(folder / f"{task}.safetensors")[1]["metrics"]["accuracy"]) for folder in whole]
+        for task in TASKS
+    }
     return {**found, "mean": [statistics.mean(values) for values in zip(*found.values(), strict=True)]}
 
 
@@ -57,24 +75,17 @@ def kilobytes(folder: Path, entry: Entry) -> int:
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--jobs", default=2, show_default=True, help="Trainings at a time; each runs on one thread.")
 @click.option("--backbone", default="resnet20", show_default=True, help="Begins the names of the entries.")
+@click.option("--as-is", is_flag=True, help="Train nothing; tell what DIR holds.")
 @click.option("--rounds", default=10, show_default=True, help="Of the timings.")
-def main(out: Path, seeds: int, jobs: int, backbone: str, rounds: int) -> None:
+def main(out: Path, seeds: int, jobs: int, backbone: str, as_is: bool, rounds: int) -> None:
     entries = default_registry().entries(f"{backbone}-*-shapes")
-    sources = {entry.source for entry in entries}
-    for begun_with_another in (False, True):  # its adapters have to be there, of every task
-        chosen = [entry for entry in entries if bool(entry.source) == begun_with_another]
-        with ThreadPoolExecutor(jobs) as pool:
-            runs = [
-                (entry, seed, list(entry.tasks) if entry.name in sources else TASKS, out)
-                for seed in range(seeds)
-                for entry in chosen
-            ]
-            list(pool.map(lambda run: train(*run), runs))
+    if not as_is:
+        train_all(entries, seeds, jobs, out)
     costs = {row["model"]: row for row in compare(entries, default_registry(), TASKS[0], rounds)}
     record = [
         {
             "entry": entry.name,
-            "accuracy": figures(out, entry.name, seeds),
+            "accuracy": figures(out, entry.name),
             "parameters": costs[entry.name]["parameters"],
             "kB": kilobytes(out / "seed-0" / entry.name, entry),
             **{key: value for key, value in costs[entry.name].items() if key.startswith("ms ")},

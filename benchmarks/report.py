@@ -93,6 +93,7 @@ in turn in one process, of a training step, and of inference fused and with the 
         shown = [
             {
                 "method": _short(row["entry"]),
+                "seeds": len(row["accuracy"]["mean"]),
                 **{task: spread(values) for task, values in row["accuracy"].items()},
                 "parameters": f"{row['parameters']:,}",
                 "kB": row["kB"],
@@ -101,8 +102,7 @@ in turn in one process, of a training step, and of inference fused and with the 
             for row in rows
         ]
         picture = f"![Mean accuracy against parameters per task](methods_{backbone}.png)"
-        seeds = f"{len(rows[0]['accuracy']['mean'])} seeds. {measured_on(f'methods_{backbone}')}"
-        parts.append(f"### {backbone}\n\n{picture}\n\n{seeds}\n\n{table(shown)}")
+        parts.append(f"### {backbone}\n\n{picture}\n\n{measured_on(f'methods_{backbone}')}\n\n{table(shown)}")
     return "\n\n".join(parts)
 
 
