@@ -97,7 +97,7 @@ in turn in one process, of a training step, and of inference fused and with the 
                 **{task: spread(values) for task, values in row["accuracy"].items()},
                 "parameters": f"{row['parameters']:,}",
                 "kB": row["kB"],
-                **{key.removeprefix("ms "): row[key] for key in row if key.startswith("ms ")},
+                **{key: row[key] for key in row if key.startswith("ms ")},
             }
             for row in rows
         ]

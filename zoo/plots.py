@@ -64,14 +64,33 @@ def accuracy_by_parameters(rows: Sequence[Mapping[str, Any]], stem: Path) -> lis
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for row in measured:
         axes.plot(row["parameters"], row["mean %"], "o")
-        name = "-".join(row["model"].split("-")[1:-1]) or row["model"]  # METHOD of BACKBONE-METHOD-BENCHMARK
-        axes.annotate(name, (row["parameters"], row["mean %"]), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("symlog", linthresh=1000)
     axes.set_xlim(-300, 5 * max(1000, *(row["parameters"] for row in measured)))
     axes.margins(y=0.1)
     axes.set(xlabel="parameters per task, head left out", ylabel="mean top-1 accuracy, %")
     axes.grid(alpha=0.3)
+    figure.draw_without_rendering()  # places the axes, so that labels can be held against each other
+    taken: list[Any] = []
+    for row in measured:
+        name = "-".join(row["model"].split("-")[1:-1]) or row["model"]  # METHOD of BACKBONE-METHOD-BENCHMARK
+        taken.append(_label(axes, name, (row["parameters"], row["mean %"]), taken))
     return _save(figure, stem)
+
+
+def _label(axes: Any, name: str, point: tuple[float, float], taken: Sequence[Any]) -> Any:
+    """Write a name beside a point, where it covers none of the boxes that are taken if it can; returns its own box."""
+    for up, foot in ((3, "bottom"), (-3, "top"), (14, "bottom"), (-14, "top")):
+        for away, side in ((6, "left"), (-6, "right")):
+            text = axes.annotate(
+                name, point, (away, up), textcoords="offset points", fontsize=8, horizontalalignment=side,
+                verticalalignment=foot,
+            )  # fmt: skip
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                return box
+            text.remove()
+    axes.annotate(name, point, (6, 3), textcoords="offset points", fontsize=8)
+    return box
 
 
 def _pyplot() -> Any:
