@@ -11,6 +11,7 @@ from zoo.files import atomic_path
 from zoo.registry import Entry, Registry
 
 MARKERS = "osD^vPX*<>"
+POINT = 3  # pixels from a marker's centre that no other point's name may cover
 
 
 def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -> list[Path]:
@@ -61,7 +62,9 @@ def accuracy_by_parameters(rows: Sequence[Mapping[str, Any]], stem: Path) -> lis
     if not measured:
         raise OptionError("None of these models has measured figures to draw.")
     pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    from matplotlib.transforms import Bbox
+
+    figure, axes = pyplot.subplots(figsize=(10, 6), layout="constrained")
     for row in measured:
         axes.plot(row["parameters"], row["mean %"], "o")
     axes.set_xscale("symlog", linthresh=1000)
@@ -70,7 +73,8 @@ def accuracy_by_parameters(rows: Sequence[Mapping[str, Any]], stem: Path) -> lis
     axes.set(xlabel="parameters per task, head left out", ylabel="mean top-1 accuracy, %")
     axes.grid(alpha=0.3)
     figure.draw_without_rendering()  # places the axes, so that labels can be held against each other
-    taken: list[Any] = []
+    points = axes.transData.transform([(row["parameters"], row["mean %"]) for row in measured])
+    taken: list[Any] = [Bbox([point - POINT, point + POINT]) for point in points]
     for row in measured:
         name = "-".join(row["model"].split("-")[1:-1]) or row["model"]  # METHOD of BACKBONE-METHOD-BENCHMARK
         taken.append(_label(axes, name, (row["parameters"], row["mean %"]), taken))
