@@ -296,7 +296,7 @@ def test_each_choice_can_be_overridden() -> None:
     for wrong, message in [
         ({"layers": ["layer9.*"]}, "'layer9.\\*' matches none of the layers to adapt; such are stem"),
         ({"norms": ["ln"]}, "matches none of the norms"),
-        ({"head": "fc"}, "'fc' is no Conv2d or Linear layer"),
+        ({"head": "fc"}, "'fc' is or holds no Conv2d or Linear layer"),
     ]:
         with pytest.raises(OptionError, match=message):
             zoo.adapt(SmallNet(), {"a": 5}, rank=2, **wrong)  # type: ignore[arg-type]

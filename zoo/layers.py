@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -24,8 +25,39 @@ PASSES = 64  # backward passes that one thread is thought to run at the same tim
 HOOKS = [name for name in nn.Module().__dict__ if "_hooks" in name]
 
 
+class CannotStack(RuntimeError):
+    """A network whose tensors do not tell which of their rows are whose, so that tasks cannot be stacked."""
+
+
+@dataclass
+class Stack:
+    """Several tasks served in one forward pass, on the same images.
+
+    A tensor of as many rows as there are images is the same for all tasks. One of tasks × images rows holds what each
+    task makes of the images, task after task.
+    """
+
+    tasks: tuple[str, ...]
+    images: int
+    begun: bool = False  # whether some layer has told the tasks apart already
+
+    def shares(self, x: Tensor) -> bool:
+        """Whether a tensor is the same for all tasks; raises CannotStack where that cannot be told."""
+        if len(x) != self.images and not (self.begun and len(x) == self.images * len(self.tasks)):
+            raise CannotStack(f"{len(x)} rows, of {self.images} images and {len(self.tasks)} tasks")
+        return len(x) == self.images
+
+    def parts(self, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """For each task, its part of every tensor among the arguments."""
+        split = [
+            x.chunk(len(self.tasks)) if isinstance(x, Tensor) and not self.shares(x) else (x,) * len(self.tasks)
+            for x in arguments
+        ]
+        return list(zip(*split, strict=True))
+
+
 class Selection(threading.local):
-    """The task that the sites of one model serve, apart for each thread.
+    """The task, or the stack of tasks, that the sites of one model serve, apart for each thread.
 
     A backward pass may run parts of the forward pass again (activation checkpointing), after the forward
     pass has ended and perhaps on a thread of autograd's own. `follow` makes the outputs carry their task
@@ -34,8 +66,8 @@ class Selection(threading.local):
     """
 
     def __init__(self) -> None:
-        self._forward: str | None = None
-        self._backward: dict[int, str] = {}  # by autograd's number of the pass; the newest last
+        self._forward: str | Stack | None = None
+        self._backward: dict[int, str | Stack] = {}  # by autograd's number of the pass; the newest last
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Selection:
         return Selection()
@@ -44,12 +76,12 @@ class Selection(threading.local):
         return Selection, ()
 
     @property
-    def task(self) -> str:
-        """The task served now, on this thread."""
+    def task(self) -> str | Stack:
+        """What is served now, on this thread."""
         task = self._forward
         return self._task_of_pass() if task is None else task  # torch.compile can follow the second alone
 
-    def _task_of_pass(self) -> str:
+    def _task_of_pass(self) -> str | Stack:
         """The task of the backward pass that autograd runs on this thread."""
         number = torch._C._current_graph_task_id()
         if number == -1 or not self._backward:
@@ -57,7 +89,7 @@ class Selection(threading.local):
         return self._backward.get(number) or list(self._backward.values())[-1]  # else a pass within a pass
 
     @contextmanager
-    def use(self, task: str) -> Iterator[None]:
+    def use(self, task: str | Stack) -> Iterator[None]:
         """Serve `task` on this thread until the block ends."""
         before, self._forward = self._forward, task
         try:
@@ -65,13 +97,13 @@ class Selection(threading.local):
         finally:
             self._forward = before
 
-    def follow(self, outputs: Any, task: str) -> None:
+    def follow(self, outputs: Any, task: str | Stack) -> None:
         """Have a backward pass from `outputs`, tensors in any nesting, serve `task` again."""
         for output in pytree.tree_leaves(outputs):
             if isinstance(output, Tensor) and output.grad_fn is not None:
                 output.grad_fn.register_prehook(lambda _: self._resume(task))
 
-    def _resume(self, task: str) -> None:
+    def _resume(self, task: str | Stack) -> None:
         number = torch._C._current_graph_task_id()
         self._backward.pop(number, None)
         self._backward[number] = task
@@ -104,7 +136,21 @@ class Site(nn.Module):
         return layer
 
     def forward(self, *args: Any) -> Any:
-        return self.tasks[self.selection.task](*args)
+        served = self.selection.task
+        if not isinstance(served, Stack):
+            return self.serve(served, *args)
+        outputs = self.stacked(served, *args)
+        served.begun = served.begun or (isinstance(outputs, Tensor) and len(outputs) > served.images)
+        return outputs
+
+    def serve(self, task: str, *args: Any) -> Any:
+        """What the layer makes of its inputs for one task."""
+        return self.tasks[task](*args)
+
+    def stacked(self, stack: Stack, *args: Any) -> Any:
+        """What it makes of them for each of a stack of tasks, one after another in the rows."""
+        parts = zip(stack.tasks, stack.parts(args), strict=True)
+        return torch.cat([self.serve(task, *part) for task, part in parts])
 
     def _frozen(self) -> nn.Module:
         """The layer that this site replaced, around the same parameters."""
@@ -122,31 +168,71 @@ class TaskNorm(Site):
 
     def add(self, task: str) -> None:
         """Give `task` a norm that starts as the backbone's."""
-        norm = copy.deepcopy(self._frozen()).requires_grad_(True)
-        norm.__dict__.update({name: type(norm.__dict__[name])() for name in HOOKS})  # the site runs them already
-        self.tasks[task] = norm
+        self.tasks[task] = _own_copy(self._frozen())
+
+    def stacked(self, stack: Stack, *args: Any) -> Any:
+        known = [_scale_and_shift(self.tasks[task]) for task in stack.tasks]
+        pairs = [pair for pair in known if pair]
+        if stack.shares(args[0]) or len(pairs) < len(known):
+            return super().stacked(stack, *args)
+        x = args[0].unflatten(0, (len(pairs), -1))  # (tasks, B, C, …)
+        form = (len(pairs), 1, -1) + (1,) * (x.ndim - 3)
+        scale, shift = (torch.stack(each).view(form).to(x.dtype) for each in zip(*pairs, strict=True))
+        return torch.addcmul(shift, x, scale).flatten(0, 1)
+
+
+def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """What a norm multiplies each channel by and what it adds then, (C) each; None if it does more, as it stands."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or type(norm).forward is not nn.BatchNorm2d.forward:
+        return None
+    if norm.training or norm.running_var is None or norm.running_mean is None or not norm.affine:
+        return None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
 
 
 class TaskHead(Site):
-    """A classifier per task, in place of the one that the backbone was trained with."""
+    """A head per task, in place of the one that the backbone was trained with: a classifier, or a whole decoder."""
 
-    make: Callable[[int], nn.Module]  # a classifier of so many classes
+    make: Callable[[int], nn.Module]  # a head of so many outputs
 
     @classmethod
     def adopt(cls, layer: nn.Module, selection: Selection) -> Self:
         site = super().adopt(layer, selection)
-        site.__dict__["_parameters"] = {}  # the backbone's own classifier is no part of the model
-        bias = getattr(layer, "bias", None) is not None
-        if isinstance(layer, nn.Conv2d):
-            form = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
-            site.make = functools.partial(nn.Conv2d, layer.in_channels, bias=bias, **form)  # type: ignore[arg-type]
-        elif isinstance(layer, nn.Linear):
-            site.make = functools.partial(nn.Linear, layer.in_features, bias=bias)
+        # The backbone's own head is no part of the model.
+        site.__dict__.update({"_parameters": {}, "_buffers": {}, "_modules": {"tasks": site.tasks}})
+        site.make = functools.partial(_head_like, layer)
         return site
 
-    def add(self, task: str, classes: int) -> None:
-        """Give `task` a fresh classifier of so many classes."""
-        self.tasks[task] = self.make(classes)
+    def add(self, task: str, outputs: int) -> None:
+        """Give `task` a fresh classifier of so many classes, or a decoder that starts as the backbone's."""
+        self.tasks[task] = self.make(outputs)
+
+    def stacked(self, stack: Stack, *args: Any) -> Any:
+        """The outputs by task: those of several tasks need not be of one shape, and after a head nothing follows."""
+        parts = zip(stack.tasks, stack.parts(args), strict=True)
+        return {task: self.serve(task, *part) for task, part in parts}
+
+
+def _head_like(head: nn.Module, outputs: int) -> nn.Module:
+    """A head of the same form with so many outputs: its last Conv2d or Linear layer is fresh, the rest is copied."""
+    bias = getattr(head, "bias", None) is not None
+    if isinstance(head, nn.Conv2d):
+        form = {"kernel_size": head.kernel_size, "stride": head.stride, "padding": head.padding}
+        return nn.Conv2d(head.in_channels, outputs, bias=bias, **form)  # type: ignore[arg-type]
+    if isinstance(head, nn.Linear):
+        return nn.Linear(head.in_features, outputs, bias=bias)
+    fresh = _own_copy(head)
+    path, last = [(p, m) for p, m in fresh.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
+    fresh.set_submodule(path, _head_like(last, outputs))
+    return fresh
+
+
+def _own_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module for a task to train; without its hooks, which the site in its place runs already."""
+    copied = copy.deepcopy(module).requires_grad_(True)
+    copied.__dict__.update({name: type(copied.__dict__[name])() for name in HOOKS})
+    return copied
 
 
 def has_standard_forward(kind: type[nn.Module]) -> bool:
@@ -189,10 +275,20 @@ class AdaptedLayer(Site):
         layer.__dict__["_parameters"] = parameters
         return copy.deepcopy(layer)
 
-    def forward(self, input: Tensor) -> Tensor:  # the name that torch's layers give it
-        task = self.selection.task
-        outputs: Tensor = self.tasks[task](input, self) if task in self.tasks else self.run(input)
-        return outputs
+    def forward(self, input: Tensor) -> Any:  # the name that torch's layers give it
+        return super().forward(input)
+
+    def serve(self, task: str, *args: Any) -> Any:
+        return self.tasks[task](*args, self) if task in self.tasks else self.run(*args)
+
+    def stacked(self, stack: Stack, *args: Any) -> Any:
+        if not any(task in self.tasks for task in stack.tasks):
+            return self.run(*args)
+        increments = [self.tasks[task] for task in stack.tasks if task in self.tasks]
+        (kind, *others), shared = {type(increment) for increment in increments}, stack.shares(args[0])
+        if others or len(increments) < len(stack.tasks) or not issubclass(kind, Increment):
+            return super().stacked(stack, *args)
+        return kind.together(increments, args[0], self, shared)
 
     def _applied(self, task: str) -> tuple[Tensor, Tensor | None]:
         if task not in self.tasks:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.increments import Increment, Method, get_method
-from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Selection, Site, TaskHead, TaskNorm
+from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Selection, Site, Stack, TaskHead, TaskNorm
 from zoo.placement import Placement
 from zoo.registry import Parameters
-from zoo.task import Preprocessing, Task
+from zoo.task import CLASSIFICATION, Preprocessing, Task
 from zoo.tensors import check_tensors, fingerprint, read, write
 
 ADAPTER_FORMAT = 1
@@ -76,6 +76,7 @@ class TaskModel(nn.Module):
                     site.shared = _named(path, self.method.share, site, self.options)
         self._head_prefixes = tuple(f"{path}." for path in layers.heads)
         self._task_prefixes = tuple(f"{path}.tasks." for path, _ in self._sites)
+        self._stacks = True  # whether one pass can serve all tasks, as far as is known
         self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path, _ in self._sites)
         self.eval()
 
@@ -145,15 +146,41 @@ class TaskModel(nn.Module):
 
     # -- the network ----------------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor, task: str) -> Any:
+    def forward(self, images: Tensor, task: str | None = None) -> Any:
         """What `task` makes of a batch of images (B, C, H, W): for a classifier, logits (B, classes).
 
+        Without a task: what every task makes of them, by its name, in one pass where the network allows it (`Stack`).
         Safe to call from several threads, each with a task of its own.
         """
+        if task is None:
+            return self._all_tasks(images)
         self.task(task)
+        return self._serve(task, images)
+
+    def _serve(self, task: str | Stack, images: Tensor) -> Any:
         with self.selection.use(task):
             outputs = self.backbone(images)
         self.selection.follow(outputs, task)
+        return outputs
+
+    def _all_tasks(self, images: Tensor) -> dict[str, Any]:
+        """The outputs by task, in one pass.
+
+        Some networks cannot be run so: those that add what all tasks have in common to what is one task's (residual
+        streams without a task's norm at their start), or that do more after the head. They take a pass for each task.
+        """
+        tried = self._stacks and len(self.tasks) > 1
+        if tried:
+            try:
+                # Tensors of many rows are fastest with their channels last.
+                layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
+                outputs = self._serve(Stack(self.tasks, len(images)), images.contiguous(memory_format=layout))
+            except (RuntimeError, TypeError, AttributeError):
+                outputs = None  # an error that is the images' own comes again below
+            if isinstance(outputs, dict) and tuple(outputs) == self.tasks:
+                return outputs
+        outputs = {task: self._serve(task, images) for task in self.tasks}
+        self._stacks = self._stacks and not tried
         return outputs
 
     def train(self, mode: bool = True) -> TaskModel:
@@ -275,6 +302,7 @@ class TaskModel(nn.Module):
             "format": ADAPTER_FORMAT,
             "task": task,
             "classes": list(known.classes),
+            "kind": known.kind,
             "preprocessing": dataclasses.asdict(known.preprocessing),
             "method": {"name": self.method.name, **self._task_options[task]},
             "backbone_sha256": self.backbone_sha256(),
@@ -296,7 +324,8 @@ class TaskModel(nn.Module):
         try:
             method, made_for = dict(header["method"]), str(header["backbone_sha256"])
             name = method.pop("name")
-            task = Task(str(header["task"]), tuple(header["classes"]), Preprocessing.from_data(header["preprocessing"]))
+            preprocessing = Preprocessing.from_data(header["preprocessing"])
+            task = Task.of(str(header["task"]), header["classes"], preprocessing, header.get("kind", CLASSIFICATION))
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} has a damaged header: {error!r}. Fetch or train it again.") from error
         if name != self.method.name:

@@ -1,4 +1,4 @@
-"""Which layers of a network a method adapts, which norms tasks own, and which layer is the classifier."""
+"""Which layers of a network a method adapts, which norms tasks own, and which module is the head."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Placement:
         layers: the Conv2d and Linear layers to adapt. By default all but the classifier and, unless the
             method adapts it too, the stem: the first convolution (FTN, Section 4.1.1, by its counts).
         norms: the norms that each task owns. By default all, for a method with task norms, else none.
-        head: the path of the classifier. By default what timm declares, else the last Conv2d or Linear layer.
+        head: the path of the classifier, or of a module that is all of a task's own, such as a decoder. By default
+            what timm declares, else the last Conv2d or Linear layer.
         placement: which of the layers to adapt (residual adapters, Section 3.2): "all"; "early", "mid" or "late", the
             first third of the stages, the last, or those between; "half", the second convolution of each block, a block
             being a module with several convolutions as its children.
@@ -70,10 +71,11 @@ class Placement:
         if not weighted:
             raise OptionError(f"{type(backbone).__name__} has no Conv2d or Linear layer inside it to adapt.")
         heads = (self.head,) if self.head else _declared_heads(backbone) or (weighted[-1],)
-        if odd := [head for head in heads if head not in weighted]:
-            raise OptionError(f"The head {odd[0]!r} is no Conv2d or Linear layer; such are {_some(weighted)}.")
-        body = {path: called[path] for path in weighted if path not in heads}
-        norms = [path for path, module in called.items() if isinstance(module, NORMS)]
+        if odd := [head for head in heads if not _weighted_below(called.get(head))]:
+            raise OptionError(f"The head {odd[0]!r} is or holds no Conv2d or Linear layer; such are {_some(weighted)}.")
+        inside = tuple(f"{head}." for head in heads)
+        body = {path: called[path] for path in weighted if not f"{path}.".startswith(inside)}
+        norms = [p for p, module in called.items() if isinstance(module, NORMS) and not p.startswith(inside)]
         if self.norms is not None:
             norms = _match(self.norms, norms, "norms")
         elif not method.norms:
@@ -174,11 +176,16 @@ def _second_of_blocks(convolutions: list[str]) -> list[str]:
 
 
 def _declared_heads(backbone: nn.Module) -> tuple[str, ...]:
-    """The classifiers' paths as timm's models state them; none where one of them is not a layer."""
+    """The heads' paths as timm's models state them; none where one of them is not a layer and holds none."""
     declared = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = (declared,) if isinstance(declared, str) else tuple(declared)
     modules = dict(backbone.named_modules())
-    return heads if all(isinstance(modules.get(head), WEIGHTED) for head in heads) else ()
+    return heads if all(_weighted_below(modules.get(head)) for head in heads) else ()
+
+
+def _weighted_below(module: nn.Module | None) -> bool:
+    """Whether a module is a layer that can be a head, or holds one."""
+    return module is not None and any(isinstance(part, WEIGHTED) for part in module.modules())
 
 
 def _match(patterns: Sequence[str], paths: Sequence[str], what: str) -> list[str]:

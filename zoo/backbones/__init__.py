@@ -1,5 +1,7 @@
 """Backbones by name: `zoo/NAME@WEIGHTS`, `torchvision/NAME`, `torchvision/NAME@WEIGHTS` and `timm/NAME`, tag included.
 
+`deeplab/` before the name of one of the zoo's or timm's makes it the encoder of a DeepLabv3+.
+
 The zoo's own weights are listed in its registry. torchvision publishes its weights as `.pth` files only: they are
 downloaded from the address that torchvision states, checked against the SHA-256 digits in their name, and read by
 torch's restricted `weights_only` reader, which makes tensors and plain containers and runs no code.
@@ -17,14 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from zoo import resources
+from zoo.backbones.deeplab import ENCODER, deeplab, deeplab_resnet20
 from zoo.backbones.resnet26 import ResNet26
 from zoo.backbones.resnet_cifar import resnet20
 from zoo.backbones.vit import vit_micro
-from zoo.errors import UnknownNameError, WeightsError
+from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.fetch import download, fetch, hub_file
 from zoo.registry import Registry
 from zoo.tensors import read
 
+DEEPLAB = "deeplab/"  # begins the name of an encoder with a decoder after it
 WIDTHS = (0.5, 1.5, 2.0, 2.5)  # of resnet26, beside 1
 OWN: dict[str, Callable[[], nn.Module]] = {
     "resnet20": resnet20,
@@ -41,7 +45,7 @@ def build(name: str) -> nn.Module:
         UnknownNameError: no library of the zoo's has such an architecture; the nearest names are listed.
     """
     library, _, rest = name.partition("/")
-    architecture = rest if library == "timm" else rest.partition("@")[0]
+    architecture = rest if library == "timm" else rest.partition("@")[0]  # a tag of timm's names weights alone
     if library == "zoo":
         if architecture not in OWN:
             raise UnknownNameError("backbone", name, [f"zoo/{own}" for own in OWN])
@@ -60,18 +64,39 @@ def build(name: str) -> nn.Module:
         if architecture not in known:
             raise UnknownNameError("backbone", f"timm/{architecture}", [f"timm/{n}" for n in known])
         return timm.create_model(architecture, pretrained=False)
-    raise UnknownNameError("backbone", name, ["zoo/…", "torchvision/…", "timm/…"])
+    if library == "deeplab":
+        return _deeplab(name, architecture)
+    raise UnknownNameError("backbone", name, ["zoo/…", "torchvision/…", "timm/…", "deeplab/zoo/…", "deeplab/timm/…"])
+
+
+def _deeplab(name: str, encoder: str) -> nn.Module:
+    if encoder == "zoo/resnet20":
+        return deeplab_resnet20()
+    library, _, architecture = encoder.partition("/")
+    import timm
+
+    known = timm.list_models()
+    if library != "timm" or architecture.partition(".")[0] not in known:
+        raise UnknownNameError("backbone", name, ["deeplab/zoo/resnet20", *(f"deeplab/timm/{each}" for each in known)])
+    try:
+        return deeplab(architecture)
+    except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise OptionError(f"timm's {architecture} gives no maps of features at strides 4 and 16: {error}") from error
 
 
 def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) -> dict[str, Tensor]:
     """The pre-trained weights that a backbone's name means; a classifier's may be among them.
 
     Args:
-        file: a safetensors file to read instead.
+        file: a safetensors file to read instead; for a DeepLabv3+, of its encoder.
 
     Raises:
         WeightsError: the weights cannot be had.
     """
+    if name.startswith(DEEPLAB):
+        own = build(name).state_dict()
+        found = pretrained_tensors(name.removeprefix(DEEPLAB), registry, file)
+        return {f"{ENCODER}{key}": tensor for key, tensor in found.items() if f"{ENCODER}{key}" in own}  # no classifier
     if file is not None:
         return read(file)[0]
     library, _, rest = name.partition("/")

@@ -42,14 +42,29 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))  # (B, 64, H / 4, W / 4)
-        logits: Tensor = self.fc(x.mean((2, 3)))
+        logits: Tensor = self.fc(self.levels(x)[-1].mean((2, 3)))
         return logits
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """The features after each stage: (B, 16, H, W), (B, 32, H / 2, W / 2) and (B, 64, H / 4, W / 4)."""
+        fine = self.layer1(F.relu(self.bn1(self.conv1(x))))
+        middle = self.layer2(fine)
+        return [fine, middle, self.layer3(middle)]
 
     @staticmethod
     def _stage(c_in: int, c_out: int, stride: int, n: int) -> nn.Sequential:
         return nn.Sequential(BasicBlock(c_in, c_out, stride), *(BasicBlock(c_out, c_out, 1) for _ in range(n - 1)))
+
+
+class CifarEncoder(CifarResNet):
+    """The same without its classifier: images to the features of the first stage and of the last."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        del self.fc
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+        return self.levels(x)[::2]
 
 
 def resnet20(num_classes: int = 10) -> CifarResNet:

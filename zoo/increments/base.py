@@ -79,6 +79,19 @@ class Increment(nn.Module):
         """The output of `layer` under the task's weight and bias, for the input `x` that the layer takes."""
         return layer.run(x, *self.applied(layer.weight, layer.bias))
 
+    @staticmethod
+    def together(increments: Sequence[Any], x: Tensor, layer: FrozenLayer, shared: bool) -> Tensor:
+        """The outputs of `layer` under the weights of several tasks, one task after another in the rows.
+
+        A method overrides it where a cheaper way exists than one task at a time.
+
+        Args:
+            increments: one of each task, all of this class.
+            x: the same input for all tasks, if `shared`; else the tasks' inputs, one after another in the rows.
+        """
+        inputs = [x] * len(increments) if shared else x.chunk(len(increments))
+        return torch.cat([increment(part, layer) for increment, part in zip(increments, inputs, strict=True)])
+
 
 class RowIncrement(Increment):
     """A ΔW that is made of one matrix for each of some blocks of the weight's rows; the others keep every bit.

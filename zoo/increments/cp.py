@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,6 +53,43 @@ class CP(Increment):
         if isinstance(layer, nn.Conv2d):
             return layer.run(x) + self._conv_branch(x, layer)
         return layer.run(x) + self._linear_branch(x)
+
+    @staticmethod
+    def together(increments: Sequence[CP], x: Tensor, layer: FrozenLayer, shared: bool) -> Tensor:
+        """One run of the frozen layer for all tasks, and their branches as batched products, where that is cheaper."""
+        first, tasks = increments[0], len(increments)
+        one = x if shared else x[: len(x) // tasks]  # what one task alone would be given
+        alike = len({(each.rank, each.route) for each in increments}) == 1
+        if not alike or not isinstance(layer, nn.Conv2d) or not first._stacks(one, layer, tasks):
+            return Increment.together(increments, x, layer, shared)
+        base, factors = layer.run(x), zip(*(each._factors(x) for each in increments), strict=True)
+        out, in_, spatial = (torch.stack(each) for each in factors)  # (T, C_out, R), (T, R, C_in), (T, R, k²)
+        (batch, _, *size), (kh, kw) = one.shape, layer.kernel_size
+        x = x.permute(0, 2, 3, 1).reshape(1 if shared else tasks, -1, x.shape[1])  # (T, BHW, C_in): channels last
+        x = (x @ in_.mT).view(tasks, batch, -1, first.rank).mT.reshape(1, -1, *size)  # (1, TBR, H, W)
+        x = _depthwise(x, spatial[:, None].expand(-1, batch, -1, -1).reshape(-1, 1, kh, kw), layer)  # (1, TBR, H', W')
+        x = x.reshape(tasks, batch, first.rank, -1).mT.flatten(1, 2)  # (T, BH'W', R)
+        rows = base.permute(0, 2, 3, 1).reshape(1 if shared else tasks, -1, base.shape[1])
+        summed = torch.baddbmm(rows.expand(tasks, -1, -1), x, out.mT)  # (T, BH'W', C_out)
+        return summed.view(tasks * batch, *base.shape[2:], -1).permute(0, 3, 1, 2)
+
+    def _stacks(self, x: Tensor, layer: FrozenLayer, tasks: int) -> bool:
+        """Whether the branches of so many tasks are cheaper, or were asked for, than a convolution for each."""
+        if (
+            not isinstance(layer, nn.Conv2d)
+            or layer.groups > 1
+            or not layer.has_standard_forward
+            or self.route == "folded"
+        ):
+            return False
+        if self.route == "factored":
+            return True
+        positions = x.numel() // x.shape[1] // (layer.stride[0] * layer.stride[1])
+        c_out, c_in, taps = len(self.out_factor), self.in_factor.shape[1], self.spatial_factor.shape[1]
+        build = BUILD_COST * self.rank * c_out * c_in * taps
+        return tasks * branch_cost(c_out, c_in, taps, self.rank, 1, positions) + 3 * CALL_COST <= tasks * (
+            build + CALL_COST
+        )
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, route={self.route}"
@@ -102,6 +141,7 @@ def _depthwise(x: Tensor, taps: Tensor, layer: nn.Conv2d) -> Tensor:
 # What one multiply-add of a thin operation costs, against one of a full convolution. Fitted to interleaved
 # timings of single layers (benchmarks/cost_model.py), where memory traffic and not arithmetic rules.
 POINTWISE_COST, DEPTHWISE_COST, BUILD_COST = 1.5, 16.0, 1.5
+CALL_COST = 1.2e6  # of calling one more operation, in the same unit
 
 
 def cheaper_route(c_out: int, c_in: int, taps: int, rank: int, groups: int, positions: int, training: bool) -> str:
@@ -115,12 +155,16 @@ def cheaper_route(c_out: int, c_in: int, taps: int, rank: int, groups: int, posi
     """
     full = c_out * c_in * taps * positions
     build = BUILD_COST * rank * c_out * c_in * taps
-    thin = POINTWISE_COST * rank * (c_in * groups + c_out) * positions
-    if taps > 1:
-        thin += DEPTHWISE_COST * rank * groups * taps * positions
+    thin = branch_cost(c_out, c_in, taps, rank, groups, positions)
     folded = 3 * (full + build) if training else full + build
     factored = 2 * full + 3 * thin if training else full + thin
     return "folded" if folded <= factored else "factored"
+
+
+def branch_cost(c_out: int, c_in: int, taps: int, rank: int, groups: int, positions: int) -> float:
+    """Weighted multiply-adds of the branch of the factored route; the arguments are those of `cheaper_route`."""
+    pointwise = POINTWISE_COST * rank * (c_in * groups + c_out) * positions
+    return pointwise + (DEPTHWISE_COST * rank * groups * taps * positions if taps > 1 else 0)
 
 
 METHODS = [
