@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.backbones import build
 from zoo.datasets import get_benchmark
-from zoo.evaluation import accuracy
+from zoo.evaluation import measure
 from zoo.registry import default_registry
 from zoo.report import show
 from zoo.timing import interleaved, ratio
@@ -58,7 +58,7 @@ def row(model: zoo.TaskModel, task: str) -> dict[str, Any]:
     weights = default_registry().entry(NAME).weights or {}
     return {
         "task": task,
-        **{f"{key} %": f"{accuracy(f, images, known.preprocessing):.1f}" for key, f in networks.items()},
+        **{f"{key} %": f"{measure(f, images, known):.1f}" for key, f in networks.items()},
         "difference": f"{parity.absolute:.0e}",
         "parameters / full copy": f"{own:,} / {copy:,}",
         "bytes / full copy": f"{weights[task].size:,} / {4 * copy:,}",

@@ -7,19 +7,21 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
-from zoo.export.parity import INPUT, OUTPUT, Parity, compare, session
+from zoo.export.parity import INPUT, Parity, compare, session
 
 import zoo
 from zoo.errors import ExportError
 from zoo.files import atomic_path
-from zoo.task import Preprocessing, Task
+from zoo.task import CLASSIFICATION, Preprocessing, Task
 
+LEAST, LARGEST = 16, 8192  # height and width in pixels of what a graph with maps as its output takes
 TOLERANCE, TOLERANCE_HALF = 1e-4, 1e-2  # on the largest difference, relative to the largest logit
 
 
@@ -49,8 +51,8 @@ class Graph(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.normalises:
             images = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std  # (B, C, H, W)
-        logits: Tensor = self.network(images.half() if self.half_precision else images)
-        return logits.float()
+        outputs: Tensor = self.network(images.half() if self.half_precision else images)
+        return outputs.float()
 
 
 def to_onnx(
@@ -66,11 +68,12 @@ def to_onnx(
 ) -> Parity:
     """Write a plain module as one ONNX file with a dynamic batch, checked against the module before it is kept.
 
-    The graph's input is `images`, its output `logits`.
+    The graph's input is `images`, its output `logits`; or, for a dense task, `maps` (B, channels, H, W), and then
+    height and width are dynamic too, from 16 pixels upwards.
 
     Args:
-        module: a classifier of float images (B, C, H, W), such as `TaskModel.fuse` gives.
-        task: what the logits mean and which input they need; by default 224×224 RGB and unnamed classes.
+        module: a network of float images (B, C, H, W), such as `TaskModel.fuse` gives.
+        task: what the outputs mean and which input they need; by default those of a classifier of 224×224 RGB.
         preprocess: take uint8 images (B, H, W, C) of the input's size, and scale and normalise them in the graph.
         half: compute in float16.
         images: a batch of real inputs, in the graph's form, to compare on beside random ones.
@@ -85,11 +88,12 @@ def to_onnx(
         ExportError: the graph cannot be made, is not valid, or differs from the module; no file is written then.
     """
     path, preprocessing = Path(path), task.preprocessing if task else Preprocessing()
-    inner = preprocessing if preprocess else None
-    model = _graph_model(Graph(module, inner, half), _random(preprocessing, preprocess, 2))
+    inner, dense = preprocessing if preprocess else None, task is not None and task.kind != CLASSIFICATION
+    model = _graph_model(Graph(module, inner, half), _random(preprocessing, preprocess, 2), preprocess, dense)
     _describe(model, task, preprocess, half, metadata or {})
     reference = Graph(module, inner)
-    batches = [_random(preprocessing, preprocess, 1), _random(preprocessing, preprocess, 3)]
+    other = replace(preprocessing, size=37, width=51, resize=None) if dense else preprocessing  # no multiples of 16
+    batches = [_random(preprocessing, preprocess, 1), _random(other, preprocess, 3)]
     batches += [images] if images is not None else []
     with atomic_path(path) as temporary:
         onnx.save(model, temporary)
@@ -103,13 +107,19 @@ def to_onnx(
     return parity
 
 
-def _graph_model(graph: Graph, example: Tensor) -> onnx.ModelProto:
+def _graph_model(graph: Graph, example: Tensor, preprocess: bool, dense: bool) -> onnx.ModelProto:
+    rows = 1 if preprocess else 2  # the dimension of the images' height
+    sizes = {
+        rows: torch.export.Dim("height", min=LEAST, max=LARGEST),
+        rows + 1: torch.export.Dim("width", min=LEAST, max=LARGEST),
+    }
+    dynamic = {0: torch.export.Dim("batch")} | (sizes if dense else {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations; what matters is checked afterwards
         try:
             program = torch.onnx.export(
-                graph.eval(), (example,), dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT],
-                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                graph.eval(), (example,), dynamo=True, verbose=False, input_names=[INPUT],
+                output_names=["maps" if dense else "logits"], dynamic_shapes={"images": dynamic},
             )  # fmt: skip
         except Exception as error:  # the exporter raises many classes, none of them its own base
             raise ExportError(f"torch.onnx cannot export {type(graph.network).__name__}: {error}") from error
@@ -122,7 +132,8 @@ def _describe(
 ) -> None:
     facts: dict[str, Any] = {"ftn_zoo_version": zoo.__version__, "precision": "float16" if half else "float32"}
     if task is not None:
-        facts |= {"task": task.name, "classes": task.classes, "preprocessing": dataclasses.asdict(task.preprocessing)}
+        facts |= {"task": task.name, "kind": task.kind, "classes": task.classes}
+        facts["preprocessing"] = dataclasses.asdict(task.preprocessing)
         facts["preprocessing_in_graph"] = preprocess
     for key, value in {**facts, **metadata}.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))

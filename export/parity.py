@@ -19,7 +19,7 @@ PROVIDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "cuda": ("CUDAExecutionProvider", {"use_tf32": 0}),  # whose ten bits of mantissa would fail the comparison
     "tensorrt": ("TensorrtExecutionProvider", {}),
 }
-INPUT, OUTPUT = "images", "logits"
+INPUT = "images"
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def session(path: str | Path, provider: str = "cpu", *, spinning: bool = True) -
 
 
 def run(made: ort.InferenceSession, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The logits (B, classes) of a batch of images, as the graph's input takes them."""
-    return np.asarray(made.run([OUTPUT], {INPUT: images})[0])
+    """The output of a graph, logits (B, classes) or maps (B, channels, H, W), for images in the form that it takes."""
+    return np.asarray(made.run(None, {INPUT: images})[0])
 
 
 def compare(module: nn.Module, made: ort.InferenceSession, batches: list[Tensor], tolerance: float) -> Parity:

@@ -10,36 +10,34 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from zoo.datasets import Images, Transformed
-from zoo.task import Preprocessing
+from zoo.kinds import get_kind
+from zoo.task import Task
 
 
-def accuracy(
+def measure(
     network: Callable[[Tensor], Tensor],
     images: Images,
-    preprocessing: Preprocessing,
+    task: Task,
     *,
     batch: int = 100,
     device: torch.device | str = "cpu",
     workers: int = 0,
     accelerator: Accelerator | None = None,
 ) -> float:
-    """Top-1 accuracy in per cent of `network`, which maps a batch (B, C, H, W) to logits (B, classes).
+    """What `network` achieves at a task, in the unit of its metric; top-1 accuracy in per cent for a classifier.
 
-    The caller puts the network in evaluation mode and on `device`.
+    The caller puts the network, which maps a batch (B, C, H, W) to the task's outputs, in evaluation mode and on
+    `device`. Maps are compared at the size of the network's input.
 
     Args:
         accelerator: of several processes, each of which tests its share of the images; all get the same figure.
     """
     place, places = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     share = Subset(images, range(place, len(images), places))  # type: ignore[arg-type]
-    loader = DataLoader(Transformed(share, preprocessing.transform()), batch, num_workers=workers)
-    correct = total = 0
+    loader = DataLoader(Transformed(share, task.preprocessing.transform()), batch, num_workers=workers)
+    kind = get_kind(task.kind)
+    meter = kind.meter(len(task.classes)).set_dtype(torch.float64).to(device)  # which adds up all processes' shares
     with torch.no_grad():
-        for inputs, labels in loader:
-            predicted = network(inputs.to(device)).argmax(1).cpu()
-            correct += int((predicted == labels).sum())
-            total += len(labels)
-    if accelerator:
-        sums = torch.tensor([correct, total], device=accelerator.device)
-        correct, total = accelerator.reduce(sums).tolist()
-    return 100 * correct / total
+        for inputs, targets in loader:
+            meter.update(*kind.compared(network(inputs.to(device)), targets.to(device)))
+    return kind.figure(meter)

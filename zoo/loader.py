@@ -18,7 +18,7 @@ from zoo.model import TaskModel
 from zoo.placement import Placement
 from zoo.recipe import load_recipe
 from zoo.registry import Entry, Parameters, Registry, default_registry
-from zoo.task import Preprocessing, Task
+from zoo.task import CLASSIFICATION, Preprocessing, Task
 from zoo.tensors import check_tensors, read
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def load(
         model = fresh_model(entry, registry, pretrained=weights == "backbone")
         recipe = load_recipe(entry.recipe)
         for each in tasks:
-            model.add_task(Task.of(each, entry.classes[each], recipe.of(each).input))
+            model.add_task(Task.of(each, entry.classes[each], recipe.of(each).input, entry.kind(each)))
     else:
         model = load_adapters(entry, registry, adapter_files(entry, tasks, weights))
     return model.fuse(tasks[0]) if fuse else model
@@ -86,27 +86,32 @@ def adapt(
     placement: str = "all",
     projections: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    kinds: Mapping[str, str] | None = None,
     **options: Any,
 ) -> TaskModel:
     """Plug a method into any module with Conv2d or Linear layers. The module itself stays as it is.
 
     Args:
         module: a classifier of torchvision, of timm, or of your own; its weights are copied and frozen.
-        tasks: the number of classes, or their names, of each task.
+        tasks: the number of classes, or their names, of each task; or the number of channels of its output.
         method: one of `zoo.increments.methods()`, such as "ftn", "parallel" or "bn".
         layers, norms: glob patterns over module paths: what to adapt, which norms each task owns.
-        head: the path of the classifier. See `zoo.placement.Placement` for what is taken by default.
+        head: the path of the classifier, or of a decoder. See `zoo.placement.Placement` for what is taken by default.
         placement: "all", "early", "mid", "late" or "half" of the layers; see there too.
         projections: of attention, such as `["query", "value"]`, for methods that adapt these; see there too.
         preprocessing: of every task; by default what timm says of its networks, for others ImageNet's at 224 pixels.
+        kinds: of the tasks that do not classify, such as `{"depth": "depth"}`; see `zoo.kinds`.
         options: the method's own, such as `rank=20`.
 
     Raises:
         OptionError: a pattern that matches nothing, or an option out of range.
     """
+    if strange := sorted(set(kinds or {}) - set(tasks)):
+        raise OptionError(f"kinds names {', '.join(strange)}, which are none of the tasks: {', '.join(tasks)}.")
     model = TaskModel(copy.deepcopy(module), method, options, Placement(layers, norms, head, placement, projections))
     for name, classes in tasks.items():
-        model.add_task(Task.of(name, classes, preprocessing or Preprocessing.of(module)))
+        kind = (kinds or {}).get(name, CLASSIFICATION)
+        model.add_task(Task.of(name, classes, preprocessing or Preprocessing.of(module), kind))
     return model
 
 

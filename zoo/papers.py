@@ -38,7 +38,7 @@ def table(source: str, registry: Registry) -> list[dict[str, Any]]:
     """A paper's table: a row for every entry that stands in it and for every other method, by rising mean.
 
     Each row has the name, the parameters of all tasks as printed and as counted here (millions, or multiples of the
-    backbone's), and the accuracies in per cent.
+    backbone's), and the figures, each in its metric's unit.
     """
     rows = [_row(e.name, e.reported, e) for e in registry.entries() if e.reported and e.reported.source == source]
     rows += [_row(method, reported) for method, reported in other_methods().get(source, {}).items()]
@@ -56,7 +56,7 @@ def _row(name: str, reported: Reported, entry: Entry | None = None) -> dict[str,
         "model": name,
         "parameters": printed,
         "counted": counted,
-        **reported.accuracy,
+        **reported.figures,
         "mean": reported.mean,
         **score,
     }

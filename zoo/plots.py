@@ -37,8 +37,7 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
             ranked[0] = entry
     ranks = sorted(ranked)
 
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(7, 4.5), layout="constrained")
     for marker, task in zip(MARKERS * len(one.tasks), one.tasks, strict=False):
         values = [(ranked[rank].measured or {}).get(task, float("nan")) for rank in ranks]
         axes.plot(range(len(ranks)), values, marker=marker, label=task)
@@ -61,10 +60,9 @@ def accuracy_by_parameters(rows: Sequence[Mapping[str, Any]], stem: Path) -> lis
     measured = [row for row in rows if row["mean %"] is not None and row["parameters"] is not None]
     if not measured:
         raise OptionError("None of these models has measured figures to draw.")
-    pyplot = _pyplot()
     from matplotlib.transforms import Bbox
 
-    figure, axes = pyplot.subplots(figsize=(10, 6), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(10, 6), layout="constrained")
     for row in measured:
         axes.plot(row["parameters"], row["mean %"], "o")
     axes.set_xscale("symlog", linthresh=1000)
@@ -97,7 +95,8 @@ def _label(axes: Any, name: str, point: tuple[float, float], taken: Sequence[Any
     return box
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing to files; raises OptionError where it is not installed."""
     try:
         import matplotlib
     except ImportError:

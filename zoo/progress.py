@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -33,18 +34,21 @@ class Reporter:
     ) -> None:
         self._bar.stop()
 
-    def step(self, epoch: int, loss: float, accuracy: float) -> None:
+    def step(self, epoch: int, figures: Mapping[str, float]) -> None:
         """One optimiser step is done; `epoch` counts from 0, the figures are the epoch's means so far."""
-        note = f"epoch {epoch + 1}/{self.epochs}  loss {loss:.3f}  accuracy {accuracy:.1f} %"
-        self._bar.update(self._task, advance=1, note=note)
+        self._bar.update(self._task, advance=1, note=self._note(epoch, figures))
 
-    def epoch(self, epoch: int, loss: float, accuracy: float) -> None:
-        """An epoch is done, with its mean training loss and its training accuracy in per cent."""
+    def epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """An epoch is done, with its mean training loss and perhaps its training accuracy in per cent."""
         if self._console.is_terminal:
             return
         done = epoch + 1 - self.start
         left = (time.monotonic() - self._began) / done * (self.epochs - epoch - 1)
-        self.say(f"epoch {epoch + 1}/{self.epochs}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {left:.0f} s left")
+        self.say(f"{self._note(epoch, figures)}  {left:.0f} s left")
+
+    def _note(self, epoch: int, figures: Mapping[str, float]) -> str:
+        accuracy = f"  accuracy {figures['accuracy']:.1f} %" if "accuracy" in figures else ""
+        return f"epoch {epoch + 1}/{self.epochs}  loss {figures['loss']:.3f}{accuracy}"
 
     def say(self, text: str) -> None:
         """A line of its own."""

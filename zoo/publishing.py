@@ -11,6 +11,7 @@ from zoo.backbones import stored_backbone
 from zoo.errors import WeightsError
 from zoo.loader import SHARED, stored_adapter
 from zoo.registry import Entry, Registry
+from zoo.task import CLASSIFICATION, METRICS
 from zoo.tensors import read, weights_file
 
 
@@ -29,27 +30,27 @@ def with_files(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
 
 
 def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
-    """The same as `with_files`, and the accuracy that the files state."""
-    return replace(with_files(entry, files, uri), measured={task: _stated_accuracy(f) for task, f in files.items()})
+    """The same as `with_files`, and the figures that the files state."""
+    return replace(with_files(entry, files, uri), measured=_stated(entry, files))
 
 
 def pack(name: str, registry: Registry, figures_only: bool = False) -> None:
     """Move what the local store holds of an entry or backbone to the packaged weights, and record it in `registry`.
 
     Args:
-        figures_only: record an entry's accuracy alone, for weights that are too large to come with the package.
+        figures_only: record an entry's figures alone, for weights that are too large to come with the package.
     """
     backbone = registry.backbone(name)
     if backbone is not None:
         file = _move({backbone.task: stored_backbone(name)}, resources.packaged_weights_dir(), name)[backbone.task]
-        weights, measured = weights_file(file, f"package:{file.name}"), {backbone.task: _stated_accuracy(file)}
+        weights, measured = weights_file(file, f"package:{file.name}"), {backbone.task: _figure(file, CLASSIFICATION)}
         registry.update(replace(backbone, weights=weights, measured=measured))
     else:
         entry = registry.entry(name)
         made = {task: stored_adapter(name, task) for task in entry.tasks}
         if figures_only:
             _finished(made, name)
-            registry.update(replace(entry, measured={task: _stated_accuracy(file) for task, file in made.items()}))
+            registry.update(replace(entry, measured=_stated(entry, made)))
             return
         shared = stored_adapter(name, entry.tasks[0]).parent / SHARED
         files = _move(made, resources.packaged_weights_dir() / name, name)
@@ -77,5 +78,10 @@ def _finished(files: dict[str, Path], name: str) -> None:
         )
 
 
-def _stated_accuracy(file: Path) -> float:
-    return round(float(read(file)[1]["metrics"]["accuracy"]), 2)
+def _stated(entry: Entry, files: dict[str, Path]) -> dict[str, float]:
+    """What the adapter files say was measured, by task."""
+    return {task: _figure(file, entry.kind(task)) for task, file in files.items()}
+
+
+def _figure(file: Path, kind: str) -> float:
+    return round(float(read(file)[1]["metrics"][METRICS[kind].name]), 2 if METRICS[kind].unit == "%" else 4)

@@ -82,11 +82,16 @@ def search(
     lies in `out/tried/r<rank>/`, and is not trained twice; `out/<task>.safetensors` is the result.
     """
     ranks = family(entry, registry)
+    if odd := [task for task in tasks if entry.metric(task).unit != "%"]:
+        raise OptionError(
+            f"{odd[0]} is measured in {entry.metric(odd[0]).unit}; a rank is chosen by points of a percentage. "
+            "Name the other tasks with --task, or choose a rank yourself."
+        )
     trial = replace(options, hold_out=HELD_OUT)
 
     def validated(task: str, rank: int) -> float:
         files = train_entry(ranks[rank], registry, [task], out / "tried" / f"r{rank}", trial)
-        accuracy = float(read(files[task])[1]["metrics"]["accuracy"])
+        accuracy = float(read(files[task])[1]["metrics"][entry.metric(task).name])
         log.info("%s: rank %d has %.2f %% on held-out images", task, rank, accuracy)
         return accuracy
 
@@ -96,5 +101,5 @@ def search(
         rank, tried = choose(((r, best if r == most else validated(task, r)) for r in ranks), best, margin)
         files = train_entry(ranks[rank], registry, [task], out, options)
         sizes = [counted_parameters(ranks[r], registry).per_task for r in (rank, most)]
-        accuracy = float(read(files[task])[1]["metrics"]["accuracy"])
+        accuracy = float(read(files[task])[1]["metrics"][entry.metric(task).name])
         yield Choice(task, rank, {**tried, most: best}, sizes[0], sizes[1], accuracy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,11 +40,16 @@ class Augment:
     crop: Literal["random", "random_resized", "none"] = "none"  # random: of the resized image, padded if need be
     padding: int = 0  # pixels of border for a random crop
     scale: tuple[float, ...] = (0.08, 1.0)  # share of the area that a random_resized crop takes
+    zoom: tuple[float, ...] = ()  # range of a random enlargement, before a random crop of the input's size; or none
     flip: bool = False  # horizontal, with probability 1/2
 
     def __post_init__(self) -> None:
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise OptionError(f"scale needs two numbers 0 < low <= high <= 1, not {self.scale}")
+        if self.zoom and (len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1]):
+            raise OptionError(f"zoom needs two numbers 0 < low <= high, not {self.zoom}")
+        if self.zoom and self.crop != "none":
+            raise OptionError(f"zoom crops by itself; leave out crop: {self.crop}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Recipe:
     power: float = 0.9  # of the polynomial schedule
     warmup: float = 0.0  # share of all steps over which the learning rates rise from zero
     label_smoothing: float = 0.0
+    positive_weight: float = 0.95  # of an edge in the loss of edges; its absence weighs the rest of 1
+    loss_weight: float = 1.0  # what the loss is multiplied by
     seed: int = 0
     threads: int | None = None  # of a CPU; set where weights shall not depend on the number of cores
     input: Preprocessing = field(default_factory=Preprocessing)
@@ -73,6 +81,8 @@ class Recipe:
             raise OptionError(f"needs epochs, batch and threads >= 1, not {self.epochs}, {self.batch}, {self.threads}")
         if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
             raise OptionError("needs warmup and label_smoothing in [0, 1)")
+        if not 0 < self.positive_weight < 1 or not 0 < self.loss_weight < math.inf:
+            raise OptionError("needs positive_weight in (0, 1) and loss_weight above 0")
 
     def of(self, task: str) -> Recipe:
         """The recipe with what it says for one task alone."""

@@ -17,6 +17,7 @@ from zoo import resources
 from zoo.errors import ConfigError, OptionError, UnknownNameError
 from zoo.files import atomic_path
 from zoo.schema import load_yaml, parse
+from zoo.task import CLASSIFICATION, METRICS, Metric
 
 FORMAT = 1
 T = TypeVar("T")
@@ -51,7 +52,7 @@ class Reported:
     """A paper's own figures."""
 
     source: str  # paper and table
-    accuracy: dict[str, float]  # top-1 in per cent, by task
+    figures: dict[str, float]  # by task, each in its metric's unit
     mean: float | None = None  # as printed, which need not be the mean of what is printed
     parameters: float | None = None  # millions, of all tasks together, as printed
     multiple: float | None = None  # of the backbone's parameters, for all tasks together, as printed
@@ -67,7 +68,7 @@ class Backbone:
     recipe: str
     parameters: int
     weights: WeightsFile | None = None
-    measured: dict[str, float] | None = None  # top-1 in per cent, by task
+    measured: dict[str, float] | None = None  # by task, in its metric's unit
     tolerance: float = 0.5
     name: str = field(default="", metadata={"derived": True})
     folder: Path = field(default=Path(), metadata={"derived": True})  # of the registry file
@@ -80,16 +81,17 @@ class Entry:
     backbone: str  # such as torchvision/resnet34@IMAGENET1K_V1, or a name of the registry's `backbones`
     method: dict[str, Any]  # its name and its options
     benchmark: str
-    classes: dict[str, int]  # number of classes of each task
+    classes: dict[str, int]  # number of classes of each task, or of channels of its output
     recipe: str
+    kinds: dict[str, str] = field(default_factory=dict)  # of the tasks; one that is not named here classifies
     parameters: Parameters | None = None
     backbone_weights: WeightsFile | None = None  # in place of those that the backbone's name means
     weights: dict[str, WeightsFile] | None = None  # by task
     shared: WeightsFile | None = None  # what the tasks' increments have in common
     source: str = ""  # the entry that the adapters are compressed from
     reported: Reported | None = None
-    measured: dict[str, float] | None = None  # top-1 in per cent, by task; written by `zoo pack`
-    tolerance: float = 0.5  # points by which a verification may differ from `measured`
+    measured: dict[str, float] | None = None  # by task, in its metric's unit; written by `zoo pack`
+    tolerance: float = 0.5  # by which a verification may differ from `measured`: points, or per cent of an error
     data_root: str | None = None  # where the images lie, unless --data-root says otherwise
     baseline: str = ""  # the entry whose errors set the scale of the decathlon score, or "challenge"
     note: str = ""
@@ -104,7 +106,9 @@ class Entry:
             raise OptionError(f"method.rank must be a whole number of at least 1, not {rank!r}")
         if not self.classes or min(self.classes.values()) < 1:
             raise OptionError(f"classes must give at least one class to each task, not {self.classes}")
-        for key in ("weights", "measured"):
+        if strange := sorted(set(self.kinds.values()) - set(METRICS)):
+            raise OptionError(f"kinds must be some of {', '.join(METRICS)}, not {', '.join(strange)}")
+        for key in ("weights", "measured", "kinds"):
             strange = sorted(set(getattr(self, key) or {}) - set(self.tasks))
             if strange:
                 raise OptionError(f"{key} names tasks that the entry does not have: {', '.join(strange)}")
@@ -113,6 +117,20 @@ class Entry:
     def tasks(self) -> tuple[str, ...]:
         """The names of the tasks."""
         return tuple(self.classes)
+
+    def metric(self, task: str) -> Metric:
+        """What says how well a task is done."""
+        return METRICS[self.kind(task)]
+
+    def kind(self, task: str) -> str:
+        """The kind of a task, one of METRICS."""
+        return self.kinds.get(task, CLASSIFICATION)
+
+    def mean(self, figures: Mapping[str, float] | None) -> float | None:
+        """The mean of figures by task, to two places; None of none, and of figures in several units."""
+        if not figures or len({self.metric(task) for task in figures}) > 1:
+            return None
+        return round(sum(figures.values()) / len(figures), 2)
 
     def images_root(self, asked: Path | None = None) -> Path | None:
         """Where the entry's images lie: where the user says, else where the entry says, else nowhere."""

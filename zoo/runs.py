@@ -22,7 +22,7 @@ from zoo.backbones import build
 from zoo.compression import compress_entry
 from zoo.datasets import Splits, fraction_of, get_benchmark, held_out
 from zoo.errors import DataError, OptionError
-from zoo.evaluation import accuracy
+from zoo.evaluation import measure
 from zoo.increments import get_method
 from zoo.loader import SHARED, adapter_method, fresh_model, load_shared
 from zoo.model import TaskModel
@@ -88,7 +88,7 @@ def train_entry(
         if model.method.shared or entry.source:
             _begin_compressed(model, entry, task, out)
         if task not in model.tasks:
-            model.add_task(Task.of(task, data.classes, recipe.of(task).input))
+            model.add_task(Task.of(task, data.classes, recipe.of(task).input, entry.kind(task)))
         metrics = _train(model, task, data, recipe, files[task], accelerator, options)
         if accelerator.is_main_process:
             provenance = {"entry": entry.name, "backbone": entry.backbone}
@@ -239,10 +239,10 @@ def _train(
         model, task, data, recipe, accelerator=accelerator, checkpoint_file=_checkpoint(file), resume=options.resume,
         execution=options, quiet=options.quiet,
     )  # fmt: skip
-    metrics = {"train_accuracy": figures["accuracy"], "train_loss": figures["loss"]}
-    metrics["accuracy"] = accuracy(
-        functools.partial(model, task=task), data.test, model.task(task).preprocessing,
-        device=accelerator.device, workers=options.workers, accelerator=accelerator,
+    known, metrics = model.task(task), {f"train_{key}": value for key, value in figures.items()}
+    metrics[known.metric.name] = measure(
+        functools.partial(model, task=task), data.test, known, device=accelerator.device, workers=options.workers,
+        accelerator=accelerator,
     )  # fmt: skip
     return metrics
 

@@ -25,7 +25,7 @@ def scale(entry: Entry, registry: Registry, kind: str) -> dict[str, float] | Non
     baseline = registry.entry(entry.baseline)
     if kind == "measured":
         return baseline.measured
-    return baseline.reported.accuracy if baseline.reported else None
+    return baseline.reported.figures if baseline.reported else None
 
 
 def decathlon_score(accuracy: Mapping[str, float], baseline: Mapping[str, float]) -> float:

@@ -1,4 +1,4 @@
-"""What the zoo knows of a task: its classes, and how its images are prepared."""
+"""What the zoo knows of a task: its kind, its classes, and how its images are prepared."""
 
 from __future__ import annotations
 
@@ -12,17 +12,45 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
+class Metric:
+    """What says how well a task is done."""
+
+    name: str
+    unit: str = "%"
+    higher_is_better: bool = True
+
+    def text(self, value: float) -> str:
+        """A figure with its unit: two places of a percentage, four digits of anything else."""
+        return f"{value:.2f} %" if self.unit == "%" else f"{value:.4g} {self.unit}"
+
+
+CLASSIFICATION = "classification"
+METRICS = {  # of each kind of task; `zoo.kinds` has the rest
+    CLASSIFICATION: Metric("accuracy"),
+    "segmentation": Metric("mIoU"),
+    "edges": Metric("odsF"),
+    "depth": Metric("RMSE", "m", higher_is_better=False),
+    "normals": Metric("mean angle", "°", higher_is_better=False),
+}
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes a network's input: resize, centre crop, scale to [0, 1], normalise."""
 
-    size: int = 224  # height and width of the input, in pixels
-    resize: int | None = 256  # shorter side before the crop, in pixels; None: resize straight to size × size
+    size: int = 224  # height of the input, in pixels, and its width too, unless `width` says otherwise
+    resize: int | None = 256  # shorter side before the crop, in pixels; None: resize straight to the input's size
     mean: tuple[float, ...] = IMAGENET_MEAN  # per channel, of values in [0, 1]
     std: tuple[float, ...] = IMAGENET_STD
+    width: int | None = None  # of the input, in pixels
 
     def __post_init__(self) -> None:
-        if self.size < 1 or (self.resize is not None and self.resize < self.size):
-            raise OptionError(f"Preprocessing needs 1 <= size <= resize, not size {self.size}, resize {self.resize}.")
+        if min(self.shape) < 1 or (self.resize is not None and self.resize < max(self.shape)):
+            raise OptionError(
+                f"Preprocessing needs 1 <= size <= resize, not size {self.size}, resize {self.resize}."
+                if self.width is None
+                else f"Preprocessing needs 1 <= size, width <= resize, not {self.shape} and {self.resize}."
+            )
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
             raise OptionError(
                 f"Preprocessing needs mean and std of 1 or 3 channels, std above 0; got {self.mean}, {self.std}."
@@ -31,7 +59,7 @@ class Preprocessing:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Preprocessing:
         """What `dataclasses.asdict` made, after a passage through JSON."""
-        return cls(data["size"], data["resize"], tuple(data["mean"]), tuple(data["std"]))
+        return cls(data["size"], data["resize"], tuple(data["mean"]), tuple(data["std"]), data.get("width"))
 
     @classmethod
     def of(cls, network: Any) -> Preprocessing:
@@ -48,12 +76,19 @@ class Preprocessing:
         return len(self.mean)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of one input."""
+        return self.size, self.width or self.size
+
+    @property
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of one input."""
-        return self.channels, self.size, self.size
+        return self.channels, *self.shape
 
-    def transform(self, augmentations: Sequence[Callable[[Any], Any]] | None = None) -> Callable[[Any], Any]:
-        """A torchvision transform from a PIL image or a uint8 tensor (C, H, W) to a float tensor (C, size, size).
+    def transform(self, augmentations: Sequence[Callable[..., Any]] | None = None) -> Callable[..., Any]:
+        """A torchvision transform from a PIL image or a uint8 tensor (C, H, W) to a float tensor of the input's size.
+
+        It takes a target beside the image, if there is one, and does the same to it where it is a map.
 
         Args:
             augmentations: training transforms to use in place of the resize and the crop.
@@ -61,37 +96,51 @@ class Preprocessing:
         import torch
         from torchvision.transforms import v2
 
-        steps: list[Callable[[Any], Any]] = [v2.ToImage(), v2.RGB() if self.channels == 3 else v2.Grayscale()]
+        steps: list[Callable[..., Any]] = [v2.ToImage(), v2.RGB() if self.channels == 3 else v2.Grayscale()]
         if augmentations is not None:
             steps += augmentations
         elif self.resize is None:
-            steps += [v2.Resize((self.size, self.size), antialias=True)]
+            steps += [v2.Resize(self.shape, antialias=True)]
         else:
-            steps += [v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.size)]
+            steps += [v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.shape)]
         steps += [
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(self.mean), list(self.std)),
             v2.ToPureTensor(),
         ]
-        composed: Callable[[Any], Any] = v2.Compose(steps)
+        composed: Callable[..., Any] = v2.Compose(steps)
         return composed
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a model: its name, its classes in the order of the logits, and its preprocessing."""
+    """One task of a model: its name, its classes in the order of the outputs, its preprocessing and its kind."""
 
     name: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # for a kind without classes, what the channels of its output are
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    kind: str = CLASSIFICATION  # one of METRICS
+
+    @property
+    def metric(self) -> Metric:
+        """What says how well the task is done."""
+        return METRICS[self.kind]
 
     @classmethod
-    def of(cls, name: str, classes: int | Sequence[str], preprocessing: Preprocessing | None = None) -> Task:
+    def of(
+        cls,
+        name: str,
+        classes: int | Sequence[str],
+        preprocessing: Preprocessing | None = None,
+        kind: str = CLASSIFICATION,
+    ) -> Task:
         """A task from a number of classes or from their names.
 
         Raises:
-            OptionError: fewer than one class, or two of one name.
+            OptionError: fewer than one class, two of one name, or a kind that is not known.
         """
+        if kind not in METRICS:
+            raise OptionError(f"The task {name!r} is of the unknown kind {kind!r}; known: {', '.join(METRICS)}.")
         if isinstance(classes, int):
             classes = [str(i) for i in range(classes)]
         names = tuple(classes)
@@ -101,4 +150,4 @@ class Task:
             raise OptionError(
                 f"The task {name!r} names a class twice: {sorted({n for n in names if names.count(n) > 1})}."
             )
-        return cls(name, names, preprocessing or Preprocessing())
+        return cls(name, names, preprocessing or Preprocessing(), kind)

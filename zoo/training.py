@@ -24,7 +24,9 @@ from torchvision.transforms import v2
 
 from zoo import checkpoint
 from zoo.datasets import Splits, Transformed
+from zoo.datasets.dense import FILL, zoomed
 from zoo.errors import OptionError, TrainingError
+from zoo.kinds import get_kind
 from zoo.model import TaskModel
 from zoo.progress import Reporter
 from zoo.recipe import Augment, Optimizer, Recipe
@@ -64,7 +66,8 @@ def train_task(
     stopped and resumed from `checkpoint_file`, written after each epoch, ends with the same weights.
 
     Returns:
-        The mean training loss and the training accuracy in per cent of the last epoch.
+        The mean training loss of the last epoch and, of answers that are right or wrong, the training accuracy in per
+        cent.
 
     Raises:
         WeightsError: the checkpoint belongs to another run.
@@ -77,7 +80,7 @@ def train_task(
     loader, sampler = training_loader(data, task, recipe, accelerator, execution.workers)
     optimizers, scaler = build_optimizers(model, task, recipe), accelerator.scaler
     run = {"task": task, "recipe": run_identity(recipe, execution)}
-    start, figures = 0, {"loss": math.nan, "accuracy": math.nan}
+    start, figures = 0, {"loss": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
         saved = checkpoint.load(checkpoint_file, trained_tensors(model, task), optimizers, run)
         start, figures = saved["epochs_done"], saved["figures"]
@@ -85,16 +88,16 @@ def train_task(
             scaler.load_state_dict(saved["scaler"])
 
     network, loader = accelerator.prepare(model, loader)
-    criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    kind = get_kind(model.task(task).kind)
     total = recipe.epochs * len(loader)
 
-    def step(number: int, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(number: int, inputs: Tensor, targets: Tensor) -> tuple[float, int, int]:
         set_learning_rates(optimizers, recipe, number / total)
-        logits = network(inputs.to(memory_format=layout), task)  # (B, classes)
-        loss = criterion(logits, labels)
+        outputs = network(inputs.to(memory_format=layout), task)  # (B, classes) or (B, channels, H, W)
+        loss = recipe.loss_weight * kind.loss(outputs, targets, recipe)
         accelerator.backward(loss)
         update(optimizers, scaler)
-        return loss.detach(), logits.detach()
+        return loss.item(), *kind.right(outputs.detach(), targets)
 
     silent = quiet or not accelerator.is_main_process
     reporter = Reporter(task, recipe.epochs, len(loader), start, silent)
@@ -105,7 +108,7 @@ def train_task(
             network.train()
             steps = itertools.islice(enumerate(loader, epoch * len(loader)), execution.max_steps)
             figures = run_epoch(steps, step, functools.partial(report.step, epoch), accelerator)
-            report.epoch(epoch, **figures)
+            report.epoch(epoch, figures)
             accelerator.log({f"{task}/{key}": value for key, value in figures.items()}, step=epoch)
             if checkpoint_file and accelerator.is_main_process:
                 state = {**run, "epochs_done": epoch + 1, "figures": figures}
@@ -117,32 +120,36 @@ def train_task(
 
 def run_epoch(
     batches: Iterable[tuple[int, tuple[Tensor, Tensor]]],
-    step: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
-    report: Callable[[float, float], None],
+    step: Callable[[int, Tensor, Tensor], tuple[float, int, int]],
+    report: Callable[[dict[str, float]], None],
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Take a step on each numbered batch; the mean loss and the accuracy in per cent over all of them.
+    """Take a step on each numbered batch; the mean loss over all of them and, where there is one, the accuracy.
 
     What is reported on the way is of this process, what is returned of all processes together.
 
     Raises:
         TrainingError: there is no batch, or the loss is no longer finite.
     """
-    losses, correct, seen = 0.0, 0, 0
-    for number, (inputs, labels) in batches:
-        loss, logits = step(number, inputs, labels)
-        losses, seen = losses + loss.item() * len(labels), seen + len(labels)
-        correct += int((logits.argmax(1) == labels).sum())
-        report(losses / seen, 100 * correct / seen)
-    sums = torch.tensor([losses, correct, seen], dtype=torch.float64, device=accelerator.device)
-    losses, correct, seen = accelerator.reduce(sums).tolist()
+    losses, seen, right, answers = 0.0, 0, 0, 0
+    for number, (inputs, targets) in batches:
+        loss, *counts = step(number, inputs, targets)
+        losses, seen = losses + loss * len(targets), seen + len(targets)
+        right, answers = right + counts[0], answers + counts[1]
+        report(_means(losses, seen, right, answers))
+    sums = torch.tensor([losses, seen, right, answers], dtype=torch.float64, device=accelerator.device)
+    losses, seen, right, answers = accelerator.reduce(sums).tolist()
     if not seen:
         raise TrainingError("There is no full batch to train on. Lower the recipe's batch, or add images.")
     if not math.isfinite(losses):
         raise TrainingError(
             f"The loss is {losses / seen}: the training has diverged. Lower the recipe's learning rates."
         )
-    return {"loss": losses / seen, "accuracy": 100 * correct / seen}
+    return _means(losses, seen, right, answers)
+
+
+def _means(losses: float, seen: float, right: float, answers: float) -> dict[str, float]:
+    return {"loss": losses / seen, **({"accuracy": 100 * right / answers} if answers else {})}
 
 
 def training_loader(
@@ -245,11 +252,15 @@ def schedule(recipe: Recipe, progress: float) -> float:
 def augmentations(augment: Augment, to: Preprocessing) -> list[Any]:
     """The training transforms of a recipe, from an image of any size to one of the input's size."""
     if augment.crop == "random_resized":
-        steps: list[Any] = [v2.RandomResizedCrop(to.size, scale=augment.scale, antialias=True)]
+        steps: list[Any] = [v2.RandomResizedCrop(to.shape, scale=augment.scale, antialias=True)]
     else:
-        steps = [v2.Resize(to.resize, antialias=True) if to.resize else v2.Resize((to.size, to.size), antialias=True)]
-        random = augment.crop == "random"
-        steps += [v2.RandomCrop(to.size, padding=augment.padding or None) if random else v2.CenterCrop(to.size)]
+        steps = [v2.Resize(to.resize or to.shape, antialias=True)]
+        if augment.zoom:
+            steps += zoomed(augment.zoom, to.shape)
+        elif augment.crop == "random":
+            steps += [v2.RandomCrop(to.shape, padding=augment.padding or None, fill=FILL)]
+        else:
+            steps += [v2.CenterCrop(to.shape)]
     return [*steps, v2.RandomHorizontalFlip()] if augment.flip else steps
 
 

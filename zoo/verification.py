@@ -13,7 +13,7 @@ import torch
 from zoo.backbones import build
 from zoo.datasets import get_benchmark
 from zoo.errors import DataError, WeightsError
-from zoo.evaluation import accuracy
+from zoo.evaluation import measure
 from zoo.fetch import fetch
 from zoo.loader import adapter_files, load
 from zoo.model import TaskModel
@@ -39,7 +39,7 @@ class Check:
 def evaluate(
     entry: Entry, model: TaskModel, data_root: Path | None = None, skip_unreadable: bool = False
 ) -> dict[str, float]:
-    """Top-1 accuracy in per cent of every task of `model` on its test images."""
+    """How well `model` does every task on its test images, each in its metric's unit."""
     benchmark = get_benchmark(entry.benchmark, skip_unreadable)
     root = entry.images_root(data_root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,8 +51,8 @@ def evaluate(
             odd = sorted(set(splits.classes) ^ set(task.classes)) or ["the same in another order"]
             raise DataError(f"{name} was trained on other classes than those of {root}: {', '.join(odd)}.")
         for part, images in {name: splits.test, **{f"{name}: {p}": i for p, i in splits.parts.items()}}.items():
-            figures[part] = accuracy(functools.partial(model, task=name), images, task.preprocessing, device=device)
-            log.info("%s: %.2f %%", part, figures[part])
+            figures[part] = measure(functools.partial(model, task=name), images, task, device=device)
+            log.info("%s: %s", part, task.metric.text(figures[part]))
     return figures
 
 
@@ -79,7 +79,7 @@ def verify(entry: Entry, registry: Registry, data_root: Path | None = None) -> l
         counted = {model.count_parameters(task) for task in model.tasks}
         checks.append(Check("all", "parameters", counted == {entry.parameters}, ", ".join(map(str, counted))))
     figures = evaluate(entry, model, data_root)
-    return checks + _compare(entry, {task: figures[task] for task in entry.tasks}, "accuracy")
+    return checks + _compare(entry, {task: figures[task] for task in entry.tasks})
 
 
 def verify_backbone(backbone: Backbone) -> list[Check]:
@@ -98,7 +98,7 @@ def verify_backbone(backbone: Backbone) -> list[Check]:
     return [
         Check(backbone.task, "file", True, detail),
         Check(backbone.task, "parameters", counted == backbone.parameters, f"{counted:,}"),
-        *_compare(stated, evaluate(stated, model), "accuracy"),
+        *_compare(stated, evaluate(stated, model)),
     ]
 
 
@@ -110,7 +110,8 @@ def retrain(entry: Entry, registry: Registry, options: RunOptions) -> list[Check
             entry, registry, entry.tasks, Path(folder), replace(options, resume=False, source_weights="published")
         )
         again = {task: read(file) for task, file in files.items()}
-    checks = _compare(entry, {task: header["metrics"]["accuracy"] for task, (_, header) in again.items()}, "retrained")
+    figures = {task: header["metrics"][entry.metric(task).name] for task, (_, header) in again.items()}
+    checks = _compare(entry, figures, "retrained")
     for task, file in published.items():
         theirs, _ = read(file)
         same = all(torch.equal(tensor, theirs[name]) for name, tensor in again[task][0].items())
@@ -119,12 +120,19 @@ def retrain(entry: Entry, registry: Registry, options: RunOptions) -> list[Check
     return checks
 
 
-def _compare(entry: Entry, found: dict[str, float], what: str) -> list[Check]:
+def _compare(entry: Entry, found: dict[str, float], what: str = "") -> list[Check]:
+    """Each figure against the registry's.
+
+    Args:
+        what: was done to get them; by default they are called by their metric's name.
+    """
     measured = entry.measured or {}
     checks = []
     for task, value in found.items():
-        stated = measured.get(task)
-        passed = stated is not None and abs(value - stated) <= entry.tolerance
-        expected = "nothing" if stated is None else f"{stated:.2f} ± {entry.tolerance}"
-        checks.append(Check(task, what, passed, f"{value:.2f} %, the registry states {expected}"))
+        stated, metric = measured.get(task), entry.metric(task)
+        # Points of a percentage; of an error in metres or degrees, so many per cent of it.
+        tolerance = entry.tolerance * (1 if metric.unit == "%" else (stated or 0) / 100)
+        passed = stated is not None and abs(value - stated) <= tolerance
+        expected = "nothing" if stated is None else f"{metric.text(stated)} ± {tolerance:.2g}"
+        checks.append(Check(task, what or metric.name, passed, f"{metric.text(value)}, the registry states {expected}"))
     return checks

@@ -56,8 +56,3 @@ def narrate() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-
-
-def mean(figures: dict[str, float] | None) -> float | None:
-    """The mean of figures by task, to two places; None of none."""
-    return round(sum(figures.values()) / len(figures), 2) if figures else None

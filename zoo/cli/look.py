@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zoo.cli.base import COUNT, FILE, as_json, data_root, main, mean
+from zoo.cli.base import COUNT, FILE, as_json, data_root, main
 from zoo.errors import CheckFailed, OptionError
 from zoo.registry import Entry, Registry
 from zoo.report import show, show_one
@@ -27,14 +27,14 @@ def list_command(registry: Registry, pattern: str, as_json: bool) -> None:
 
 def _summary(entry: Entry) -> dict[str, Any]:
     sizes = [file.size for file in (entry.weights or {}).values()]
-    reported = entry.reported.accuracy if entry.reported else None
+    reported = entry.reported.figures if entry.reported else None
     return {
         "name": entry.name,
         "tasks": len(entry.tasks),
         "parameters per task": entry.parameters and entry.parameters.per_task,
         "KB per task": round(sum(sizes) / len(sizes) / 1000) if sizes else None,
-        "measured %": mean(entry.measured),
-        "reported %": mean(reported),
+        "measured %": entry.mean(entry.measured),
+        "reported %": entry.mean(reported),
     }
 
 
@@ -65,7 +65,7 @@ def _scores(entry: Entry, registry: Registry) -> dict[str, Any]:
 
     if not entry.baseline:
         return {}
-    scores, figures = {}, {"reported": entry.reported and entry.reported.accuracy, "measured": entry.measured}
+    scores, figures = {}, {"reported": entry.reported and entry.reported.figures, "measured": entry.measured}
     for kind, accuracy in figures.items():
         known = scale(entry, registry, kind)
         if accuracy and known:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.base import FILE, FOLDER, POSITIVE, as_json, data_root, main, mean, narrate, skip_unreadable
-from zoo.errors import CheckFailed, OptionError
+from zoo.cli.base import FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
+from zoo.errors import CheckFailed, DataError, OptionError
 from zoo.registry import Entry, Registry
 from zoo.report import show
 from zoo.score import decathlon_score, scale
+from zoo.task import CLASSIFICATION
+
+if TYPE_CHECKING:
+    from zoo.model import TaskModel
 
 
 @main.command("eval")
@@ -33,20 +38,31 @@ def evaluate(
     skip_unreadable: bool,
     as_json: bool,
 ) -> None:
-    """Measure a model's top-1 accuracy on its test images."""
+    """Measure how well a model does its tasks on their test images: a classifier's top-1 accuracy, for example."""
     from zoo.loader import load
     from zoo.verification import evaluate as measure
 
     narrate()
     entry, model = registry.entry(name), load(name, task=task, weights=weights, registry=registry)
     figures = measure(entry, model, data_root, skip_unreadable)
-    rows: list[dict[str, Any]] = [{"task": key, "accuracy %": round(value, 2)} for key, value in figures.items()]
-    if len(model.tasks) > 1:
-        rows.append({"task": "mean", "accuracy %": mean({task: figures[task] for task in model.tasks})})
+    rows = _rows(entry, figures, model.tasks)
     score = _score(entry, registry, figures) if task is None else {}
     show([*rows, score] if score and as_json else rows, as_json)
     if score and not as_json:
         click.echo(f"decathlon score: {score['decathlon score']} against {score['against']}")
+
+
+def _rows(entry: Entry, figures: dict[str, float], tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """Figures by task, and by part of a task, for a table; with their mean where they have one."""
+    metrics = {entry.metric(task) for task in tasks}
+    if len(metrics) > 1:
+        each = {key: entry.metric(key.partition(":")[0]) for key in figures}
+        return [{"task": k, "metric": each[k].name, "value": each[k].text(value)} for k, value in figures.items()]
+    title = "{0.name} {0.unit}".format(*metrics)
+    rows: list[dict[str, Any]] = [{"task": key, title: round(value, 2)} for key, value in figures.items()]
+    if len(tasks) > 1:
+        rows.append({"task": "mean", title: entry.mean({task: figures[task] for task in tasks})})
+    return rows
 
 
 def _score(entry: Entry, registry: Registry, figures: dict[str, float]) -> dict[str, Any]:
@@ -121,8 +137,10 @@ def export(
 
 @main.command()
 @click.argument("name")
-@click.option("--task", required=True)
 @click.argument("images", nargs=-1, required=True, type=FILE)
+@click.option("--task", help="Ask this task.")
+@click.option("--all-tasks", is_flag=True)
+@click.option("-o", "--out", type=FOLDER, help="Folder of the pictures that dense tasks answer with.")
 @click.option("--top", type=POSITIVE, default=3, show_default=True, help="How many classes to show.")
 @click.option(
     "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
@@ -133,21 +151,51 @@ def export(
 def predict(
     registry: Registry,
     name: str,
-    task: str,
     images: tuple[Path, ...],
+    task: str | None,
+    all_tasks: bool,
+    out: Path | None,
     top: int,
     weights: str,
     skip_unreadable: bool,
     as_json: bool,
 ) -> None:
-    """Classify IMAGES by one of a model's tasks."""
+    """Tell what a model's tasks see in IMAGES: the most probable classes, or, of dense tasks, pictures."""
     from zoo.deployment import classify
     from zoo.loader import load
 
     narrate()
-    show(
-        classify(load(name, task=task, weights=weights, registry=registry), task, images, top, skip_unreadable), as_json
-    )
+    entry = registry.entry(name)
+    if (task is not None) == all_tasks:
+        raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")
+    asked = entry.tasks if task is None else (task,)
+    dense = [each for each in asked if entry.kind(each) != CLASSIFICATION]
+    if dense and out is None:
+        raise OptionError(f"{', '.join(dense)} of {name} answer with pictures; name a folder for them: -o DIR.")
+    model = load(name, task=task, weights=weights, registry=registry)
+    if out is not None:
+        _draw(model, images, out, skip_unreadable)
+    rows = [
+        {"task": each, **row} if all_tasks else row
+        for each in asked
+        if each not in dense
+        for row in classify(model, each, images, top, skip_unreadable)
+    ]
+    show(rows, as_json)
+
+
+def _draw(model: TaskModel, images: Sequence[Path], out: Path, skip_unreadable: bool) -> None:
+    """Write the pictures of several images, and print the files' names."""
+    from zoo.pictures import draw_answers
+
+    for image in images:
+        try:
+            for file in draw_answers(model, image, out):
+                click.echo(file, err=True)
+        except DataError as error:
+            if not skip_unreadable:
+                raise
+            click.echo(f"skipped: {error}", err=True)
 
 
 @main.command()

@@ -8,8 +8,10 @@ from zoo.datasets.decathlon import DecathlonBenchmark, DecathlonImageNetBenchmar
 from zoo.datasets.domainnet import DomainNetBenchmark, JointDomainNetBenchmark
 from zoo.datasets.folder import FolderBenchmark
 from zoo.datasets.images import Readable, open_image
+from zoo.datasets.nyud import NYUDBenchmark
 from zoo.datasets.pentathlon import PentathlonBenchmark
 from zoo.datasets.places import PlacesBenchmark
+from zoo.datasets.rooms import RoomsBenchmark
 from zoo.datasets.shapes import ShapesBenchmark
 from zoo.datasets.sketch import SketchBenchmark
 from zoo.errors import UnknownNameError
@@ -24,7 +26,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for benchmark in (
         ShapesBenchmark("shapes"), ShapesBenchmark("shapes_source"), PentathlonBenchmark(), FolderBenchmark(),
         SketchBenchmark(), DomainNetBenchmark(), JointDomainNetBenchmark(), DecathlonBenchmark(),
-        DecathlonImageNetBenchmark(), PlacesBenchmark(), Clip5Benchmark(),
+        DecathlonImageNetBenchmark(), PlacesBenchmark(), Clip5Benchmark(), RoomsBenchmark(), NYUDBenchmark(),
     )
 }  # fmt: skip
 

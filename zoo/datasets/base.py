@@ -13,7 +13,9 @@ from torch.utils.data import Dataset, Subset
 
 from zoo.errors import DataError, UnknownNameError
 
-Images = Dataset[tuple[Any, int]]  # items: a PIL image or a uint8 tensor (C, H, W), and the index of its class
+# Items: a PIL image or a uint8 tensor (C, H, W), and its target: the index of its class, or for dense tasks a map of
+# the same height and width as one of torchvision's tv_tensors (`zoo.datasets.dense`).
+Images = Dataset[tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,15 @@ def fraction_of(data: Splits, fraction: float, seed: int) -> Splits:
     return Splits(data.classes, Subset(data.train, sorted(order[:size])), data.test, data.parts)
 
 
-class Transformed(Dataset[tuple[Any, int]]):
-    """Images, each passed through a transform as it is taken."""
+class Transformed(Dataset[tuple[Any, Any]]):
+    """Images, each passed through a transform as it is taken, together with its target."""
 
-    def __init__(self, images: Images, transform: Callable[[Any], Any]) -> None:
+    def __init__(self, images: Images, transform: Callable[..., Any]) -> None:
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:
         return len(self.images)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image, label = self.images[index]
-        return self.transform(image), label
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image, target = self.transform(*self.images[index])
+        return image, target

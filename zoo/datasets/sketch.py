@@ -124,7 +124,8 @@ def _by_split(folder: Path, split: str, layout: str) -> ListedImages:
 
 def cars(root: Path, split: str = "train", transform: Transform = None, layout: str = LAYOUT) -> StanfordCars:
     """torchvision's StanfordCars, cropped to the cars."""
-    loadmat = _scipy_loadmat()
+    from scipy.io import loadmat
+
     folder = Path(root) / "stanford_cars"
     marks = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}[split]
     for part in ("devkit/cars_meta.mat", marks, f"cars_{split}"):
@@ -146,7 +147,6 @@ def _open_cropped(boxes: dict[str, Box], path: str) -> Image.Image:
 
 def flowers(root: Path, split: str = "train", transform: Transform = None, layout: str = LAYOUT) -> Images:
     """torchvision's Flowers102, its training and validation images together."""
-    _scipy_loadmat()
     for part in ("jpg", "imagelabels.mat", "setid.mat"):
         require(Path(root) / "flowers-102" / part, layout)
     parts = {"train": ("train", "val"), "test": ("test",)}[split]
@@ -154,14 +154,6 @@ def flowers(root: Path, split: str = "train", transform: Transform = None, layou
         return ConcatDataset([Flowers102(root, part, transform, loader=open_image) for part in parts])
     except RuntimeError as error:  # torchvision's word for a wrong checksum
         raise DataError(f"A .mat file of {Path(root) / 'flowers-102'} was altered or cut short.\n{layout}") from error
-
-
-def _scipy_loadmat() -> Callable[..., Any]:
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise DataError("Flowers and cars are described by .mat files, which scipy reads: pip install scipy.") from None
-    return loadmat  # type: ignore[no-any-return]
 
 
 class SketchBenchmark(PublishedBenchmark):

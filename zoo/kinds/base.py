@@ -1,0 +1,91 @@
+"""What training, testing and drawing need to know of a kind of task."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+from torch import Tensor
+
+from zoo.errors import DataError
+from zoo.recipe import Recipe
+from zoo.task import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torchmetrics import Metric
+
+IGNORE = 255  # the label of pixels that nothing is known of
+
+
+class Kind(ABC):
+    """One kind of task. In what follows B are images, K classes, H and W the images' height and width.
+
+    Attributes:
+        name: as the registry writes it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+        """What training minimises: a scalar, the mean over all that is known of the targets, 0 where nothing is."""
+
+    @abstractmethod
+    def answer(self, outputs: Tensor) -> Tensor:
+        """What the outputs say, to be drawn: a class, or a map of classes, metres, directions or probabilities."""
+
+    @abstractmethod
+    def meter(self, outputs: int) -> Metric:
+        """What gathers the task's metric over a test set, batch by batch.
+
+        Args:
+            outputs: classes, or channels, of the task.
+        """
+
+    @abstractmethod
+    def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictions and the targets that the meter compares."""
+
+    def right(self, outputs: Tensor, targets: Tensor) -> tuple[int, int]:
+        """How many answers are right, of how many; of none for a kind whose answers are not simply right or wrong."""
+        return 0, 0
+
+    def figure(self, meter: Metric) -> float:
+        """What a meter has gathered, in the unit of the task's metric.
+
+        Raises:
+            DataError: nothing was known of any target.
+        """
+        value = float(meter.compute())
+        if math.isnan(value):
+            raise DataError("Every target of the test set is ignored or invalid, so there is nothing to measure.")
+        return 100 * value if METRICS[self.name].unit == "%" else value
+
+
+class DenseKind(Kind):
+    """A kind whose outputs are maps (B, K, H, W), an answer at each pixel.
+
+    Its targets are maps too, of the outputs' height and width.
+    """
+
+    channels: int | None = None  # of its target; None: one label
+    form: str  # of its target, in words
+
+    @abstractmethod
+    def draw(self, axes: Axes, answer: npt.NDArray[Any], classes: tuple[str, ...]) -> None:
+        """Draw the answer for one image, with what is needed to read it."""
+
+    def check(self, target: Tensor, outputs: int) -> None:
+        """Raise DataError where the target of one image cannot be one of so many classes or channels."""
+        expected = 2 if self.channels is None else 3
+        if target.ndim != expected or (self.channels and len(target) != self.channels):
+            raise DataError(f"has the shape {tuple(target.shape)}, where {self.form} is needed")
+
+
+def masked_mean(values: Tensor, known: Tensor) -> Tensor:
+    """The mean of the values where `known` (of the same shape, or one that broadcasts to it) holds; 0 if nowhere."""
+    known = known.expand_as(values)
+    return values.where(known, 0).sum() / known.sum().clamp(min=1)

@@ -1,0 +1,41 @@
+"""One label for each image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.kinds.base import Kind
+from zoo.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+class Classification(Kind):
+    """Logits (B, K) against labels (B,): cross-entropy, and top-1 accuracy."""
+
+    name = "classification"
+
+    def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+        return F.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
+
+    def answer(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(1)
+
+    def meter(self, outputs: int) -> Metric:
+        from torchmetrics import MeanMetric
+
+        return MeanMetric()  # of right and wrong answers; torchmetrics' own accuracy needs two classes at least
+
+    def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        right = (outputs.argmax(1) == targets).double()
+        return right, right.new_ones(())
+
+    def right(self, outputs: Tensor, targets: Tensor) -> tuple[int, int]:
+        return int((outputs.argmax(1) == targets).sum()), len(targets)
+
+
+KIND = Classification()

@@ -1,0 +1,95 @@
+"""Pictures of what the dense tasks of a model see in an image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from zoo.datasets import open_image
+from zoo.errors import OptionError
+from zoo.files import atomic_path
+from zoo.kinds import get_kind
+from zoo.kinds.base import DenseKind
+from zoo.model import TaskModel
+from zoo.plots import pyplot
+from zoo.task import CLASSIFICATION, Task
+
+INCHES = 3.2  # of one picture's width in a sheet
+
+
+def dense_tasks(model: TaskModel) -> dict[str, Task]:
+    """A model's tasks whose answers are maps; raises OptionError if there are none."""
+    found = {name: model.task(name) for name in model.tasks if model.task(name).kind != CLASSIFICATION}
+    if not found:
+        raise OptionError("None of these tasks answers with a map, so there is nothing to draw. Leave out -o.")
+    return found
+
+
+def answers(model: TaskModel, image: Image.Image) -> dict[str, npt.NDArray[Any]]:
+    """What each dense task of a model says of an image, at the size of its input, all in one pass where that is one."""
+    tasks = dense_tasks(model)
+    inputs = {name: model.transforms(name)(image)[None] for name in tasks}
+    first = next(iter(inputs.values()))
+    with torch.no_grad():
+        alike = len(tasks) == len(model.tasks) and all(torch.equal(each, first) for each in inputs.values())
+        outputs = model(first) if alike else {name: model(each, name) for name, each in inputs.items()}
+    return {name: get_kind(task.kind).answer(outputs[name])[0].numpy() for name, task in tasks.items()}
+
+
+def draw_answers(model: TaskModel, path: Path, folder: Path) -> list[Path]:
+    """Write a picture of each dense task's answer for the image at `path`, and a sheet of all of them.
+
+    Returns:
+        The files, `<folder>/<image>_<task>.png` and `<folder>/<image>_overview.png`.
+
+    Raises:
+        DataError: the image does not decode.
+        OptionError: matplotlib is missing, or no task is dense.
+    """
+    image, tasks = open_image(path), dense_tasks(model)
+    found = answers(model, image)
+    files = []
+    for name, task in tasks.items():
+        figure, axes = pyplot().subplots(figsize=(1.6 * INCHES, INCHES), layout="constrained")
+        _panel(axes, name, task, found[name])
+        files.append(_save(figure, folder / f"{path.stem}_{name}.png"))
+    return [*files, _save(_sheet(image, tasks, found), folder / f"{path.stem}_overview.png")]
+
+
+def _sheet(image: Image.Image, tasks: Mapping[str, Task], found: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """The image and every answer beside each other."""
+    columns = min(3, len(tasks) + 1)
+    rows = math.ceil((len(tasks) + 1) / columns)
+    figure, grid = pyplot().subplots(
+        rows, columns, figsize=(1.4 * INCHES * columns, INCHES * rows), layout="compressed", squeeze=False
+    )
+    panels = list(grid.flat)
+    panels[0].imshow(image)
+    panels[0].set_title("image")
+    for axes, (name, task) in zip(panels[1:], tasks.items(), strict=False):
+        _panel(axes, name, task, found[name])
+    for axes in panels:
+        axes.axis("off")
+    return figure
+
+
+def _panel(axes: Any, name: str, task: Task, answer: npt.NDArray[Any]) -> None:
+    kind = get_kind(task.kind)
+    assert isinstance(kind, DenseKind)
+    kind.draw(axes, answer, task.classes)
+    axes.set_title(name)
+    axes.axis("off")
+
+
+def _save(figure: Any, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=150)
+    pyplot().close(figure)
+    return file
