@@ -40,7 +40,8 @@ def _line(entries: list[Entry]) -> dict[str, Any]:
     name = one.name if len(entries) == 1 else one.name.replace(f"-r{ranks[0]}-", f"-r{{{','.join(ranks)}}}-")
     sizes = [file.size / 1000 for entry in entries for file in (entry.weights or {}).values()]
     sources = {entry.reported.source for entry in entries if entry.reported}
-    reported = _range([entry.reported.mean for entry in entries if entry.reported and entry.reported.mean], ".1f", " %")
+    means = [entry.reported.mean for entry in entries if entry.reported and entry.reported.mean]
+    reported = f"{_range(means, '.1f', ' %')} " if means else ""
     assert one.parameters is not None
     return {
         "name": f"`{name}`",
@@ -48,13 +49,19 @@ def _line(entries: list[Entry]) -> dict[str, Any]:
         "backbone": f"{one.parameters.backbone / 1e6:.2f} M",
         "per task": _range([entry.parameters.per_task for entry in entries if entry.parameters], ",", ""),
         "file per task": _range(sizes, ".0f", " kB") if sizes else "train it",
-        "measured": _range(
-            [statistics.mean(entry.measured.values()) for entry in entries if entry.measured], ".1f", " %"
-        ),
-        "reported": f"{reported} ({', '.join(f'[{s}]({RESULTS_PAGE}#{_anchor(s)})' for s in sources)})"
+        "measured": _measured([entry for entry in entries if entry.measured]),
+        "reported": f"{reported}({', '.join(f'[{s}]({RESULTS_PAGE}#{_anchor(s)})' for s in sources)})"
         if sources
         else "–",
     }
+
+
+def _measured(entries: Sequence[Entry]) -> str:
+    """The mean of an entry's figures or, where they are in several units, each."""
+    if all(entry.mean(entry.measured) is not None for entry in entries):
+        return _range([statistics.mean(entry.measured.values()) for entry in entries if entry.measured], ".1f", " %")
+    (one,) = entries
+    return ", ".join(f"{task} {one.metric(task).text(value)}" for task, value in (one.measured or {}).items())
 
 
 def _range(values: Sequence[float], form: str, unit: str) -> str:
@@ -89,36 +96,76 @@ first, with its share of what tasks have in common. Milliseconds are `zoo compar
 in turn in one process, of a training step, and of inference fused and with the increments in place."""
     ]
     for backbone in ("resnet20", "vit_micro"):
-        rows = sorted(read(f"methods_{backbone}"), key=lambda row: statistics.mean(row["accuracy"]["mean"]))
-        shown = [
-            {
-                "method": _short(row["entry"]),
-                "seeds": len(row["accuracy"]["mean"]),
-                **{task: spread(values) for task, values in row["accuracy"].items()},
-                "parameters": f"{row['parameters']:,}",
-                "kB": row["kB"],
-                **{key: row[key] for key in row if key.startswith("ms ")},
-            }
-            for row in rows
-        ]
-        picture = f"![Mean accuracy against parameters per task](methods_{backbone}.png)"
-        parts.append(f"### {backbone}\n\n{picture}\n\n{measured_on(f'methods_{backbone}')}\n\n{table(shown)}")
+        name = f"methods_{backbone}_shapes"
+        rows = sorted(read(name), key=lambda row: statistics.mean(row["figures"]["mean"]))
+        picture = f"![Mean accuracy against parameters per task]({name}.png)"
+        parts.append(f"### {backbone}\n\n{picture}\n\n{measured_on(name)}\n\n{table([_method(row) for row in rows])}")
     return "\n\n".join(parts)
+
+
+def _method(row: dict[str, Any], extra: dict[str, Any] | None = None, places: int = 1) -> dict[str, Any]:
+    """A method's line in a table of methods."""
+    return {
+        "method": _short(row["entry"]),
+        "seeds": len(next(iter(row["figures"].values()))),
+        **{task: spread(values, places) for task, values in row["figures"].items()},
+        **(extra or {}),
+        "parameters": f"{row['parameters']:,}",
+        "kB": row["kB"],
+        **{key: row[key] for key in row if key.startswith("ms ")},
+    }
+
+
+def rooms_section() -> str:
+    rows = {_short(row["entry"]): row for row in read("methods_resnet20_rooms")}
+    single = rows["single"]["figures"]
+    gains = {name: 100 * statistics.mean(_gain(row["figures"], single).values()) for name, row in rows.items()}
+    shown = [
+        _method(rows[name], {"Δ %": f"{gains[name]:+.1f}"}, places=2)
+        for name in sorted(rows, key=lambda name: (gains[name], name))
+    ]
+    return f"""## Methods on rooms
+
+`python benchmarks/methods.py --benchmark rooms --out DIR`: the small counterpart of the FTN paper's Table 4, four dense
+tasks on 600 training and 200 test scenes, mean ± standard deviation over the seeds. edge is odsF in per cent, semseg
+mIoU in per cent, normals the mean angle in degrees, depth the RMSE in metres. Δ is what a method gains on single-task
+networks, the mean over the tasks of the relative differences (Maninis et al., CVPR 2019). The other columns are as
+above, of the task edge, its decoder's time included. {measured_on("methods_resnet20_rooms")}
+
+{table(shown)}"""
+
+
+def _gain(figures: dict[str, list[float]], single: dict[str, list[float]]) -> dict[str, float]:
+    """By how much each task is done better than by the networks of a single task, relative to these."""
+    metric = default_registry().entry("resnet20-single-rooms").metric
+    sign = {task: 1 if metric(task).higher_is_better else -1 for task in figures}
+    return {t: sign[t] * (statistics.mean(figures[t]) / statistics.mean(single[t]) - 1) for t in figures}
+
+
+def all_tasks_section() -> str:
+    return f"""## All tasks in one pass
+
+`python benchmarks/all_tasks.py`: `model(images)` against a call for each of four dense tasks, unfused, in turn in one
+process; medians of the ratio, below 1 where one pass is faster. The calls are given the images as they come, and again
+with their channels last, the layout that the one pass takes by itself. {measured_on("all_tasks")}
+
+{table(read("all_tasks"))}"""
 
 
 def draw_methods() -> None:
     """The pictures of `methods_section`."""
     for backbone in ("resnet20", "vit_micro"):
         rows = [
-            {"model": row["entry"], "mean %": statistics.mean(row["accuracy"]["mean"]), "parameters": row["parameters"]}
-            for row in read(f"methods_{backbone}")
+            {"model": row["entry"], "mean %": statistics.mean(row["figures"]["mean"]), "parameters": row["parameters"]}
+            for row in read(f"methods_{backbone}_shapes")
         ]
-        accuracy_by_parameters(rows, ROOT / "docs" / f"methods_{backbone}")
+        accuracy_by_parameters(rows, ROOT / "docs" / f"methods_{backbone}_shapes")
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], places: int = 1) -> str:
     """The mean and, of several values, their standard deviation."""
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    deviation = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{places}f}{deviation}"
 
 
 def _short(entry: str) -> str:
@@ -252,11 +299,13 @@ def results() -> str:
         "Parameters leave the heads out. `measured` is what `zoo verify NAME` holds the packaged weights to.",
         zoo_table().replace(RESULTS_PAGE, ""),
         methods_section(),
+        rooms_section(),
         ranks_section(),
         step_section(),
         transformer_section(),
         execution_section(),
         latency_section(),
+        all_tasks_section(),
         input_section(),
         startup_section(),
         papers_section(),

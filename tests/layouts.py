@@ -219,8 +219,41 @@ def _stl10(folder: Path, draw: np.random.Generator, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(LabelledSTL10, f"{split}_list", sums)
 
 
+def nyud(root: Path) -> Path:
+    """Three training and two test images: the second of each in the release's later form."""
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 2)):
+        names = [f"{split}_{i:04d}" for i in range(count)]
+        for i, name in enumerate(names):
+            put(root / "images" / f"{name}.jpg", i)
+            edge = np.zeros((HEIGHT, WIDTH), np.uint8)
+            edge[:, WIDTH // 2] = 255
+            labels = draw.integers(0, 41, (HEIGHT, WIDTH), np.uint8)
+            normals = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+            normals[: HEIGHT // 2] = 0.6, 0, 0.8
+            depth = draw.uniform(0.5, 9, (HEIGHT, WIDTH)).astype(np.float32)
+            for folder in ("edge", "segmentation", "normals", "depth"):
+                (root / folder).mkdir(exist_ok=True)
+            if i == 1:
+                np.save(root / "edge" / f"{name}.npy", edge / 255)
+                Image.fromarray(labels).save(root / "segmentation" / f"{name}.png")
+                np.save(root / "normals" / f"{name}.npy", normals)
+                np.save(root / "depth" / f"{name}.npy", depth[..., None])
+            else:
+                Image.fromarray(edge).save(root / "edge" / f"{name}.png")
+                savemat(root / "segmentation" / f"{name}.mat", {"segmentation": labels})
+                Image.fromarray(np.uint8(127.5 * (normals + 1))).save(root / "normals" / f"{name}.jpg", quality=95)
+                savemat(root / "depth" / f"{name}.mat", {"depth": depth})
+        lists = root / "gt_sets" / f"{split}.txt"
+        lists.parent.mkdir(exist_ok=True)
+        lists.write_text("\n".join(names) + "\n")
+    return root
+
+
 def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of one of the papers' benchmarks."""
     if benchmark in ("sketch", "places", "clip5"):
         return {"sketch": sketch, "places": places, "clip5": clip5}[benchmark](root, monkeypatch)
+    if benchmark == "nyud":
+        return nyud(root)
     return decathlon(root) if benchmark.startswith("decathlon") else domainnet(root)

@@ -215,12 +215,6 @@ def test_an_altered_mat_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         get_benchmark("sketch").splits("flowers", root)
 
 
-def test_without_scipy_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
-    with pytest.raises(DataError, match="pip install scipy"):
-        get_benchmark("sketch").splits("cars", tmp_path)
-
-
 # -- zoo data check -------------------------------------------------------------------------------------------------
 
 

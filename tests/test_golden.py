@@ -1,4 +1,4 @@
-"""The packaged models give the logits that they gave when they were packaged.
+"""The packaged models give the outputs that they gave when they were packaged.
 
 `python -m tests.test_golden` writes tests/golden.safetensors anew, after a change of the packaged weights.
 """
@@ -21,8 +21,8 @@ FILE = Path(__file__).parent / "golden.safetensors"
 PACKAGED = [name for name in default_registry().names() if default_registry().entry(name).weights]
 
 
-def logits(name: str) -> dict[str, Tensor]:
-    """The logits of two test images by each task of a packaged model, fused."""
+def outputs(name: str) -> dict[str, Tensor]:
+    """The outputs for two test images by each task of a packaged model, fused; of maps every eighth pixel."""
     model = zoo.load(name, weights="published")
     found = {}
     for task in model.tasks:
@@ -30,14 +30,15 @@ def logits(name: str) -> dict[str, Tensor]:
         test, transform = benchmark.splits(task, None).test, model.transforms(task)
         images = torch.stack([transform(test[i][0]) for i in (3, 10)])
         with torch.no_grad():
-            found[f"{name}/{task}"] = model.fuse(task)(images)
+            made = model.fuse(task)(images)
+        found[f"{name}/{task}"] = made[..., ::8, ::8].contiguous() if made.ndim == 4 else made
     return found
 
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_golden_outputs(name: str) -> None:
     golden, _ = tensors.read(FILE)
-    found = logits(name)
+    found = outputs(name)
     assert found.keys() == {key for key in golden if key.startswith(f"{name}/")}
     for key, value in found.items():
         torch.testing.assert_close(value, golden[key], rtol=1e-3, atol=1e-3)
@@ -48,7 +49,9 @@ def test_the_papers_methods_are_packaged_and_small() -> None:
     sizes = {
         f"{path.parent.name}/{path.name}": path.stat().st_size for path in packaged_weights_dir().rglob("*.safetensors")
     }
-    assert sum(sizes.values()) <= 16_000_000
+    dense = sum(size for path, size in sizes.items() if "-rooms/" in path)
+    assert dense <= 8_000_000
+    assert sum(sizes.values()) - dense <= 16_000_000
     transformers = [size for path, size in sizes.items() if "vit_micro" in path]
     assert sum(transformers) <= 5_000_000
     adapters = [s for path, s in sizes.items() if path.startswith(("resnet20-series", "resnet20-parallel"))]
@@ -71,8 +74,8 @@ def test_each_packaged_file_says_how_it_was_made(name: str) -> None:
         assert (header["entry"], header["task"], header["command"]) == (name, task, f"zoo train {name}")
         assert header["recipe"] == {"name": entry.recipe, "sha256": load_recipe(entry.recipe).sha256, "seed": 0}
         assert entry.measured is not None
-        assert round(header["metrics"]["accuracy"], 2) == entry.measured[task]
+        assert entry.measured[task] == pytest.approx(header["metrics"][entry.metric(task).name], abs=0.0051)
 
 
 if __name__ == "__main__":
-    tensors.write(FILE, {key: value for name in PACKAGED for key, value in logits(name).items()}, {})
+    tensors.write(FILE, {key: value for name in PACKAGED for key, value in outputs(name).items()}, {})

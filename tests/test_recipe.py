@@ -60,6 +60,8 @@ def test_ranks_are_the_supplements() -> None:
         ("resnet18", "decathlon"): {1, 20},
         ("resnet20", "shapes"): {1, 2, 4, 8, 16},
         ("resnet20", "pentathlon"): {8},
+        ("resnet18", "nyud"): {1, 10, 20, 30},
+        ("resnet20", "rooms"): {1, 8},
     }
 
 

@@ -59,6 +59,7 @@ PROJECTION = 768 * 512  # of CLIP, which Table 3 counts and classifiers replace 
 CONTRADICTORY = {  # the printed total cannot be had by the rule that fits the others; docs/results.md says why
     "resnet50-bn-sketch", "resnet34-finetune-domainnet", "resnet34_joint-finetune-domainnet",
     "resnet18-ftn-r1-decathlon", "resnet18-ftn-r20-decathlon", "vit_b32_clip-finetune-clip5",
+    "resnet18-single-nyud", "resnet18-series-nyud",
 }  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def test_multiples_are_those_that_residual_adapters_print() -> None:
 def test_scores_are_those_that_residual_adapters_print() -> None:
     for entry in ENTRIES:
         if entry.reported and entry.reported.score:
-            assert decathlon_score(entry.reported.accuracy, CHALLENGE) == pytest.approx(entry.reported.score, abs=2.5)
+            assert decathlon_score(entry.reported.figures, CHALLENGE) == pytest.approx(entry.reported.score, abs=2.5)
 
 
 def test_printed_means_are_the_means_of_what_is_printed() -> None:
@@ -100,10 +101,12 @@ def test_printed_means_are_the_means_of_what_is_printed() -> None:
     for entry in ENTRIES:
         if entry.reported and entry.reported.mean:
             digits = 0.051 if entry.reported.source == "FTN, Table 3" else 0.011
-            assert statistics.mean(entry.reported.accuracy.values()) == pytest.approx(entry.reported.mean, abs=digits)
-            assert set(entry.reported.accuracy) - {"imagenet12"} == set(entry.tasks)
+            assert statistics.mean(entry.reported.figures.values()) == pytest.approx(entry.reported.mean, abs=digits)
+            assert set(entry.reported.figures) - {"imagenet12"} == set(entry.tasks)
     for source in papers.tables(OWN):
         for row in papers.table(source, OWN):
+            if row["mean"] is None:  # Table 4 has four units
+                continue
             assert papers.mean_of(row) == pytest.approx(row["mean"], abs=0.05), row["model"]
 
 
@@ -113,7 +116,7 @@ def test_a_paper_s_table_holds_entries_and_rivals() -> None:
         "resnet34-features-domainnet", "resnet34-bn-domainnet", "resnet34-ftn-r1-domainnet", "AdaShare",
         "resnet34-ftn-r40-domainnet", "TAPS", "resnet34-finetune-domainnet",
     ]  # fmt: skip
-    tables = [*(f"FTN, Table {number}" for number in (1, 2, 3, 5, 6, 7)), "Residual adapters, Table 1"]
+    tables = [*(f"FTN, Table {number}" for number in range(1, 8)), "Residual adapters, Table 1"]
     assert papers.tables(OWN) == tables
 
 
