@@ -18,9 +18,10 @@ from zoo.compression import compress, factorise
 from zoo.errors import OptionError, WeightsError
 from zoo.increments import get_method
 from zoo.increments.residual import Parallel, Series
-from zoo.layers import AdaptedConv2d, AdaptedLinear, Selection
+from zoo.layers import AdaptedConv2d, AdaptedLinear
 from zoo.model import TaskModel
 from zoo.placement import Placement
+from zoo.selection import Selection
 from zoo.task import Task
 
 FORMS: list[dict[str, Any]] = [

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.increments import Increment, Method, get_method
-from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Selection, Site, Stack, TaskHead, TaskNorm
+from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Site, TaskHead, TaskNorm
 from zoo.placement import Placement
 from zoo.registry import Parameters
+from zoo.selection import Selection, Stack
 from zoo.task import CLASSIFICATION, Preprocessing, Task
 from zoo.tensors import check_tensors, fingerprint, read, write
 

@@ -31,6 +31,8 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
     if len(ranked) < 2:
         raise OptionError(f"Only {len(ranked)} of these {len(entries)} entries have a rank and measured figures.")
     one = next(iter(ranked.values()))
+    if len({one.metric(task) for task in one.tasks}) > 1:
+        raise OptionError(f"The tasks of {one.name} are measured in several units, which share no axis.")
     for entry in registry.entries():
         alike = (entry.backbone, entry.benchmark) == (one.backbone, one.benchmark)
         if alike and entry.method == {"name": "bn"} and entry.measured:
@@ -59,7 +61,7 @@ def accuracy_by_parameters(rows: Sequence[Mapping[str, Any]], stem: Path) -> lis
     """
     measured = [row for row in rows if row["mean %"] is not None and row["parameters"] is not None]
     if not measured:
-        raise OptionError("None of these models has measured figures to draw.")
+        raise OptionError("None of these models has a mean of measured figures to draw.")
     from matplotlib.transforms import Bbox
 
     figure, axes = pyplot().subplots(figsize=(10, 6), layout="constrained")
