@@ -29,7 +29,7 @@ from zoo import recipe
 from zoo.backbones import build
 from zoo.backbones.deeplab import deeplab, deeplab_resnet20
 from zoo.cli import main
-from zoo.datasets import get_benchmark, rooms
+from zoo.datasets import get_benchmark, open_image, rooms
 from zoo.datasets.dense import DepthMap, NormalMap, Zoom, target_map, zoomed
 from zoo.errors import DataError, OptionError, UnknownNameError
 from zoo.kinds import IGNORE, get_kind
@@ -125,6 +125,15 @@ def test_a_head_may_be_any_module_that_holds_layers() -> None:
     assert torch.equal(model.task_tensors("few")["1.0.weight"], network[1].make.args[0][0].weight)  # type: ignore
     with pytest.raises(OptionError, match="is or holds no Conv2d"):
         TaskModel(build("zoo/resnet20"), "bn", placement=Placement(head="layer1.0.bn1"))
+
+
+def test_adapt_takes_kinds_and_a_decoder() -> None:
+    model = zoo.adapt(deeplab_resnet20(), {"depth": 1, "what": 3}, rank=2, kinds={"depth": "depth"})
+    assert [model.task(name).kind for name in model.tasks] == ["depth", "classification"]
+    assert model.head_paths == ("decoder",)
+    for kinds, message in (({"depht": "depth"}, "none of the tasks"), ({"depth": "deep"}, "unknown kind 'deep'")):
+        with pytest.raises(OptionError, match=message):
+            zoo.adapt(deeplab_resnet20(), {"depth": 1}, "bn", kinds=kinds)
 
 
 def test_an_image_smaller_than_the_stride_is_refused() -> None:
@@ -440,6 +449,11 @@ def test_nyud_is_read_in_both_of_its_forms(tmp_path: Path) -> None:
                 assert 0.5 <= float(target.min()) <= float(target.max()) <= 9
 
 
+def test_nyuds_counts_are_held_against_the_release(tmp_path: Path) -> None:
+    output = command("data", "check", "nyud", "--data-root", layouts.nyud(tmp_path), "--decode", status=1)
+    assert "semseg: classes, train, test should be 40, 795, 654 (NYUD-MT)" in output
+
+
 def test_nyud_with_something_wrong_is_named(tmp_path: Path) -> None:
     root, benchmark = layouts.nyud(tmp_path), get_benchmark("nyud")
     np.save(root / "depth" / "train_0001.npy", np.ones((3, 4), np.float32))
@@ -592,9 +606,9 @@ def test_predict_draws_what_a_model_sees(tmp_path: Path) -> None:
     command("predict", "resnet20-ftn-r8-rooms", picture, "--all-tasks", "-o", tmp_path / "out")
     names = {f"room_{what}.png" for what in ("edge", "semseg", "normals", "depth", "overview")}
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
-    sizes = {name: Image.open(tmp_path / "out" / name).size for name in names}
-    assert all(min(size) > 200 for size in sizes.values())
-    edge = np.asarray(Image.open(tmp_path / "out" / "room_edge.png").convert("RGB")).astype(int)
+    drawn = {name: np.asarray(open_image(tmp_path / "out" / name)).astype(int) for name in names}
+    assert all(min(pixels.shape[:2]) > 200 for pixels in drawn.values())
+    edge = drawn["room_edge.png"]
     assert (np.ptp(edge, axis=2) <= 1).all(), "edges are grey"
     message = command("predict", "resnet20-ftn-r8-rooms", picture, "--task", "depth", status=2)
     assert "name a folder for them: -o DIR" in message
