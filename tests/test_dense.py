@@ -31,7 +31,8 @@ from zoo.backbones.deeplab import deeplab, deeplab_resnet20
 from zoo.cli import main
 from zoo.datasets import get_benchmark, open_image, rooms
 from zoo.datasets.dense import DepthMap, NormalMap, Zoom, target_map, zoomed
-from zoo.errors import DataError, OptionError, UnknownNameError
+from zoo.errors import ConfigError, DataError, OptionError, UnknownNameError, WeightsError
+from zoo.evaluation import measure
 from zoo.kinds import IGNORE, get_kind
 from zoo.kinds.boundaries import ODSF, matches
 from zoo.loader import load
@@ -123,6 +124,10 @@ def test_a_head_may_be_any_module_that_holds_layers() -> None:
     model.add_task(Task.of("few", 2))
     assert model(torch.randn(1, 3, 8, 8), "few").shape == (1, 2, 4, 4)
     assert torch.equal(model.task_tensors("few")["1.0.weight"], network[1].make.args[0][0].weight)  # type: ignore
+    up = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 9, 2, 2)))
+    model = TaskModel(up, "bn", placement=Placement(head="1"))
+    model.add_task(Task.of("few", 2))
+    assert model(torch.randn(1, 3, 8, 8), "few").shape == (1, 2, 12, 12)
     with pytest.raises(OptionError, match="is or holds no Conv2d"):
         TaskModel(build("zoo/resnet20"), "bn", placement=Placement(head="layer1.0.bn1"))
 
@@ -199,9 +204,9 @@ def test_a_target_that_is_all_ignored_gives_no_loss_and_no_gradient(kind: str, t
     assert not outputs.grad.any()
     meter = known.meter(5)
     meter.update(*known.compared(outputs.detach(), target))
-    if kind in ("depth", "normals"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchmetrics', of a mean of nothing
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics', of a mean of nothing
+        if kind != "edges":
             with pytest.raises(DataError, match="nothing to measure"):
                 known.figure(meter)
 
@@ -464,6 +469,16 @@ def test_nyud_with_something_wrong_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="label 40"):
         benchmark.splits("semseg", root).train[1]
+    np.save(root / "depth" / "train_0001.npy", np.ones((layouts.HEIGHT, layouts.WIDTH), np.uint16))
+    with pytest.raises(DataError, match="whole numbers, uint16, where metres"):
+        benchmark.splits("depth", root).train[1]
+    np.save(root / "normals" / "train_0001.npy", np.ones((3, layouts.HEIGHT, layouts.WIDTH), np.float32))
+    with pytest.raises(DataError, match=r"\(3, 40, 48\), where vectors \(H, W, 3\)"):
+        benchmark.splits("normals", root).train[1]
+    edge = np.zeros((layouts.HEIGHT, layouts.WIDTH), np.uint8)
+    edge[2] = 1
+    np.save(root / "edge" / "train_0001.npy", edge)
+    assert benchmark.splits("edge", root).train[1][1].sum() == layouts.WIDTH
     (root / "depth" / "train_0000.mat").write_bytes(b"no matlab")
     with pytest.raises(DataError, match=r"train_0000\.mat cannot be read"):
         benchmark.splits("depth", root).train[0]
@@ -508,8 +523,9 @@ def test_a_zoom_in_a_recipe_is_checked(tmp_path: Path) -> None:
 def together_and_apart(model: TaskModel, images: Tensor) -> None:
     with torch.no_grad():
         apart = {task: model(images, task) for task in model.tasks}
-        together = model(images)
-    assert tuple(together) == model.tasks
+        first, together = model(images), model(images)  # the first time takes both ways and compares
+    assert tuple(first) == tuple(together) == model.tasks
+    assert all(torch.equal(first[task], apart[task]) for task in apart)
     for task, found in together.items():
         torch.testing.assert_close(found, apart[task], rtol=1e-5, atol=1e-5 * float(apart[task].abs().max()))
 
@@ -523,7 +539,7 @@ def together_and_apart(model: TaskModel, images: Tensor) -> None:
 def test_one_pass_gives_what_a_pass_for_each_task_gives(method: str, options: dict[str, object], batch: int) -> None:
     model = four_tasks(method, None, **options)
     together_and_apart(model, torch.randn(batch, 3, 21, 30))
-    assert model._stacks, "it fell back to a pass for each task"
+    assert list(model._stacks.values()) == [True], "it fell back to a pass for each task"
 
 
 def test_one_pass_where_tasks_part_late_or_differ_in_rank() -> None:
@@ -534,6 +550,7 @@ def test_one_pass_where_tasks_part_late_or_differ_in_rank() -> None:
         for task, rank in (("a", 2), ("b", 5), ("c", 2)):
             model.add_task(Task.of(task, 2), {"rank": rank})
             disturb(model, task)
+        together_and_apart(model, torch.randn(1, 3, 16, 16))
         calls: list[int] = []
         model.backbone.encoder.layer1.register_forward_hook(lambda _, __, y, calls=calls: calls.append(len(y)))  # type: ignore
         with torch.no_grad():
@@ -558,7 +575,9 @@ def test_any_network_answers_for_all_tasks(name: str) -> None:
 
 
 def test_one_pass_has_the_gradients_of_a_pass_for_each_task() -> None:
-    model, images = four_tasks("ftn", None, rank=2).train().double(), torch.randn(2, 3, 16, 24).double()
+    model, images = four_tasks("ftn", None, rank=2).double(), torch.randn(2, 3, 16, 24).double()
+    model(images)
+    assert list(model._stacks.values()) == [True]
     gradients = []
     for one_pass in (True, False):
         model.zero_grad()
@@ -574,7 +593,59 @@ def test_an_error_of_the_images_comes_through_and_does_no_harm() -> None:
     model = four_tasks()
     with pytest.raises(RuntimeError):
         model(torch.randn(1, 4, 16, 16))
-    assert model._stacks
+    assert not model._stacks
+    together_and_apart(model, torch.randn(1, 3, 16, 16))
+    assert list(model._stacks.values()) == [True]
+
+
+class Mixing(nn.Module):
+    """A network that does something with its features before the head."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.head, self.how = Gathering(), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.stem(x))
+        if self.how == "rows":
+            y = y.reshape(len(x), 4, -1).mean(2)[:, :, None, None]
+        elif self.how == "loop":
+            y = torch.stack([y[i] for i in range(len(x))])
+        elif self.how == "batch":
+            y = y / y.abs().amax(0)
+        elif self.how == "check":
+            assert len(y) == len(x)
+        found: Tensor = self.head([y, 2 * y], scale=0.5)
+        return found
+
+
+class Gathering(nn.Module):
+    """A head that takes a list of features, and something by its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(8, 5, 3, padding=2, dilation=2)
+
+    def forward(self, features: list[Tensor], *, scale: float) -> Tensor:
+        found: Tensor = scale * self.layer(torch.cat(features, 1))
+        return found
+
+
+@pytest.mark.parametrize(("how", "stacks"), [
+    ("none", True), ("rows", False), ("loop", False), ("batch", False), ("check", False),
+])  # fmt: skip
+def test_one_pass_is_taken_where_it_is_right_alone(how: str, stacks: bool) -> None:
+    torch.manual_seed(0)
+    model = TaskModel(Mixing(how), "bn", placement=Placement(head="head"))
+    for task in ("a", "b", "c"):
+        model.add_task(Task.of(task, 2))
+        disturb(model, task)
+    for size in ((2, 3, 8, 8), (1, 3, 7, 9), (3, 3, 8, 8)):
+        together_and_apart(model, torch.randn(size))
+    assert set(model._stacks.values()) <= {stacks, True}
+    assert (False in model._stacks.values()) is not stacks
+    assert model(torch.randn(2, 3, 8, 8), "a").shape == (2, 2, *((1, 1) if how == "rows" else (8, 8)))
 
 
 # -- files and commands ---------------------------------------------------------------------------------------------
@@ -610,6 +681,11 @@ def test_predict_draws_what_a_model_sees(tmp_path: Path) -> None:
     assert all(min(pixels.shape[:2]) > 200 for pixels in drawn.values())
     edge = drawn["room_edge.png"]
     assert (np.ptp(edge, axis=2) <= 1).all(), "edges are grey"
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / "room.png"
+    twin.write_bytes(picture.read_bytes())
+    both = command("predict", "resnet20-ftn-r8-rooms", picture, twin, "--all-tasks", "-o", tmp_path / "out", status=2)
+    assert "drawn under one name" in both
     message = command("predict", "resnet20-ftn-r8-rooms", picture, "--task", "depth", status=2)
     assert "name a folder for them: -o DIR" in message
     assert "Give --task or --all-tasks" in command("predict", "resnet20-ftn-r8-rooms", picture, status=2)
@@ -621,7 +697,30 @@ def test_eval_tells_each_metric_in_its_unit(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(rooms, "TEST", 12)
     rows = json.loads(command("eval", "resnet20-ftn-r8-rooms", "--json"))
     assert [(row["task"], row["metric"]) for row in rows] == [(t, METRICS[k].name) for t, (k, _) in FOUR.items()]
-    assert [row["value"].split()[-1] for row in rows] == ["%", "%", "°", "m"]
+    assert [row["unit"] for row in rows] == ["%", "%", "°", "m"]
+    assert all(isinstance(row["value"], float) for row in rows)
+    depth = json.loads(command("eval", "resnet20-ftn-r8-rooms", "--task", "depth", "--json"))
+    assert depth == [{"task": "depth", "RMSE m": rows[3]["value"]}]
+
+
+def test_outputs_that_are_not_finite_are_no_figure() -> None:
+    class Diverged(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 3, 48, 64), torch.nan)
+
+    data = get_benchmark("rooms").splits("normals", None)
+    with pytest.raises(WeightsError, match="normals are not finite"):
+        measure(Diverged(), data.test, Task.of("normals", 3, SIZE, "normals"))
+
+
+def test_a_kind_has_so_many_outputs() -> None:
+    for kind, outputs, message in (("depth", 3, "has 3 outputs, where the kind 'depth' has 1"), ("normals", 7, "has 3"),
+                                   ("segmentation", 256, "1 to 255")):  # fmt: skip
+        with pytest.raises(OptionError, match=message):
+            Task.of("t", outputs, SIZE, kind)
+        with pytest.raises(ConfigError, match=message):
+            zoo.register("x", backbone="zoo/resnet20@shapes", method={"name": "bn"}, benchmark="rooms",
+                         classes={"t": outputs}, kinds={"t": kind}, recipe="rooms/bn")  # fmt: skip
 
 
 def test_ranks_are_not_chosen_by_metres(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from zoo.datasets import Images, Transformed
+from zoo.errors import WeightsError
 from zoo.kinds import get_kind
 from zoo.task import Task
 
@@ -31,6 +32,10 @@ def measure(
 
     Args:
         accelerator: of several processes, each of which tests its share of the images; all get the same figure.
+
+    Raises:
+        WeightsError: the network's outputs are not finite.
+        DataError: nothing is known of any target.
     """
     place, places = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     share = Subset(images, range(place, len(images), places))  # type: ignore[arg-type]
@@ -39,5 +44,8 @@ def measure(
     meter = kind.meter(len(task.classes)).set_dtype(torch.float64).to(device)  # which adds up all processes' shares
     with torch.no_grad():
         for inputs, targets in loader:
-            meter.update(*kind.compared(network(inputs.to(device)), targets.to(device)))
+            outputs = network(inputs.to(device))
+            if not outputs.isfinite().all():
+                raise WeightsError(f"The outputs for {task.name} are not finite: the training diverged. Train it anew.")
+            meter.update(*kind.compared(outputs, targets.to(device)))
     return kind.figure(meter)

@@ -44,22 +44,25 @@ class Site(nn.Module):
         layer.__dict__.update({name: copy.copy(self.__dict__[name]) for name in HOOKS})
         return layer
 
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *args: Any, **named: Any) -> Any:
         served = self.selection.task
         if not isinstance(served, Stack):
-            return self.serve(served, *args)
-        outputs = self.stacked(served, *args)
+            return self.serve(served, *args, **named)
+        outputs = self.stacked(served, *args, **named)
         served.begun = served.begun or (isinstance(outputs, Tensor) and len(outputs) > served.images)
         return outputs
 
-    def serve(self, task: str, *args: Any) -> Any:
+    def serve(self, task: str, *args: Any, **named: Any) -> Any:
         """What the layer makes of its inputs for one task."""
-        return self.tasks[task](*args)
+        return self.tasks[task](*args, **named)
 
-    def stacked(self, stack: Stack, *args: Any) -> Any:
+    def stacked(self, stack: Stack, *args: Any, **named: Any) -> Any:
         """What it makes of them for each of a stack of tasks, one after another in the rows."""
-        parts = zip(stack.tasks, stack.parts(args), strict=True)
-        return torch.cat([self.serve(task, *part) for task, part in parts])
+        return torch.cat(list(self._each(stack, *args, **named).values()))
+
+    def _each(self, stack: Stack, *args: Any, **named: Any) -> dict[str, Any]:
+        parts = zip(stack.tasks, stack.parts((args, named)), strict=True)
+        return {task: self.serve(task, *own, **own_named) for task, (own, own_named) in parts}
 
     def _frozen(self) -> nn.Module:
         """The layer that this site replaced, around the same parameters."""
@@ -79,11 +82,11 @@ class TaskNorm(Site):
         """Give `task` a norm that starts as the backbone's."""
         self.tasks[task] = _own_copy(self._frozen())
 
-    def stacked(self, stack: Stack, *args: Any) -> Any:
+    def stacked(self, stack: Stack, *args: Any, **named: Any) -> Any:
         known = [_scale_and_shift(self.tasks[task]) for task in stack.tasks]
         pairs = [pair for pair in known if pair]
         if stack.shares(args[0]) or len(pairs) < len(known):
-            return super().stacked(stack, *args)
+            return super().stacked(stack, *args, **named)
         x = args[0].unflatten(0, (len(pairs), -1))  # (tasks, B, C, …)
         form = (len(pairs), 1, -1) + (1,) * (x.ndim - 3)
         scale, shift = (torch.stack(each).view(form).to(x.dtype) for each in zip(*pairs, strict=True))
@@ -117,22 +120,24 @@ class TaskHead(Site):
         """Give `task` a fresh classifier of so many classes, or a decoder that starts as the backbone's."""
         self.tasks[task] = self.make(outputs)
 
-    def stacked(self, stack: Stack, *args: Any) -> Any:
+    def stacked(self, stack: Stack, *args: Any, **named: Any) -> Any:
         """The outputs by task: those of several tasks need not be of one shape, and after a head nothing follows."""
-        parts = zip(stack.tasks, stack.parts(args), strict=True)
-        return {task: self.serve(task, *part) for task, part in parts}
+        return self._each(stack, *args, **named)
 
 
 def _head_like(head: nn.Module, outputs: int) -> nn.Module:
-    """A head of the same form with so many outputs: its last Conv2d or Linear layer is fresh, the rest is copied."""
+    """A head of the same form with so many outputs: the last layer that it registers is fresh, the rest is copied."""
     bias = getattr(head, "bias", None) is not None
-    if isinstance(head, nn.Conv2d):
-        form = {"kernel_size": head.kernel_size, "stride": head.stride, "padding": head.padding}
-        return nn.Conv2d(head.in_channels, outputs, bias=bias, **form)  # type: ignore[arg-type]
+    if isinstance(head, nn.Conv2d | nn.ConvTranspose2d):
+        names = ["kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"]
+        names += ["output_padding"] if isinstance(head, nn.ConvTranspose2d) else []
+        kind = nn.Conv2d if isinstance(head, nn.Conv2d) else nn.ConvTranspose2d
+        return kind(head.in_channels, outputs, bias=bias, **{name: getattr(head, name) for name in names})
     if isinstance(head, nn.Linear):
         return nn.Linear(head.in_features, outputs, bias=bias)
     fresh = _own_copy(head)
-    path, last = [(p, m) for p, m in fresh.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
+    last_of = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    path, last = [(path, layer) for path, layer in fresh.named_modules() if isinstance(layer, last_of)][-1]
     fresh.set_submodule(path, _head_like(last, outputs))
     return fresh
 
@@ -187,10 +192,10 @@ class AdaptedLayer(Site):
     def forward(self, input: Tensor) -> Any:  # the name that torch's layers give it
         return super().forward(input)
 
-    def serve(self, task: str, *args: Any) -> Any:
+    def serve(self, task: str, *args: Any, **named: Any) -> Any:
         return self.tasks[task](*args, self) if task in self.tasks else self.run(*args)
 
-    def stacked(self, stack: Stack, *args: Any) -> Any:
+    def stacked(self, stack: Stack, *args: Any, **named: Any) -> Any:
         if not any(task in self.tasks for task in stack.tasks):
             return self.run(*args)
         increments = [self.tasks[task] for task in stack.tasks if task in self.tasks]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.increments import Increment, Method, get_method
@@ -22,7 +23,19 @@ from zoo.task import CLASSIFICATION, Preprocessing, Task
 from zoo.tensors import check_tensors, fingerprint, read, write
 
 ADAPTER_FORMAT = 1
+ALIKE = {2: 3e-2, 4: 1e-4, 8: 1e-8}  # how far two ways to compute the same may differ, by the bytes of a number
 T = TypeVar("T")
+
+
+def _alike(found: Any, expected: dict[str, Any]) -> bool:
+    """Whether outputs by task are the same but for rounding, relative to each task's largest."""
+    if not isinstance(found, dict) or tuple(found) != tuple(expected):
+        return False
+    pairs = zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True)
+    return all(
+        a.shape == b.shape and bool(((a - b).abs().max() <= ALIKE[b.element_size()] * b.abs().max()).item())
+        for a, b in pairs
+    )
 
 
 def _named(path: str, make: Callable[..., T], *arguments: Any) -> T:
@@ -77,7 +90,7 @@ class TaskModel(nn.Module):
                     site.shared = _named(path, self.method.share, site, self.options)
         self._head_prefixes = tuple(f"{path}." for path in layers.heads)
         self._task_prefixes = tuple(f"{path}.tasks." for path, _ in self._sites)
-        self._stacks = True  # whether one pass can serve all tasks, as far as is known
+        self._stacks: dict[Any, bool] = {}  # whether one pass serves all tasks, for each shape of images that came
         self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path, _ in self._sites)
         self.eval()
 
@@ -165,28 +178,36 @@ class TaskModel(nn.Module):
         return outputs
 
     def _all_tasks(self, images: Tensor) -> dict[str, Any]:
-        """The outputs by task, in one pass.
+        """The outputs by task: in one pass, if that is known to give the same for images of this shape.
 
-        Some networks cannot be run so: those that add what all tasks have in common to what is one task's (residual
-        streams without a task's norm at their start), or that do more after the head. They take a pass for each task.
+        It is known once both ways have been taken and compared, in evaluation mode, the first time that images of a
+        shape come. Networks that cannot be run so (those that add what all tasks share to what is one task's, that do
+        more after the head, or that mix the rows of a batch) take a pass for each task.
         """
-        tried = self._stacks and len(self.tasks) > 1
-        if tried:
-            try:
-                # Tensors of many rows are fastest with their channels last.
-                layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
-                outputs = self._serve(Stack(self.tasks, len(images)), images.contiguous(memory_format=layout))
-            except (RuntimeError, TypeError, AttributeError):
-                outputs = None  # an error that is the images' own comes again below
-            if isinstance(outputs, dict) and tuple(outputs) == self.tasks:
-                return outputs
-        outputs = {task: self._serve(task, images) for task in self.tasks}
-        self._stacks = self._stacks and not tried
+        case = (self.tasks, images.shape, images.dtype)
+        if self.training or len(self.tasks) < 2 or not self._stacks.get(case, True):
+            return {task: self._serve(task, images) for task in self.tasks}
+        if case in self._stacks:
+            return self._stacked(images)
+        apart = {task: self._serve(task, images) for task in self.tasks}
+        try:
+            with torch.no_grad():
+                self._stacks[case] = _alike(self._stacked(images), apart)
+        except Exception:  # whatever a network raises that was not made for this; an error of the images' came before
+            self._stacks[case] = False
+        return apart
+
+    def _stacked(self, images: Tensor) -> dict[str, Any]:
+        """The outputs by task, in one pass."""
+        # Tensors of many rows are fastest with their channels last.
+        layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
+        outputs: dict[str, Any] = self._serve(Stack(self.tasks, len(images)), images.contiguous(memory_format=layout))
         return outputs
 
     def train(self, mode: bool = True) -> TaskModel:
         """Set training mode, but for the norms of a frozen backbone: their statistics stay as they are."""
         super().train(mode)
+        self._stacks.clear()
         if not self.method.trains_backbone:
             for path, module in self.backbone.named_modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase) and not path.startswith(self._task_prefixes):
@@ -232,6 +253,7 @@ class TaskModel(nn.Module):
         """
         own = self.task_tensors(task)
         check_tensors(own, tensors, source)
+        self._stacks.clear()
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
 

@@ -9,6 +9,7 @@ from typing import Any
 from zoo.errors import OptionError
 from zoo.files import atomic_path
 from zoo.registry import Entry, Registry
+from zoo.task import CLASSIFICATION, METRICS
 
 MARKERS = "osD^vPX*<>"
 POINT = 3  # pixels from a marker's centre that no other point's name may cover
@@ -31,7 +32,8 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
     if len(ranked) < 2:
         raise OptionError(f"Only {len(ranked)} of these {len(entries)} entries have a rank and measured figures.")
     one = next(iter(ranked.values()))
-    if len({one.metric(task) for task in one.tasks}) > 1:
+    metric, *others = {one.metric(task) for task in one.tasks}
+    if others:
         raise OptionError(f"The tasks of {one.name} are measured in several units, which share no axis.")
     for entry in registry.entries():
         alike = (entry.backbone, entry.benchmark) == (one.backbone, one.benchmark)
@@ -44,17 +46,20 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
         values = [(ranked[rank].measured or {}).get(task, float("nan")) for rank in ranks]
         axes.plot(range(len(ranks)), values, marker=marker, label=task)
     axes.set_xticks(range(len(ranks)), [str(rank) if rank else "norms\nonly" for rank in ranks])
-    axes.set(xlabel="rank", ylabel="top-1 accuracy, %", title=f"{one.backbone} on {one.benchmark}")
+    axes.set(xlabel="rank", ylabel=f"{metric.name}, {metric.unit}", title=f"{one.backbone} on {one.benchmark}")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", ncols=2)
     return _save(figure, stem)
 
 
-def accuracy_by_parameters(rows: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
+def accuracy_by_parameters(
+    rows: Sequence[Mapping[str, Any]], stem: Path, metric: str = METRICS[CLASSIFICATION].name
+) -> list[Path]:
     """Draw the mean accuracy against the parameters per task, a point per model, as `<stem>.png` and `<stem>.svg`.
 
     Args:
         rows: of `zoo.comparison.compare`; those without a mean are left out.
+        metric: what the mean is of.
 
     Raises:
         OptionError: no row has a mean.
@@ -70,7 +75,7 @@ def accuracy_by_parameters(rows: Sequence[Mapping[str, Any]], stem: Path) -> lis
     axes.set_xscale("symlog", linthresh=1000)
     axes.set_xlim(-300, 5 * max(1000, *(row["parameters"] for row in measured)))
     axes.margins(y=0.1)
-    axes.set(xlabel="parameters per task, head left out", ylabel="mean top-1 accuracy, %")
+    axes.set(xlabel="parameters per task, head left out", ylabel=f"mean {metric}, %")
     axes.grid(alpha=0.3)
     figure.draw_without_rendering()  # places the axes, so that labels can be held against each other
     points = axes.transData.transform([(row["parameters"], row["mean %"]) for row in measured])

@@ -84,4 +84,4 @@ def _stated(entry: Entry, files: dict[str, Path]) -> dict[str, float]:
 
 
 def _figure(file: Path, kind: str) -> float:
-    return round(float(read(file)[1]["metrics"][METRICS[kind].name]), 2 if METRICS[kind].unit == "%" else 4)
+    return METRICS[kind].rounded(float(read(file)[1]["metrics"][METRICS[kind].name]))

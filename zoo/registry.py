@@ -17,7 +17,7 @@ from zoo import resources
 from zoo.errors import ConfigError, OptionError, UnknownNameError
 from zoo.files import atomic_path
 from zoo.schema import load_yaml, parse
-from zoo.task import CLASSIFICATION, METRICS, Metric
+from zoo.task import CLASSIFICATION, METRICS, Metric, check_outputs
 
 FORMAT = 1
 T = TypeVar("T")
@@ -106,8 +106,11 @@ class Entry:
             raise OptionError(f"method.rank must be a whole number of at least 1, not {rank!r}")
         if not self.classes or min(self.classes.values()) < 1:
             raise OptionError(f"classes must give at least one class to each task, not {self.classes}")
-        if strange := sorted(set(self.kinds.values()) - set(METRICS)):
-            raise OptionError(f"kinds must be some of {', '.join(METRICS)}, not {', '.join(strange)}")
+        for task, outputs in self.classes.items():
+            try:
+                check_outputs(self.kind(task), outputs)
+            except OptionError as error:
+                raise OptionError(f"{task} {error}") from None
         for key in ("weights", "measured", "kinds"):
             strange = sorted(set(getattr(self, key) or {}) - set(self.tasks))
             if strange:
@@ -127,8 +130,9 @@ class Entry:
         return self.kinds.get(task, CLASSIFICATION)
 
     def mean(self, figures: Mapping[str, float] | None) -> float | None:
-        """The mean of figures by task, to two places; None of none, and of figures in several units."""
-        if not figures or len({self.metric(task) for task in figures}) > 1:
+        """The mean of percentages by task, to two places; None of none, of several metrics and of other units."""
+        metrics = {self.metric(task) for task in figures or {}}
+        if not figures or len(metrics) > 1 or metrics.pop().unit != "%":
             return None
         return round(sum(figures.values()) / len(figures), 2)
 

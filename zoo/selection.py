@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +25,8 @@ class CannotStack(RuntimeError):
 class Stack:
     """Several tasks served in one forward pass, on the same images.
 
-    A tensor of as many rows as there are images is the same for all tasks. One of tasks × images rows holds what each
-    task makes of the images, task after task.
+    A tensor of as many rows as there are images is taken to be the same for all tasks, one of tasks × images rows to
+    hold what each task makes of the images, task after task. Networks can be written in which that is not so.
     """
 
     tasks: tuple[str, ...]
@@ -39,13 +39,14 @@ class Stack:
             raise CannotStack(f"{len(x)} rows, of {self.images} images and {len(self.tasks)} tasks")
         return len(x) == self.images
 
-    def parts(self, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """For each task, its part of every tensor among the arguments."""
+    def parts(self, arguments: Any) -> list[Any]:
+        """For each task, its part of every tensor among the arguments, in any nesting."""
+        leaves, form = pytree.tree_flatten(arguments)
         split = [
             x.chunk(len(self.tasks)) if isinstance(x, Tensor) and not self.shares(x) else (x,) * len(self.tasks)
-            for x in arguments
+            for x in leaves
         ]
-        return list(zip(*split, strict=True))
+        return [pytree.tree_unflatten(list(part), form) for part in zip(*split, strict=True)]
 
 
 class Selection(threading.local):

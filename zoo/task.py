@@ -19,8 +19,12 @@ class Metric:
     unit: str = "%"
     higher_is_better: bool = True
 
+    def rounded(self, value: float) -> float:
+        """A figure to as many places as are told and kept: two of a percentage, four of anything else."""
+        return round(value, 2 if self.unit == "%" else 4)
+
     def text(self, value: float) -> str:
-        """A figure with its unit: two places of a percentage, four digits of anything else."""
+        """A figure with its unit, to be read."""
         return f"{value:.2f} %" if self.unit == "%" else f"{value:.4g} {self.unit}"
 
 
@@ -32,6 +36,19 @@ METRICS = {  # of each kind of task; `zoo.kinds` has the rest
     "depth": Metric("RMSE", "m", higher_is_better=False),
     "normals": Metric("mean angle", "°", higher_is_better=False),
 }
+
+
+CHANNELS = {"edges": 1, "depth": 1, "normals": 3}  # of the output of a kind that has no classes
+MOST = {"segmentation": 255}  # classes; that number itself is the label of what is unknown
+
+
+def check_outputs(kind: str, outputs: int) -> None:
+    """Raise OptionError where a kind of task is not known, or cannot have so many outputs."""
+    if kind not in METRICS:
+        raise OptionError(f"is of the unknown kind {kind!r}; known: {', '.join(METRICS)}")
+    if outputs < 1 or outputs != CHANNELS.get(kind, outputs) or outputs > MOST.get(kind, outputs):
+        wanted = CHANNELS.get(kind) or f"1 to {MOST[kind]}" if kind in (*CHANNELS, *MOST) else "at least 1"
+        raise OptionError(f"has {outputs} outputs, where the kind {kind!r} has {wanted}")
 
 
 @dataclass(frozen=True)
@@ -137,15 +154,17 @@ class Task:
         """A task from a number of classes or from their names.
 
         Raises:
-            OptionError: fewer than one class, two of one name, or a kind that is not known.
+            OptionError: fewer than one class, two of one name, or a kind that is not known or has another number.
         """
-        if kind not in METRICS:
-            raise OptionError(f"The task {name!r} is of the unknown kind {kind!r}; known: {', '.join(METRICS)}.")
         if isinstance(classes, int):
             classes = [str(i) for i in range(classes)]
         names = tuple(classes)
         if not names:
             raise OptionError(f"The task {name!r} needs at least one class.")
+        try:
+            check_outputs(kind, len(names))
+        except OptionError as error:
+            raise OptionError(f"The task {name!r} {error}.") from None
         if len(set(names)) != len(names):
             raise OptionError(
                 f"The task {name!r} names a class twice: {sorted({n for n in names if names.count(n) > 1})}."

@@ -89,6 +89,10 @@ def train_task(
 
     network, loader = accelerator.prepare(model, loader)
     kind = get_kind(model.task(task).kind)
+    if kind.name == "depth" and recipe.augment.crop == "random_resized":
+        raise OptionError(
+            "A random_resized crop enlarges an image and leaves its depths; use zoom, which divides them."
+        )
     total = recipe.epochs * len(loader)
 
     def step(number: int, inputs: Tensor, targets: Tensor) -> tuple[float, int, int]:

@@ -106,7 +106,8 @@ def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out
     if out:
         from zoo.plots import accuracy_by_parameters
 
-        for path in accuracy_by_parameters(rows, out):
+        metric = entries[0].metric(task or entries[0].tasks[0]).name
+        for path in accuracy_by_parameters(rows, out, metric):
             click.echo(path, err=as_json)
 
 

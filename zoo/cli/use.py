@@ -54,13 +54,16 @@ def evaluate(
 
 def _rows(entry: Entry, figures: dict[str, float], tasks: Sequence[str]) -> list[dict[str, Any]]:
     """Figures by task, and by part of a task, for a table; with their mean where they have one."""
-    metrics = {entry.metric(task) for task in tasks}
-    if len(metrics) > 1:
+    one, *others = {entry.metric(task) for task in tasks}
+    if others:
         each = {key: entry.metric(key.partition(":")[0]) for key in figures}
-        return [{"task": k, "metric": each[k].name, "value": each[k].text(value)} for k, value in figures.items()]
-    title = "{0.name} {0.unit}".format(*metrics)
-    rows: list[dict[str, Any]] = [{"task": key, title: round(value, 2)} for key, value in figures.items()]
-    if len(tasks) > 1:
+        return [
+            {"task": key, "metric": each[key].name, "value": each[key].rounded(value), "unit": each[key].unit}
+            for key, value in figures.items()
+        ]
+    title = f"{one.name} {one.unit}"
+    rows: list[dict[str, Any]] = [{"task": key, title: one.rounded(value)} for key, value in figures.items()]
+    if len(tasks) > 1 and one.unit == "%":
         rows.append({"task": "mean", title: entry.mean({task: figures[task] for task in tasks})})
     return rows
 
@@ -173,29 +176,34 @@ def predict(
     if dense and out is None:
         raise OptionError(f"{', '.join(dense)} of {name} answer with pictures; name a folder for them: -o DIR.")
     model = load(name, task=task, weights=weights, registry=registry)
-    if out is not None:
-        _draw(model, images, out, skip_unreadable)
+    pictures = [] if out is None else _draw(model, images, out, skip_unreadable)
     rows = [
         {"task": each, **row} if all_tasks else row
         for each in asked
         if each not in dense
         for row in classify(model, each, images, top, skip_unreadable)
     ]
-    show(rows, as_json)
+    for table in [pictures + rows] if as_json else [pictures, rows]:
+        show(table, as_json)
 
 
-def _draw(model: TaskModel, images: Sequence[Path], out: Path, skip_unreadable: bool) -> None:
-    """Write the pictures of several images, and print the files' names."""
+def _draw(model: TaskModel, images: Sequence[Path], out: Path, skip_unreadable: bool) -> list[dict[str, Any]]:
+    """Write the pictures of several images; a row for each."""
     from zoo.pictures import draw_answers
 
+    stems = [image.stem for image in images]
+    if twice := [image for image in images if stems.count(image.stem) > 1]:
+        raise OptionError(f"{twice[0]} and {twice[1]} would be drawn under one name; draw them into two folders.")
+    rows: list[dict[str, Any]] = []
     for image in images:
         try:
-            for file in draw_answers(model, image, out):
-                click.echo(file, err=True)
+            rows += [{"image": str(image), "picture": str(file)} for file in draw_answers(model, image, out)]
         except DataError as error:
             if not skip_unreadable:
                 raise
+            rows.append({"image": str(image), "picture": "does not decode"})
             click.echo(f"skipped: {error}", err=True)
+    return rows
 
 
 @main.command()

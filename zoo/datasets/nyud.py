@@ -24,9 +24,9 @@ LAYOUT = """Expected layout (NYUD_MT.tgz, https://data.vision.ee.ethz.ch/kmanini
   {root}/
     gt_sets/train.txt, val.txt                  the names of 795 and 654 images, a line each
     images/<name>.jpg
-    edge/<name>.png                             or .npy: 0 off an edge
+    edge/<name>.png                             or .npy: an edge is 255, or 1
     segmentation/<name>.mat                     or .png: 0 for no class, 1 to 40
-    normals/<name>.jpg                          or .npy: unit vectors, in a .jpg as 255 (v + 1) / 2
+    normals/<name>.jpg                          or .npy: unit vectors (H, W, 3), in a .jpg as 255 (v + 1) / 2
     depth/<name>.mat                            or .npy: metres"""
 CLASSES = (
     "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",
@@ -92,7 +92,7 @@ def _values(path: Path) -> npt.NDArray[Any]:
 
 def _edge(path: Path) -> npt.NDArray[Any]:
     values = _values(path)
-    return np.asarray(values > (127 if values.dtype == np.uint8 else 0.5), np.int64)
+    return np.asarray(values > (127 if values.max(initial=0) > 1 else 0.5), np.int64)  # up to 255, or up to 1
 
 
 def _semseg(path: Path) -> npt.NDArray[Any]:
@@ -102,6 +102,8 @@ def _semseg(path: Path) -> npt.NDArray[Any]:
 
 def _normals(path: Path) -> npt.NDArray[Any]:
     vectors = _values(path)
+    if vectors.ndim != 3 or vectors.shape[-1] != 3:
+        raise DataError(f"{path} has the shape {vectors.shape}, where vectors (H, W, 3) are needed.")
     vectors = 2 * vectors.astype(np.float32) / 255 - 1 if vectors.dtype == np.uint8 else vectors.astype(np.float32)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     known = np.isfinite(length) & (length >= SHORT)
@@ -109,8 +111,12 @@ def _normals(path: Path) -> npt.NDArray[Any]:
 
 
 def _depth(path: Path) -> npt.NDArray[Any]:
-    metres = _values(path).astype(np.float32).squeeze()
-    return metres[None]
+    metres = _values(path)
+    if not np.issubdtype(metres.dtype, np.floating):
+        raise DataError(
+            f"{path} holds whole numbers, {metres.dtype}, where metres as floating-point numbers are needed."
+        )
+    return metres.astype(np.float32).squeeze()[None]
 
 
 READ = {"edge": _edge, "semseg": _semseg, "normals": _normals, "depth": _depth}

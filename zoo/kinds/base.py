@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torchmetrics import Metric
 
+NOTHING = "Every target of the test set is ignored or invalid, so there is nothing to measure."
 IGNORE = 255  # the label of pixels that nothing is known of
 
 
@@ -61,7 +62,7 @@ class Kind(ABC):
         """
         value = float(meter.compute())
         if math.isnan(value):
-            raise DataError("Every target of the test set is ignored or invalid, so there is nothing to measure.")
+            raise DataError(NOTHING)
         return 100 * value if METRICS[self.name].unit == "%" else value
 
 

@@ -56,6 +56,8 @@ class ODSF(Metric):
 
     def compute(self) -> Tensor:
         matched, found, true = self.counts.T
+        if not (found + true).any():
+            return torch.tensor(torch.nan)  # there is nothing to find, and nothing found
         best: Tensor = (2 * matched / (found + true).clamp(min=1)).max()  # 2PR / (P + R), P and R of the same matches
         return best
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.kinds.base import IGNORE, DenseKind
+from zoo.kinds.base import IGNORE, NOTHING, DenseKind
 from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ class Segmentation(DenseKind):
         from torchmetrics.classification import MulticlassJaccardIndex
 
         return MulticlassJaccardIndex(outputs, average="macro", ignore_index=IGNORE, validate_args=False)
+
+    def figure(self, meter: Metric) -> float:
+        counted: Any = meter.confmat
+        if not counted.any():
+            raise DataError(NOTHING)
+        return super().figure(meter)
 
     def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return self.answer(outputs), targets
