@@ -40,11 +40,14 @@ def test_every_task_loads_with_the_classes_of_the_registry(benchmark: tuple[str,
     for task in get_benchmark(name).tasks(root):
         splits = get_benchmark(name).splits(task, root)
         assert {entry.classes[task] for entry in entries} <= {len(splits.classes)}
-        labels = [splits.train[i][1] for i in range(len(splits.train))]  # type: ignore[arg-type]
-        assert max(labels) == len(splits.classes) - 1
         image, label = splits.test[0]
+        if isinstance(label, torch.Tensor):  # a map; test_dense.py looks at what it holds
+            assert label.shape[-2:] == (image.height, image.width)
+        else:
+            labels = [splits.train[i][1] for i in range(len(splits.train))]  # type: ignore[arg-type]
+            assert max(labels) == len(splits.classes) - 1
         assert image.mode == ("L" if task == "fer2013" else "RGB")
-        assert default_collate([label]).dtype == torch.int64
+        assert default_collate([label]).dtype == (torch.float32 if task in ("depth", "normals") else torch.int64)
     with pytest.raises(UnknownNameError, match=task):
         get_benchmark(name).splits(f"{task}x", root)
 
@@ -116,6 +119,7 @@ NEEDED = {  # a part of the folder, and the task that cannot do without
     ],
     "places": [("val_256", "places365"), ("places365_val.txt", "places365")],
     "decathlon_imagenet": [("annotations/imagenet12_val.json", "imagenet12")],
+    "nyud": [("gt_sets/val.txt", "edge"), ("depth/val_0000.mat", "depth"), ("images/train_0002.jpg", "semseg")],
 }  # fmt: skip
 
 
@@ -150,7 +154,8 @@ def test_images_travel_to_loading_processes(benchmark: tuple[str, Path]) -> None
     name, root = benchmark
     for task in get_benchmark(name).tasks(root):
         train = get_benchmark(name).splits(task, root).train
-        assert pickle.loads(pickle.dumps(train))[0][1] == train[0][1]
+        again, target = pickle.loads(pickle.dumps(train))[0][1], train[0][1]
+        assert torch.equal(torch.as_tensor(again), torch.as_tensor(target))
 
 
 def test_piggybacks_split_of_the_sketches_is_used_where_it_is(tmp_path: Path) -> None:

@@ -71,6 +71,26 @@ def test_the_methods_stand_in_the_papers_order(report: ModuleType) -> None:
     assert entries["ftn-r8"].per_task < 0.2 * entries["finetune"].per_task
 
 
+def test_the_methods_on_rooms_stand_in_the_papers_order(report: ModuleType) -> None:
+    """Table 4, each task: decoder < decoder and norms < FTN R=1 < FTN R=8; the last about as good as networks apart."""
+    rows = {row["entry"]: row["figures"] for row in report.read("methods_resnet20_rooms")}
+    assert set(rows) == set(default_registry().names("resnet20-*-rooms"))
+    assert all(len(values) == 3 for figures in rows.values() for values in figures.values())
+    metric = default_registry().entry("resnet20-single-rooms").metric
+    mean = {
+        name.split("-", 1)[1].removesuffix("-rooms"): {
+            task: sum(values) / 3 * (1 if metric(task).higher_is_better else -1) for task, values in figures.items()
+        }
+        for name, figures in rows.items()
+    }
+    for task in rows["resnet20-single-rooms"]:
+        ordered = [mean[name][task] for name in ("decoder", "decoder_bn", "ftn-r1", "ftn-r8")]
+        assert ordered == sorted(ordered), task
+    gain = [mean["ftn-r8"][task] / mean["single"][task] - 1 for task in rows["resnet20-single-rooms"]]
+    signs = [1 if metric(task).higher_is_better else -1 for task in rows["resnet20-single-rooms"]]
+    assert sum(s * g for s, g in zip(signs, gain, strict=True)) / 4 > -0.02
+
+
 def test_a_method_is_added_as_the_page_says(tmp_path: Path) -> None:
     """The files of docs/adding-a-method.md, put where it says, in a copy of the checkout; then its commands."""
     copy = tmp_path / "checkout"
