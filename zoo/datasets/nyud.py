@@ -20,8 +20,8 @@ from zoo.datasets.images import below, open_image, read_lines, require
 from zoo.errors import DataError
 from zoo.kinds import IGNORE
 
-LAYOUT = """Expected layout (NYUD_MT.tgz, https://data.vision.ee.ethz.ch/kmaninis/share/MTL/NYUD_MT.tgz):
-  {root}/
+LAYOUT = """Expected layout:
+  {root}/                                       (https://data.vision.ee.ethz.ch/kmaninis/share/MTL/NYUD_MT.tgz)
     gt_sets/train.txt, val.txt                  the names of 795 and 654 images, a line each
     images/<name>.jpg
     edge/<name>.png                             or .npy: an edge is 255, or 1
