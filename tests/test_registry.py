@@ -158,8 +158,10 @@ def test_every_entry_loads_without_weights(entry: Entry) -> None:
     assert model.tasks == entry.tasks
     task = entry.tasks[-1]
     x = torch.randn(1, *model.task(task).preprocessing.input_size)
-    assert model(x, task).shape == (1, entry.classes[task])
-    assert zoo.load(entry.name, task=task, fuse=True, weights=None)(x).shape == (1, entry.classes[task])
+    maps = entry.kind(task) != "classification"
+    shape = (1, entry.classes[task], *(x.shape[2:] if maps else ()))
+    assert model(x, task).shape == shape
+    assert zoo.load(entry.name, task=task, fuse=True, weights=None)(x).shape == shape
 
 
 def test_every_backbones_parameters_are_recomputed() -> None:
