@@ -60,8 +60,9 @@ def _measured(entries: Sequence[Entry]) -> str:
     """The mean of an entry's figures or, where they are in several units, each."""
     if all(entry.mean(entry.measured) is not None for entry in entries):
         return _range([statistics.mean(entry.measured.values()) for entry in entries if entry.measured], ".1f", " %")
-    (one,) = entries
-    return ", ".join(f"{task} {one.metric(task).text(value)}" for task, value in (one.measured or {}).items())
+    values = {task: [(entry.measured or {})[task] for entry in entries] for task in entries[0].tasks}
+    form = {task: (".1f" if entries[0].metric(task).unit in "%°" else ".2f") for task in values}
+    return ", ".join(f"{t} {_range(v, form[t], f' {entries[0].metric(t).unit}')}" for t, v in values.items())
 
 
 def _range(values: Sequence[float], form: str, unit: str) -> str:
