@@ -41,7 +41,7 @@ def test_every_task_loads_with_the_classes_of_the_registry(benchmark: tuple[str,
         splits = get_benchmark(name).splits(task, root)
         assert {entry.classes[task] for entry in entries} <= {len(splits.classes)}
         image, label = splits.test[0]
-        if isinstance(label, torch.Tensor):  # a map; test_dense.py looks at what it holds
+        if isinstance(label, torch.Tensor):  # a map; test_maps.py looks at what it holds
             assert label.shape[-2:] == (image.height, image.width)
         else:
             labels = [splits.train[i][1] for i in range(len(splits.train))]  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def answers(model: TaskModel, image: Image.Image) -> dict[str, npt.NDArray[Any]]
     with torch.no_grad():
         alike = len(tasks) == len(model.tasks) and all(torch.equal(each, first) for each in inputs.values())
         outputs = model(first) if alike else {name: model(each, name) for name, each in inputs.items()}
-    return {name: get_kind(task.kind).answer(outputs[name])[0].numpy() for name, task in tasks.items()}
+    return {name: _kind(task).answer(outputs[name])[0].numpy() for name, task in tasks.items()}
 
 
 def draw_answers(model: TaskModel, path: Path, folder: Path) -> list[Path]:
@@ -79,10 +79,14 @@ def _sheet(image: Image.Image, tasks: Mapping[str, Task], found: Mapping[str, np
     return figure
 
 
-def _panel(axes: Any, name: str, task: Task, answer: npt.NDArray[Any]) -> None:
+def _kind(task: Task) -> DenseKind:
     kind = get_kind(task.kind)
     assert isinstance(kind, DenseKind)
-    kind.draw(axes, answer, task.classes)
+    return kind
+
+
+def _panel(axes: Any, name: str, task: Task, answer: npt.NDArray[Any]) -> None:
+    _kind(task).draw(axes, answer, task.classes)
     axes.set_title(name)
     axes.axis("off")
 

@@ -35,10 +35,6 @@ class Kind(ABC):
         """What training minimises: a scalar, the mean over all that is known of the targets, 0 where nothing is."""
 
     @abstractmethod
-    def answer(self, outputs: Tensor) -> Tensor:
-        """What the outputs say, to be drawn: a class, or a map of classes, metres, directions or probabilities."""
-
-    @abstractmethod
     def meter(self, outputs: int) -> Metric:
         """What gathers the task's metric over a test set, batch by batch.
 
@@ -74,6 +70,10 @@ class DenseKind(Kind):
 
     channels: int | None = None  # of its target; None: one label
     form: str  # of its target, in words
+
+    @abstractmethod
+    def answer(self, outputs: Tensor) -> Tensor:
+        """What the outputs say, to be drawn: a map of classes, metres, directions or probabilities."""
 
     @abstractmethod
     def draw(self, axes: Axes, answer: npt.NDArray[Any], classes: tuple[str, ...]) -> None:

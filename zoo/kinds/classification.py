@@ -22,9 +22,6 @@ class Classification(Kind):
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         return F.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
 
-    def answer(self, outputs: Tensor) -> Tensor:
-        return outputs.argmax(1)
-
     def meter(self, outputs: int) -> Metric:
         from torchmetrics import MeanMetric
 
