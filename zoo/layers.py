@@ -80,7 +80,7 @@ class TaskNorm(Site):
 
     def add(self, task: str) -> None:
         """Give `task` a norm that starts as the backbone's."""
-        self.tasks[task] = _own_copy(self._frozen())
+        self.tasks[task] = own_copy(self._frozen())
 
     def stacked(self, stack: Stack, *args: Any, **named: Any) -> Any:
         known = [_scale_and_shift(self.tasks[task]) for task in stack.tasks]
@@ -113,7 +113,7 @@ class TaskHead(Site):
         site = super().adopt(layer, selection)
         # The backbone's own head is no part of the model.
         site.__dict__.update({"_parameters": {}, "_buffers": {}, "_modules": {"tasks": site.tasks}})
-        site.make = functools.partial(_head_like, layer)
+        site.make = functools.partial(fresh_head, layer)
         return site
 
     def add(self, task: str, outputs: int) -> None:
@@ -125,7 +125,7 @@ class TaskHead(Site):
         return self._each(stack, *args, **named)
 
 
-def _head_like(head: nn.Module, outputs: int) -> nn.Module:
+def fresh_head(head: nn.Module, outputs: int) -> nn.Module:
     """A head of the same form with so many outputs: the last layer that it registers is fresh, the rest is copied."""
     bias = getattr(head, "bias", None) is not None
     if isinstance(head, nn.Conv2d | nn.ConvTranspose2d):
@@ -135,14 +135,14 @@ def _head_like(head: nn.Module, outputs: int) -> nn.Module:
         return kind(head.in_channels, outputs, bias=bias, **{name: getattr(head, name) for name in names})
     if isinstance(head, nn.Linear):
         return nn.Linear(head.in_features, outputs, bias=bias)
-    fresh = _own_copy(head)
+    fresh = own_copy(head)
     last_of = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     path, last = [(path, layer) for path, layer in fresh.named_modules() if isinstance(layer, last_of)][-1]
-    fresh.set_submodule(path, _head_like(last, outputs))
+    fresh.set_submodule(path, fresh_head(last, outputs))
     return fresh
 
 
-def _own_copy(module: nn.Module) -> nn.Module:
+def own_copy(module: nn.Module) -> nn.Module:
     """A copy of a module for a task to train; without its hooks, which the site in its place runs already."""
     copied = copy.deepcopy(module).requires_grad_(True)
     copied.__dict__.update({name: type(copied.__dict__[name])() for name in HOOKS})

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from zoo.errors import OptionError, UnknownNameError, WeightsError
+from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
 from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Site, TaskHead, TaskNorm
+from zoo.multitask import MultiTaskModel
 from zoo.placement import Placement
-from zoo.registry import Parameters
 from zoo.selection import Selection, Stack
-from zoo.task import CLASSIFICATION, Preprocessing, Task
-from zoo.tensors import check_tensors, fingerprint, read, write
+from zoo.task import Task
 
-ADAPTER_FORMAT = 1
 ALIKE = {2: 3e-2, 4: 1e-4, 8: 1e-8}  # how far two ways to compute the same may differ, by the bytes of a number
 T = TypeVar("T")
 
@@ -46,7 +41,7 @@ def _named(path: str, make: Callable[..., T], *arguments: Any) -> T:
         raise OptionError(f"{path}: {error} Leave the layer out with layers=…, or change the option.") from error
 
 
-class TaskModel(nn.Module):
+class TaskModel(MultiTaskModel):
     """A frozen backbone with, for each task, increments to its weights, norms and a head.
 
     Args:
@@ -70,6 +65,7 @@ class TaskModel(nn.Module):
         self.method: Method = get_method(method)
         self.options = dict(options or {})
         self.method.check(self.options)
+        self.method_name = self.method.name
         self.selection = Selection()
         self._tasks: dict[str, Task] = {}
         self._task_options: dict[str, dict[str, Any]] = {}
@@ -88,29 +84,11 @@ class TaskModel(nn.Module):
                 site.role = layers.adapted.get(path, site.role)
                 if self.method.shared:
                     site.shared = _named(path, self.method.share, site, self.options)
-        self._head_prefixes = tuple(f"{path}." for path in layers.heads)
+        self.left_aside = tuple(f"{path}." for path in layers.heads)
         self._task_prefixes = tuple(f"{path}.tasks." for path, _ in self._sites)
         self._stacks: dict[Any, bool] = {}  # whether one pass serves all tasks, for each shape of images that came
         self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path, _ in self._sites)
         self.eval()
-
-    # -- tasks ----------------------------------------------------------------------------------------------------
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The names of the tasks, in the order in which they were added."""
-        return tuple(self._tasks)
-
-    def task(self, name: str) -> Task:
-        """What is known of a task: its classes and preprocessing."""
-        try:
-            return self._tasks[name]
-        except (KeyError, TypeError):
-            raise UnknownNameError("task", str(name), self._tasks) from None
-
-    def transforms(self, task: str) -> Callable[[Any], Any]:
-        """The transform from an image to the input that this task was trained on."""
-        return self.task(task).preprocessing.transform()
 
     def add_task(self, task: Task, options: Mapping[str, Any] | None = None) -> None:
         """Give the model a further task, with fresh increments, the backbone's norms and a fresh head.
@@ -121,13 +99,7 @@ class TaskModel(nn.Module):
         Raises:
             OptionError: a name that is taken or that cannot stand in a file name, or a method option out of range.
         """
-        if task.name in self._tasks:
-            raise OptionError(f"The model has a task {task.name!r} already; remove_task({task.name!r}) comes first.")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task.name) or hasattr(nn.ModuleDict(), task.name):
-            raise OptionError(
-                f"{task.name!r} cannot name a task: take letters, digits, '-' and '_', "
-                "and none of the names of torch's module methods."
-            )
+        self.check_new(task.name)
         fresh = {**self.options, **(options or {})}
         like = next(self.backbone.parameters(), torch.empty(0))
         added: list[Site] = []
@@ -246,16 +218,11 @@ class TaskModel(nn.Module):
         }
 
     def load_task_tensors(self, task: str, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
-        """Replace every tensor of `task` by those given; nothing is changed unless all of them fit.
-
-        Raises:
-            WeightsError: a tensor is missing, unexpected or of the wrong shape; all such are named.
-        """
-        own = self.task_tensors(task)
-        check_tensors(own, tensors, source)
+        super().load_task_tensors(task, tensors, source)
         self._stacks.clear()
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+
+    def head_prefixes(self, task: str) -> tuple[str, ...]:
+        return self.left_aside  # a task's head sits where the backbone's sat
 
     def backbone_tensors(self) -> dict[str, Tensor]:
         """The frozen tensors, by the backbone's own names; no task's, none that tasks share, and no classifier's."""
@@ -265,21 +232,8 @@ class TaskModel(nn.Module):
             if not name.startswith(self._own_prefixes)
         }
 
-    def load_backbone_tensors(self, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
-        """Replace the frozen tensors; a classifier among those given is left aside.
-
-        Raises:
-            OptionError: the model has tasks already, which were made for other frozen weights.
-            WeightsError: a tensor is missing, unexpected or of the wrong shape; all such are named.
-        """
-        if self._tasks:
-            raise OptionError("Load the backbone's weights before the first task is added.")
-        own = self.backbone_tensors()
-        given = {name: tensor for name, tensor in tensors.items() if not name.startswith(self._head_prefixes)}
-        counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}  # older files lack them
-        check_tensors(own, {**counters, **given}, source)
-        for name, tensor in given.items():
-            own[name].copy_(tensor)
+    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+        return (p for name, p in self.backbone.named_parameters() if not name.startswith(self._own_prefixes))
 
     def shared_tensors(self) -> dict[str, Tensor]:
         """What the tasks' increments share, by name; empty for a method that shares nothing."""
@@ -290,86 +244,17 @@ class TaskModel(nn.Module):
             for name, tensor in site.shared.state_dict().items()
         }
 
-    def load_shared_tensors(self, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
-        """Replace what the tasks share; raises WeightsError, naming every tensor that does not fit."""
-        own = self.shared_tensors()
-        check_tensors(own, tensors, source)
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+    def common_parameters(self) -> Iterator[nn.Parameter]:
+        return self.backbone.parameters() if self.method.trains_backbone else iter(())
 
-    def backbone_sha256(self) -> str:
-        """What identifies the frozen weights: the SHA-256 over their names, types, shapes and values."""
-        tensors = self.backbone_tensors()
-        return fingerprint({name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")})
+    def common_tensors(self) -> dict[str, Tensor]:
+        return self.backbone_tensors() if self.method.trains_backbone else {}
 
-    def count_parameters(self, task: str) -> Parameters:
-        """Parameters of the frozen backbone, of `task` and of what tasks share, no classifiers (as FTN counts)."""
-        frozen = [p for name, p in self.backbone.named_parameters() if not name.startswith(self._own_prefixes)]
-        own = [p for name, p in self.task_parameters(task) if not name.startswith(self._head_prefixes)]
-        counts = (sum(p.numel() for p in group) for group in (frozen, own, self.shared_tensors().values()))
-        return Parameters(*counts)
+    def task_options(self, task: str) -> dict[str, Any]:
+        return self._task_options[task]
 
-    # -- adapter files --------------------------------------------------------------------------------------------
-
-    def save_adapter(self, task: str, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
-        """Write everything that `task` owns to one safetensors file, atomically.
-
-        Args:
-            provenance: further facts for the header, such as entry, recipe and metrics.
-
-        Raises:
-            WeightsError: the file cannot be written; what stood there is unchanged.
-        """
-        known = self.task(task)
-        header = {
-            "format": ADAPTER_FORMAT,
-            "task": task,
-            "classes": list(known.classes),
-            "kind": known.kind,
-            "preprocessing": dataclasses.asdict(known.preprocessing),
-            "method": {"name": self.method.name, **self._task_options[task]},
-            "backbone_sha256": self.backbone_sha256(),
-            **({"shared_sha256": fingerprint(self.shared_tensors())} if self.method.shared else {}),
-            **(provenance or {}),
-        }
-        write(path, self.task_tensors(task), header)
-
-    def load_adapter(self, path: Path) -> Task:
-        """Add the task that an adapter file holds; the model is unchanged where that fails.
-
-        Raises:
-            WeightsError: the file is damaged, or was made for another method, rank or backbone.
-            OptionError: the model has a task of that name.
-        """
-        tensors, header = read(path)
-        if header.get("format") != ADAPTER_FORMAT:
-            raise WeightsError(f"{path} is no adapter file of this version: its format is {header.get('format')!r}.")
-        try:
-            method, made_for = dict(header["method"]), str(header["backbone_sha256"])
-            name = method.pop("name")
-            preprocessing = Preprocessing.from_data(header["preprocessing"])
-            task = Task.of(str(header["task"]), header["classes"], preprocessing, header.get("kind", CLASSIFICATION))
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{path} has a damaged header: {error!r}. Fetch or train it again.") from error
-        if name != self.method.name:
-            raise WeightsError(f"{path} holds an adapter of the method {name!r}; this model's is {self.method.name!r}.")
-        if made_for != (own := self.backbone_sha256()):
-            raise WeightsError(
-                f"{path} was trained on another backbone (SHA-256 {made_for[:12]}…, this one's is {own[:12]}…). "
-                f"Load it on the backbone that its header names: {header.get('backbone', 'unknown')}."
-            )
-        shared = fingerprint(self.shared_tensors()) if self.method.shared else None
-        if shared != header.get("shared_sha256"):
-            raise WeightsError(
-                f"{path} belongs to other shared tensors than this model has. Load those beside it first."
-            )
-        self.add_task(task, method)
-        try:
-            self.load_task_tensors(task.name, tensors, str(path))
-        except WeightsError:
-            self.remove_task(task.name)
-            raise
-        return task
+    def networks(self) -> Sequence[nn.Module]:
+        return [self.backbone]
 
     def sites(self, task: str) -> Iterator[tuple[str, Site]]:
         """The layers where `task` has something of its own, by their paths."""

@@ -1,0 +1,251 @@
+"""What every model of the zoo is to its users: tasks, `forward(x, task)`, `fuse(task)`, adapter files in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo.errors import OptionError, UnknownNameError, WeightsError
+from zoo.registry import Parameters
+from zoo.task import CLASSIFICATION, Preprocessing, Task
+from zoo.tensors import check_tensors, fingerprint, read, write
+
+ADAPTER_FORMAT = 1
+
+
+class MultiTaskModel(nn.Module):
+    """Tasks by name, each with tensors of its own, beside tensors that are frozen and tensors that tasks share.
+
+    How these make up a network differs: `zoo.model.TaskModel` adapts one frozen backbone, `zoo.joint.JointModel` has a
+    network for each task, which share parts of their weights.
+
+    Attributes:
+        method_name: of the method, as the registry writes it.
+        left_aside: what names of a backbone's tensors begin with that no model keeps: its own classifier's.
+    """
+
+    method_name: str
+    left_aside: tuple[str, ...]
+    _tasks: dict[str, Task]
+
+    # -- tasks ----------------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks, in the order in which they were added."""
+        return tuple(self._tasks)
+
+    def task(self, name: str) -> Task:
+        """What is known of a task: its classes and preprocessing."""
+        try:
+            return self._tasks[name]
+        except (KeyError, TypeError):
+            raise UnknownNameError("task", str(name), self._tasks) from None
+
+    def transforms(self, task: str) -> Callable[[Any], Any]:
+        """The transform from an image to the input that this task was trained on."""
+        return self.task(task).preprocessing.transform()
+
+    @abstractmethod
+    def add_task(self, task: Task, options: Mapping[str, Any] | None = None) -> None:
+        """Give the model a further task, with fresh tensors of its own; raises OptionError where that cannot be."""
+
+    @abstractmethod
+    def remove_task(self, name: str) -> None:
+        """Forget a task; the others stay as they are, bit for bit."""
+
+    def check_new(self, name: str) -> None:
+        """Raise OptionError unless `name` can name a task, and none has it yet."""
+        if name in self._tasks:
+            raise OptionError(f"The model has a task {name!r} already; remove_task({name!r}) comes first.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or hasattr(nn.ModuleDict(), name):
+            raise OptionError(
+                f"{name!r} cannot name a task: take letters, digits, '-' and '_', "
+                "and none of the names of torch's module methods."
+            )
+
+    # -- the network ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def fuse(self, task: str) -> nn.Module:
+        """A plain module that does what this model does for `task`, in eval mode; the model stays as it was."""
+
+    @abstractmethod
+    def networks(self) -> Sequence[nn.Module]:
+        """The modules that do the work when the model is called, to be compiled each by itself."""
+
+    # -- tensors --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def task_parameters(self, task: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that `task` owns, each with its name: the layer's path and the name within."""
+
+    def increment_parameters(self, task: str) -> Iterator[nn.Parameter]:
+        """Those of the task's parameters that a recipe's optimiser for increments is for."""
+        return iter(())
+
+    @abstractmethod
+    def task_tensors(self, task: str) -> dict[str, Tensor]:
+        """All tensors that `task` owns, running statistics included, by name; not copies."""
+
+    @abstractmethod
+    def head_prefixes(self, task: str) -> tuple[str, ...]:
+        """What the names of a task's tensors begin with that belong to its head."""
+
+    @abstractmethod
+    def backbone_tensors(self) -> dict[str, Tensor]:
+        """The frozen tensors, by the backbone's own names; no task's, none that tasks share, and no classifier's."""
+
+    @abstractmethod
+    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+        """The frozen parameters."""
+
+    @abstractmethod
+    def shared_tensors(self) -> dict[str, Tensor]:
+        """What the tasks share, by name; empty for a method that shares nothing."""
+
+    def common_parameters(self) -> Iterator[nn.Parameter]:
+        """What is trained beside what tasks own: shared parameters, or a backbone that is pre-trained."""
+        return iter(())
+
+    def common_tensors(self) -> dict[str, Tensor]:
+        """What training changes beside what tasks own, by name."""
+        return {}
+
+    def penalty(self, task: str) -> Tensor | None:
+        """What the method adds to the loss of a batch of this task."""
+        return None
+
+    def end_epoch(self) -> None:
+        """Adjust what is not learnt by gradients, after an epoch of training."""
+
+    def load_task_tensors(self, task: str, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
+        """Replace every tensor of `task` by those given; nothing is changed unless all of them fit.
+
+        Raises:
+            WeightsError: a tensor is missing, unexpected or of the wrong shape; all such are named.
+        """
+        own = self.task_tensors(task)
+        check_tensors(own, tensors, source)
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+    def load_shared_tensors(self, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
+        """Replace what the tasks share; raises WeightsError, naming every tensor that does not fit."""
+        own = self.shared_tensors()
+        check_tensors(own, tensors, source)
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+    def load_backbone_tensors(self, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
+        """Replace the frozen tensors; a classifier among those given is left aside.
+
+        Raises:
+            OptionError: the model has tasks already, which were made for other frozen weights.
+            WeightsError: a tensor is missing, unexpected or of the wrong shape; all such are named.
+        """
+        if self._tasks:
+            raise OptionError("Load the backbone's weights before the first task is added.")
+        own = self.backbone_tensors()
+        given = {name: tensor for name, tensor in tensors.items() if not name.startswith(self.left_aside)}
+        counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}  # older files lack them
+        check_tensors(own, {**counters, **given}, source)
+        for name, tensor in given.items():
+            own[name].copy_(tensor)
+
+    def backbone_sha256(self) -> str:
+        """What identifies the frozen weights: the SHA-256 over their names, types, shapes and values."""
+        tensors = self.backbone_tensors()
+        return fingerprint({name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")})
+
+    def count_parameters(self, task: str) -> Parameters:
+        """Parameters of the frozen backbone, of `task` and of what tasks share, no classifiers (as FTN counts)."""
+        heads = self.head_prefixes(task)
+        own = [p for name, p in self.task_parameters(task) if not name.startswith(heads)]
+        groups = (self.backbone_parameters(), own, self.shared_tensors().values())
+        return Parameters(*(sum(p.numel() for p in group) for group in groups))
+
+    # -- adapter files --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def task_options(self, task: str) -> dict[str, Any]:
+        """The method's options that a task was added with."""
+
+    def _foundations(self) -> dict[str, str]:
+        """What a task's tensors stand on, each thing by its hash; an adapter file fits no other."""
+        shared = self.shared_tensors()
+        found = {"backbone_sha256": self.backbone_sha256()} if self.backbone_tensors() else {}
+        return found | ({"shared_sha256": fingerprint(shared)} if shared else {})
+
+    def save_adapter(self, task: str, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
+        """Write everything that `task` owns to one safetensors file, atomically.
+
+        Args:
+            provenance: further facts for the header, such as entry, recipe and metrics.
+
+        Raises:
+            WeightsError: the file cannot be written; what stood there is unchanged.
+        """
+        known = self.task(task)
+        header = {
+            "format": ADAPTER_FORMAT,
+            "task": task,
+            "classes": list(known.classes),
+            "kind": known.kind,
+            "preprocessing": dataclasses.asdict(known.preprocessing),
+            "method": {"name": self.method_name, **self.task_options(task)},
+            **self._foundations(),
+            **(provenance or {}),
+        }
+        write(path, self.task_tensors(task), header)
+
+    def load_adapter(self, path: Path) -> Task:
+        """Add the task that an adapter file holds; the model is unchanged where that fails.
+
+        Raises:
+            WeightsError: the file is damaged, or was made for another method, rank or backbone.
+            OptionError: the model has a task of that name.
+        """
+        tensors, header = read(path)
+        if header.get("format") != ADAPTER_FORMAT:
+            raise WeightsError(f"{path} is no adapter file of this version: its format is {header.get('format')!r}.")
+        try:
+            method = dict(header["method"])
+            name = method.pop("name")
+            preprocessing = Preprocessing.from_data(header["preprocessing"])
+            task = Task.of(str(header["task"]), header["classes"], preprocessing, header.get("kind", CLASSIFICATION))
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{path} has a damaged header: {error!r}. Fetch or train it again.") from error
+        if name != self.method_name:
+            raise WeightsError(f"{path} holds an adapter of the method {name!r}; this model's is {self.method_name!r}.")
+        self._check_foundations(header, path)
+        self.add_task(task, method)
+        try:
+            self.load_task_tensors(task.name, tensors, str(path))
+        except WeightsError:
+            self.remove_task(task.name)
+            raise
+        return task
+
+    def _check_foundations(self, header: Mapping[str, Any], path: Path) -> None:
+        """Raise WeightsError unless an adapter file was made for this backbone and what tasks share here."""
+        own = self._foundations()
+        if (made_for := header.get("backbone_sha256")) != (here := own.get("backbone_sha256")):
+            raise WeightsError(
+                f"{path} was trained on another backbone (SHA-256 {_short(made_for)}, this one's is {_short(here)}). "
+                f"Load it on the backbone that its header names: {header.get('backbone', 'unknown')}."
+            )
+        if header.get("shared_sha256") != own.get("shared_sha256"):
+            raise WeightsError(
+                f"{path} belongs to other shared tensors than this model has. Load those beside it first."
+            )
+
+
+def _short(digest: object) -> str:
+    return f"{digest[:12]}…" if isinstance(digest, str) else "none"
