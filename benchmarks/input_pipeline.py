@@ -29,7 +29,7 @@ from zoo.recipe import load_recipe
 from zoo.report import show
 from zoo.task import IMAGENET_MEAN, IMAGENET_STD
 from zoo.timing import interleaved, medians, ratio
-from zoo.training import augmentations
+from zoo.batches import augmentations
 
 COUNT, BATCH = 64, 32
 

@@ -16,11 +16,11 @@ from torchvision.transforms import v2
 from tests import layouts
 from tests.test_dense import FOUR, SIZE, command
 from zoo import recipe
+from zoo.batches import augmentations
 from zoo.datasets import get_benchmark, rooms
 from zoo.datasets.dense import DepthMap, NormalMap, Zoom, target_map, zoomed
 from zoo.errors import DataError, UnknownNameError
 from zoo.kinds import IGNORE
-from zoo.training import augmentations
 
 # -- maps under transforms ------------------------------------------------------------------------------------------
 

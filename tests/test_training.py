@@ -13,7 +13,7 @@ from torch import Tensor
 
 import zoo
 from tests.conftest import SmallNet, equal, snapshot, write_images
-from zoo import training
+from zoo import batches, training
 from zoo.datasets import Images, Splits, fraction_of, get_benchmark, held_out
 from zoo.errors import DataError, OptionError, TrainingError, WeightsError
 from zoo.increments import get_method
@@ -62,7 +62,7 @@ def fresh(method: str = "ftn") -> TaskModel:
 
 
 def train(model: TaskModel, recipe: Recipe = RECIPE, **options: object) -> dict[str, float]:
-    return training.train_task(model, "t", DATA, recipe, quiet=True, **options)  # type: ignore[arg-type]
+    return training.train_tasks(model, {"t": DATA}, recipe, quiet=True, **options)  # type: ignore[arg-type]
 
 
 def test_it_learns() -> None:
@@ -117,7 +117,7 @@ def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(after: int, tmp_path:
 
     file = tmp_path / "t.checkpoint"
     with pytest.raises(Stopped):
-        training.train_task(fresh(), "t", replace(DATA, train=Stopping()), RECIPE, checkpoint_file=file, quiet=True)
+        training.train_tasks(fresh(), {"t": replace(DATA, train=Stopping())}, RECIPE, checkpoint_file=file, quiet=True)
     resumed = fresh()
     train(resumed, checkpoint_file=file, resume=True)
     assert equal(resumed.task_tensors("t"), undisturbed.task_tensors("t"))
@@ -159,14 +159,14 @@ def test_cosine_agrees_with_torchs_scheduler() -> None:
 
 def test_increments_and_the_rest_have_optimisers_of_their_own() -> None:
     model = fresh()
-    first, second = training.build_optimizers(model, "t", RECIPE)
+    first, second = training.build_optimizers(model, ["t"], RECIPE)
     assert isinstance(first, torch.optim.Adam)
     assert isinstance(second, torch.optim.SGD)
     ids = [{id(p) for group in o.param_groups for p in group["params"]} for o in (first, second)]
     assert ids[0] == {id(p) for p in model.increment_parameters("t")}
     assert ids[0] | ids[1] == {id(p) for _, p in model.task_parameters("t")}
     assert not ids[0] & ids[1]
-    (single,) = training.build_optimizers(fresh("finetune"), "t", replace(RECIPE, increments=None))
+    (single,) = training.build_optimizers(fresh("finetune"), ["t"], replace(RECIPE, increments=None))
     assert len(single.param_groups[0]["params"]) == len(list(SmallNet().parameters()))
 
 
@@ -240,7 +240,7 @@ def test_the_augmentations_give_inputs_of_the_right_size() -> None:
     image = torch.zeros(3, 50, 70, dtype=torch.uint8)
     to = Preprocessing(32, 40)
     for crop in ("random", "random_resized", "none"):
-        transform = to.transform(training.augmentations(Augment(crop, 2, flip=True), to))
+        transform = to.transform(batches.augmentations(Augment(crop, 2, flip=True), to))
         assert transform(image).shape == (3, 32, 32)
 
 
@@ -248,9 +248,9 @@ def test_a_batch_that_processes_cannot_share() -> None:
     class Three:
         num_processes = 3
 
-    assert training.per_process(6, Three()) == 2  # type: ignore[arg-type]
+    assert batches.per_process(6, Three()) == 2  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="cannot be shared by 3"):
-        training.per_process(32, Three())  # type: ignore[arg-type]
+        batches.per_process(32, Three())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -270,7 +270,7 @@ def test_every_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     model = zoo.adapt(network, {}, method.pop("name"), **method)
     model.add_task(Task.of("d", data.classes, recipe.input))
     before = snapshot(model.state_dict())
-    figures = training.train_task(model, "d", data, recipe, execution=Execution(max_steps=2), quiet=True)
+    figures = training.train_tasks(model, {"d": data}, recipe, execution=Execution(max_steps=2), quiet=True)
     assert math.isfinite(figures["loss"])
     assert not equal(model.state_dict(), before)
 

@@ -67,6 +67,7 @@ class Recipe:
     label_smoothing: float = 0.0
     positive_weight: float = 0.95  # of an edge in the loss of edges; its absence weighs the rest of 1
     loss_weight: float = 1.0  # what the loss is multiplied by
+    samples: int | None = None  # training images, drawn at random; None: all that there are
     seed: int = 0
     threads: int | None = None  # of a CPU; set where weights shall not depend on the number of cores
     input: Preprocessing = field(default_factory=Preprocessing)
@@ -79,6 +80,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch, self.threads or 1) < 1:
             raise OptionError(f"needs epochs, batch and threads >= 1, not {self.epochs}, {self.batch}, {self.threads}")
+        if self.samples is not None and self.samples < 2:
+            raise OptionError(f"needs samples >= 2, not {self.samples}")
         if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
             raise OptionError("needs warmup and label_smoothing in [0, 1)")
         if not 0 < self.positive_weight < 1 or not 0 < self.loss_weight < math.inf:

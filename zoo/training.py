@@ -1,16 +1,15 @@
-"""Training one task of a model by a recipe, from the first step to the adapter's last."""
+"""Training tasks of a model by a recipe, one or several together, from the first step to the last."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
-from torchvision.transforms import v2
 
 from zoo import checkpoint
-from zoo.datasets import Splits, Transformed
-from zoo.datasets.dense import FILL, zoomed
+from zoo.batches import Turns, seed_of
+from zoo.datasets import Splits
 from zoo.errors import OptionError, TrainingError
+from zoo.evaluation import measure
 from zoo.kinds import get_kind
-from zoo.model import TaskModel
+from zoo.kinds.base import Kind
+from zoo.multitask import MultiTaskModel
 from zoo.progress import Reporter
-from zoo.recipe import Augment, Optimizer, Recipe
-from zoo.task import Preprocessing
+from zoo.recipe import Optimizer, Recipe
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -48,10 +46,9 @@ class Execution:
     hold_out: float = 0.0  # share of the training images to test on, in place of the test images
 
 
-def train_task(
-    model: TaskModel,
-    task: str,
-    data: Splits,
+def train_tasks(
+    model: MultiTaskModel,
+    data: Mapping[str, Splits],
     recipe: Recipe,
     *,
     accelerator: Accelerator | None = None,
@@ -60,71 +57,97 @@ def train_task(
     execution: Execution | None = None,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """Train what `task` owns in `model` (and the backbone, where the method trains it) on `data.train`.
+    """Train what tasks own in `model`, and what is trained beside it, on their training images: one task, or several.
 
-    Everything random is drawn from the recipe's seed, the task's name and the epoch, so that a run which is
+    Several tasks take turns, a batch each (`take_turns`); what they share is trained by all of them. Epochs, schedule
+    and optimisers are then the recipe's; inputs, augmentation, batches, samples and losses may be each task's own.
+
+    Everything random is drawn from the recipe's seed, the tasks' names and the epoch, so that a run which is
     stopped and resumed from `checkpoint_file`, written after each epoch, ends with the same weights.
 
     Returns:
         The mean training loss of the last epoch and, of answers that are right or wrong, the training accuracy in per
-        cent.
+        cent; of several tasks, also each by itself, as `<task>/loss` and `<task>/accuracy`, and `<task>/validation` on
+        images that were held out.
 
     Raises:
         WeightsError: the checkpoint belongs to another run.
         TrainingError: there is no full batch, or the loss is no longer finite.
     """
-    execution, recipe = execution or Execution(), recipe.of(task)
+    execution = execution or Execution()
+    recipes = {task: recipe.of(task) for task in data}
+    recipe = recipe if len(data) > 1 else recipes[next(iter(data))]
     accelerator = accelerator or make_accelerator(execution.precision)
+    if len(data) > 1 and accelerator.num_processes > 1:
+        raise OptionError("Tasks that share weights are trained by one process; start it without torchrun.")
     layout = torch.channels_last if execution.channels_last else torch.contiguous_format
     model.to(memory_format=layout)
-    loader, sampler = training_loader(data, task, recipe, accelerator, execution.workers)
-    optimizers, scaler = build_optimizers(model, task, recipe), accelerator.scaler
-    run = {"task": task, "recipe": run_identity(recipe, execution)}
+    kinds = {task: _kind(model, task, own) for task, own in recipes.items()}
+    optimizers, scaler = build_optimizers(model, list(data), recipe), accelerator.scaler
+    trained, name = trained_tensors(model, list(data)), "+".join(data)
+    run = {"task": name, "recipe": run_identity(recipe, execution)}
     start, figures = 0, {"loss": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
-        saved = checkpoint.load(checkpoint_file, trained_tensors(model, task), optimizers, run)
+        saved = checkpoint.load(checkpoint_file, trained, optimizers, run)
         start, figures = saved["epochs_done"], saved["figures"]
         if scaler:
             scaler.load_state_dict(saved["scaler"])
+    network, feed = accelerator.prepare(model), Turns(data, recipes, accelerator, execution.workers)
+    total = recipe.epochs * len(feed)
 
-    network, loader = accelerator.prepare(model, loader)
+    def step(number: int, task: str, inputs: Tensor, targets: Tensor) -> tuple[float, int, int]:
+        set_learning_rates(optimizers, recipe, number / total)
+        outputs = network(inputs.to(memory_format=layout) if inputs.ndim == 4 else inputs, task)
+        loss = recipes[task].loss_weight * kinds[task].loss(outputs, targets, recipes[task])
+        penalty = model.penalty(task)
+        accelerator.backward(loss if penalty is None else loss + penalty)
+        update(optimizers, scaler)
+        return loss.item(), *kinds[task].right(outputs.detach(), targets)
+
+    silent = quiet or not accelerator.is_main_process
+    reporter = Reporter(name, recipe.epochs, len(feed), start, silent)
+    with deterministic(recipe.threads), compiled(model, execution.compile), reporter as report:
+        for epoch in range(start, recipe.epochs):
+            torch.manual_seed(seed_of(recipe.seed, name, epoch, accelerator.process_index))
+            network.train()
+            steps = itertools.islice(enumerate(feed.epoch(epoch), epoch * len(feed)), execution.max_steps)
+            figures = run_epoch(steps, step, functools.partial(report.step, epoch), accelerator)
+            model.end_epoch()
+            if len(data) > 1 and execution.hold_out:
+                figures |= validated(model, data, accelerator)
+            report.epoch(epoch, figures)
+            accelerator.log({f"{name}/{key}": value for key, value in figures.items()}, step=epoch)
+            if checkpoint_file and accelerator.is_main_process:
+                state = {**run, "epochs_done": epoch + 1, "figures": figures}
+                state |= {"scaler": scaler.state_dict()} if scaler else {}
+                checkpoint.save(checkpoint_file, trained, optimizers, state)
+    model.eval()
+    return figures
+
+
+def validated(model: MultiTaskModel, data: Mapping[str, Splits], accelerator: Accelerator) -> dict[str, float]:
+    """How well each task is done on the images that were held out, as `<task>/validation`."""
+    model.eval()
+    return {
+        f"{task}/validation": measure(
+            functools.partial(model, task=task), splits.test, model.task(task), device=accelerator.device
+        )
+        for task, splits in data.items()
+    }
+
+
+def _kind(model: MultiTaskModel, task: str, recipe: Recipe) -> Kind:
     kind = get_kind(model.task(task).kind)
     if kind.name == "depth" and recipe.augment.crop == "random_resized":
         raise OptionError(
             "A random_resized crop enlarges an image and leaves its depths; use zoom, which divides them."
         )
-    total = recipe.epochs * len(loader)
-
-    def step(number: int, inputs: Tensor, targets: Tensor) -> tuple[float, int, int]:
-        set_learning_rates(optimizers, recipe, number / total)
-        outputs = network(inputs.to(memory_format=layout), task)  # (B, classes) or (B, channels, H, W)
-        loss = recipe.loss_weight * kind.loss(outputs, targets, recipe)
-        accelerator.backward(loss)
-        update(optimizers, scaler)
-        return loss.item(), *kind.right(outputs.detach(), targets)
-
-    silent = quiet or not accelerator.is_main_process
-    reporter = Reporter(task, recipe.epochs, len(loader), start, silent)
-    with deterministic(recipe.threads), compiled(model, execution.compile), reporter as report:
-        for epoch in range(start, recipe.epochs):
-            sampler.epoch = epoch
-            torch.manual_seed(seed_of(recipe.seed, task, epoch, accelerator.process_index))
-            network.train()
-            steps = itertools.islice(enumerate(loader, epoch * len(loader)), execution.max_steps)
-            figures = run_epoch(steps, step, functools.partial(report.step, epoch), accelerator)
-            report.epoch(epoch, figures)
-            accelerator.log({f"{task}/{key}": value for key, value in figures.items()}, step=epoch)
-            if checkpoint_file and accelerator.is_main_process:
-                state = {**run, "epochs_done": epoch + 1, "figures": figures}
-                state |= {"scaler": scaler.state_dict()} if scaler else {}
-                checkpoint.save(checkpoint_file, trained_tensors(model, task), optimizers, state)
-    model.eval()
-    return figures
+    return kind
 
 
 def run_epoch(
-    batches: Iterable[tuple[int, tuple[Tensor, Tensor]]],
-    step: Callable[[int, Tensor, Tensor], tuple[float, int, int]],
+    batches: Iterable[tuple[int, tuple[str, Tensor, Tensor]]],
+    step: Callable[[int, str, Tensor, Tensor], tuple[float, int, int]],
     report: Callable[[dict[str, float]], None],
     accelerator: Accelerator,
 ) -> dict[str, float]:
@@ -133,39 +156,28 @@ def run_epoch(
     What is reported on the way is of this process, what is returned of all processes together.
 
     Raises:
-        TrainingError: there is no batch, or the loss is no longer finite.
+        TrainingError: the loss is no longer finite.
     """
-    losses, seen, right, answers = 0.0, 0, 0, 0
-    for number, (inputs, targets) in batches:
-        loss, *counts = step(number, inputs, targets)
-        losses, seen = losses + loss * len(targets), seen + len(targets)
-        right, answers = right + counts[0], answers + counts[1]
-        report(_means(losses, seen, right, answers))
-    sums = torch.tensor([losses, seen, right, answers], dtype=torch.float64, device=accelerator.device)
-    losses, seen, right, answers = accelerator.reduce(sums).tolist()
-    if not seen:
-        raise TrainingError("There is no full batch to train on. Lower the recipe's batch, or add images.")
-    if not math.isfinite(losses):
+    sums: dict[str, Tensor] = {}  # by task: loss, samples, right answers, answers
+    for number, (task, inputs, targets) in batches:
+        loss, *counts = step(number, task, inputs, targets)
+        found = torch.tensor([loss * len(targets), len(targets), *counts], dtype=torch.float64)
+        sums[task] = sums.get(task, 0) + found
+        report(_means(sum(sums.values())))
+    reduced = {task: accelerator.reduce(each.to(accelerator.device)) for task, each in sums.items()}
+    figures = _means(sum(reduced.values()))
+    if not math.isfinite(figures["loss"]):
         raise TrainingError(
-            f"The loss is {losses / seen}: the training has diverged. Lower the recipe's learning rates."
+            f"The loss is {figures['loss']}: the training has diverged. Lower the recipe's learning rates."
         )
-    return _means(losses, seen, right, answers)
+    if len(sums) > 1:
+        figures |= {f"{task}/{key}": value for task, each in reduced.items() for key, value in _means(each).items()}
+    return figures
 
 
-def _means(losses: float, seen: float, right: float, answers: float) -> dict[str, float]:
-    return {"loss": losses / seen, **({"accuracy": 100 * right / answers} if answers else {})}
-
-
-def training_loader(
-    data: Splits, task: str, recipe: Recipe, accelerator: Accelerator, workers: int
-) -> tuple[DataLoader[Any], EpochSampler]:
-    """Batches of augmented images for each process, and what orders them."""
-    sampler = EpochSampler(len(data.train), seed_of(recipe.seed, task))  # type: ignore[arg-type]
-    images = Transformed(data.train, recipe.input.transform(augmentations(recipe.augment, recipe.input)))
-    # A batch norm cannot be trained on a single image, and processes must take the same number of steps.
-    drop_last = accelerator.num_processes > 1 or len(sampler) % recipe.batch == 1
-    share = per_process(recipe.batch, accelerator)
-    return DataLoader(images, share, sampler=sampler, num_workers=workers, drop_last=drop_last), sampler
+def _means(sums: Tensor) -> dict[str, float]:
+    loss, seen, right, answers = sums.tolist()
+    return {"loss": loss / seen, **({"accuracy": 100 * right / answers} if answers else {})}
 
 
 def update(optimizers: Sequence[torch.optim.Optimizer], scaler: torch.amp.GradScaler | None = None) -> None:
@@ -187,9 +199,12 @@ def run_identity(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     return {"name": recipe.name, "sha256": recipe.sha256, "seed": recipe.seed, **changed}
 
 
-def trained_tensors(model: TaskModel, task: str) -> dict[str, Tensor]:
-    """What training changes: the task's tensors, and the backbone's where the method trains it."""
-    return {**model.task_tensors(task), **(model.backbone_tensors() if model.method.trains_backbone else {})}
+def trained_tensors(model: MultiTaskModel, tasks: Sequence[str]) -> dict[str, Tensor]:
+    """What training changes: the tasks' tensors, and those that are trained beside them; of several tasks, by task."""
+    if len(tasks) == 1:
+        return {**model.task_tensors(tasks[0]), **model.common_tensors()}
+    own = {f"{task}/{name}": tensor for task in tasks for name, tensor in model.task_tensors(task).items()}
+    return {**own, **model.common_tensors()}
 
 
 def make_accelerator(
@@ -215,13 +230,12 @@ def make_accelerator(
     return accelerator
 
 
-def build_optimizers(model: TaskModel, task: str, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: MultiTaskModel, tasks: Sequence[str], recipe: Recipe) -> list[torch.optim.Optimizer]:
     """One optimiser for the increments, if the recipe names one, and one for everything else that is trained."""
-    increments = list(model.increment_parameters(task)) if recipe.increments else []
+    increments = [p for task in tasks for p in model.increment_parameters(task)] if recipe.increments else []
     apart = {id(parameter) for parameter in increments}
-    rest = [p for _, p in model.task_parameters(task) if id(p) not in apart]
-    if model.method.trains_backbone:
-        rest += [p for p in model.backbone.parameters() if id(p) not in {id(q) for q in rest}]
+    rest = [p for task in tasks for _, p in model.task_parameters(task) if id(p) not in apart]
+    rest += [p for p in model.common_parameters() if id(p) not in {id(q) for q in rest}]
     groups = [(increments, recipe.increments), (rest, recipe.rest)]
     return [_optimizer(parameters, config) for parameters, config in groups if parameters and config]
 
@@ -253,58 +267,17 @@ def schedule(recipe: Recipe, progress: float) -> float:
     return float((1 - after) ** recipe.power) if recipe.schedule == "polynomial" else 1.0
 
 
-def augmentations(augment: Augment, to: Preprocessing) -> list[Any]:
-    """The training transforms of a recipe, from an image of any size to one of the input's size."""
-    if augment.crop == "random_resized":
-        steps: list[Any] = [v2.RandomResizedCrop(to.shape, scale=augment.scale, antialias=True)]
-    else:
-        steps = [v2.Resize(to.resize or to.shape, antialias=True)]
-        if augment.zoom:
-            steps += zoomed(augment.zoom, to.shape)
-        elif augment.crop == "random":
-            steps += [v2.RandomCrop(to.shape, padding=augment.padding or None, fill=FILL)]
-        else:
-            steps += [v2.CenterCrop(to.shape)]
-    return [*steps, v2.RandomHorizontalFlip()] if augment.flip else steps
-
-
-class EpochSampler(Sampler[int]):
-    """All indices in an order that depends on the seed and the epoch alone."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
-        return iter(torch.randperm(self.length, generator=generator).tolist())
-
-
-def seed_of(*parts: object) -> int:
-    """A seed made of several things, each of which changes it altogether."""
-    return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:14], 16)
-
-
-def per_process(batch: int, accelerator: Accelerator) -> int:
-    """The share of a recipe's batch that falls to each process."""
-    processes: int = accelerator.num_processes
-    share, rest = divmod(batch, processes)
-    if rest or not share:
-        raise OptionError(f"A batch of {batch} cannot be shared by {processes} processes evenly.")
-    return share
-
-
 @contextlib.contextmanager
-def compiled(model: TaskModel, wanted: bool) -> Iterator[None]:
+def compiled(model: MultiTaskModel, wanted: bool) -> Iterator[None]:
     """Have torch.compile translate the network, if wanted, until the block ends; a task at a time, as it comes."""
-    if wanted:
-        model.backbone.compile()
+    networks = model.networks()
+    for network in networks if wanted else ():
+        network.compile()
     try:
         yield
     finally:
-        model.backbone._compiled_call_impl = None
+        for network in networks:
+            network._compiled_call_impl = None
 
 
 @contextlib.contextmanager

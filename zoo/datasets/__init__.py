@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from zoo.datasets.base import Benchmark, Counts, Images, Splits, Transformed, fraction_of, held_out
+from zoo.datasets.base import Benchmark, Counts, Images, Splits, Transformed, fraction_of, held_out, some_of
+from zoo.datasets.cifar import Cifar10In3Benchmark
 from zoo.datasets.clip5 import Clip5Benchmark
+from zoo.datasets.clips import ClipsBenchmark
 from zoo.datasets.decathlon import DecathlonBenchmark, DecathlonImageNetBenchmark
+from zoo.datasets.digits import DigitsBenchmark
 from zoo.datasets.domainnet import DomainNetBenchmark, JointDomainNetBenchmark
+from zoo.datasets.faces import FacesBenchmark
 from zoo.datasets.folder import FolderBenchmark
 from zoo.datasets.images import Readable, open_image
+from zoo.datasets.mnist import OddEvenBenchmark
 from zoo.datasets.nyud import NYUDBenchmark
+from zoo.datasets.officehome import OfficeHomeBenchmark
+from zoo.datasets.omniglot import Omniglot5Benchmark, OmniglotMnistBenchmark
 from zoo.datasets.pentathlon import PentathlonBenchmark
 from zoo.datasets.places import PlacesBenchmark
 from zoo.datasets.rooms import RoomsBenchmark
-from zoo.datasets.shapes import ShapesBenchmark
+from zoo.datasets.shapes import ShapesBenchmark, ShapesInTwoBenchmark
 from zoo.datasets.sketch import SketchBenchmark
+from zoo.datasets.ucf11 import Ucf11Benchmark
 from zoo.errors import UnknownNameError
 
 __all__ = [
     "BENCHMARKS", "Benchmark", "Counts", "Images", "Splits", "Transformed", "fraction_of", "get_benchmark",
-    "held_out", "open_image"
+    "held_out", "open_image", "some_of",
 ]  # fmt: skip
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -27,6 +35,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         ShapesBenchmark("shapes"), ShapesBenchmark("shapes_source"), PentathlonBenchmark(), FolderBenchmark(),
         SketchBenchmark(), DomainNetBenchmark(), JointDomainNetBenchmark(), DecathlonBenchmark(),
         DecathlonImageNetBenchmark(), PlacesBenchmark(), Clip5Benchmark(), RoomsBenchmark(), NYUDBenchmark(),
+        OddEvenBenchmark(), DigitsBenchmark(), Omniglot5Benchmark(), OmniglotMnistBenchmark(), Cifar10In3Benchmark(),
+        ShapesInTwoBenchmark(), Ucf11Benchmark(), ClipsBenchmark(), OfficeHomeBenchmark(), FacesBenchmark(),
     )
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -77,10 +77,16 @@ class Benchmark(ABC):
 
 
 class PublishedBenchmark(Benchmark):
-    """A benchmark whose tasks are the same for everybody."""
+    """A benchmark whose tasks are the same for everybody.
+
+    Attributes:
+        names: of its tasks, where their authors state no counts of them.
+    """
+
+    names: tuple[str, ...] = ()
 
     def tasks(self, root: Path | None = None) -> tuple[str, ...]:
-        return tuple(next(iter(self.published.values())))
+        return self.names or tuple(next(iter(self.published.values())))
 
     def splits(self, task: str, root: Path | None) -> Splits:
         if task not in self.tasks():
@@ -91,6 +97,30 @@ class PublishedBenchmark(Benchmark):
     @abstractmethod
     def read(self, task: str, root: Path, layout: str) -> Splits:
         """The classes and images of a task that exists, in a folder that exists."""
+
+
+class Relabelled(Images):
+    """Some of the images, with labels of their own."""
+
+    def __init__(self, images: Images, items: Sequence[tuple[int, int]]) -> None:
+        self.images, self.items = images, list(items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        place, label = self.items[index]
+        return self.images[place][0], label
+
+
+def of_classes(images: Images, labels: Sequence[int], wanted: Sequence[int]) -> Relabelled:
+    """The images of some classes alone, which are counted anew in the order in which they are wanted.
+
+    Args:
+        labels: of all images.
+    """
+    new = {label: number for number, label in enumerate(wanted)}
+    return Relabelled(images, [(place, new[label]) for place, label in enumerate(labels) if label in new])
 
 
 def held_out(data: Splits, share: float, seed: int) -> Splits:
@@ -116,6 +146,18 @@ def fraction_of(data: Splits, fraction: float, seed: int) -> Splits:
     count: int = len(data.train)  # type: ignore[arg-type]
     if not 0 < fraction <= 1 or (size := round(fraction * count)) < 2:
         raise DataError(f"A fraction of {fraction} of {count} training images leaves none to train on.")
+    return some_of(data, size, seed)
+
+
+def some_of(data: Splits, size: int, seed: int) -> Splits:
+    """The same with so many of the training images, drawn at random; fewer are part of more.
+
+    Raises:
+        DataError: there are not so many.
+    """
+    count: int = len(data.train)  # type: ignore[arg-type]
+    if size > count:
+        raise DataError(f"{size} training images are asked for, and there are {count}.")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     return Splits(data.classes, Subset(data.train, sorted(order[:size])), data.test, data.parts)
 
