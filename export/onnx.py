@@ -19,7 +19,7 @@ from zoo.export.parity import INPUT, Parity, compare, session
 import zoo
 from zoo.errors import ExportError
 from zoo.files import atomic_path
-from zoo.task import CLASSIFICATION, Preprocessing, Task
+from zoo.task import Preprocessing, Task, is_dense
 
 LEAST, LARGEST = 16, 8192  # height and width in pixels of what a graph with maps as its output takes
 TOLERANCE, TOLERANCE_HALF = 1e-4, 1e-2  # on the largest difference, relative to the largest logit
@@ -50,7 +50,7 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.normalises:
-            images = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std  # (B, C, H, W)
+            images = (images.movedim(-1, -3).float() - self.mean) / self.std  # (B, C, H, W)
         outputs: Tensor = self.network(images.half() if self.half_precision else images)
         return outputs.float()
 
@@ -72,7 +72,7 @@ def to_onnx(
     height and width are dynamic too, from 16 pixels upwards.
 
     Args:
-        module: a network of float images (B, C, H, W), such as `TaskModel.fuse` gives.
+        module: a network of float images (B, C, H, W), or clips (B, T, C, H, W), such as `TaskModel.fuse` gives.
         task: what the outputs mean and which input they need; by default those of a classifier of 224×224 RGB.
         preprocess: take uint8 images (B, H, W, C) of the input's size, and scale and normalise them in the graph.
         half: compute in float16.
@@ -88,7 +88,7 @@ def to_onnx(
         ExportError: the graph cannot be made, is not valid, or differs from the module; no file is written then.
     """
     path, preprocessing = Path(path), task.preprocessing if task else Preprocessing()
-    inner, dense = preprocessing if preprocess else None, task is not None and task.kind != CLASSIFICATION
+    inner, dense = preprocessing if preprocess else None, task is not None and is_dense(task.kind)
     model = _graph_model(Graph(module, inner, half), _random(preprocessing, preprocess, 2), preprocess, dense)
     _describe(model, task, preprocess, half, metadata or {})
     reference = Graph(module, inner)
@@ -142,7 +142,7 @@ def _describe(
 def _random(preprocessing: Preprocessing, preprocess: bool, batch: int) -> Tensor:
     """Random inputs in the graph's form, the same each time."""
     generator = torch.Generator().manual_seed(batch)
-    channels, height, width = preprocessing.input_size
     if preprocess:
-        return torch.randint(0, 256, (batch, height, width, channels), generator=generator, dtype=torch.uint8)
-    return torch.randn(batch, channels, height, width, generator=generator)
+        *frames, channels, height, width = preprocessing.input_size
+        return torch.randint(0, 256, (batch, *frames, height, width, channels), generator=generator, dtype=torch.uint8)
+    return torch.randn(batch, *preprocessing.input_size, generator=generator)

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from zoo.datasets import get_benchmark, open_image
+from zoo.datasets.video import open_video
 from zoo.errors import DataError
 from zoo.export import Parity, run, session, to_onnx
 from zoo.files import sha256
-from zoo.loader import adapter_files, architecture, known_task, load, load_adapters
-from zoo.model import TaskModel
+from zoo.kinds import get_kind
+from zoo.loader import adapter_files, known_task, load, load_adapters, plain_network
+from zoo.multitask import MultiTaskModel
 from zoo.registry import Entry, Registry
 from zoo.task import Task
 from zoo.tensors import read
@@ -69,29 +71,30 @@ def real_inputs(entry: Entry, task: Task, data_root: Path | None, preprocess: bo
     if not preprocess:
         return batch  # (B, C, H, W)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    return (255 * (batch * std + mean)).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return (255 * (batch * std + mean)).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).contiguous()
 
 
 def classify(
-    model: TaskModel, task: str, images: Sequence[Path], top: int = 3, skip_unreadable: bool = False
+    model: MultiTaskModel, task: str, images: Sequence[Path], top: int = 3, skip_unreadable: bool = False
 ) -> list[dict[str, Any]]:
     """The most probable classes of each image, most probable first, with their probabilities in per cent.
 
     Raises:
         DataError: an image does not decode, unless `skip_unreadable`; then it stands in the result as such.
     """
-    transform, classes = model.transforms(task), model.task(task).classes
+    transform, classes, kind = model.transforms(task), model.task(task).classes, get_kind(model.task(task).kind)
+    frames = model.task(task).preprocessing.frames
     rows: list[dict[str, Any]] = []
     for path in images:
         try:
-            inputs = transform(open_image(path))[None]
+            inputs = transform(open_video(path, frames) if frames else open_image(path))[None]
         except DataError:
             if not skip_unreadable:
                 raise
             rows.append({"image": str(path), "classes": "does not decode"})
             continue
         with torch.no_grad():
-            best = model(inputs, task)[0].softmax(0).topk(min(top, len(classes)))
+            best = kind.probabilities(model(inputs, task)[0]).topk(min(top, len(classes)))
         guesses = {
             classes[i]: round(100 * float(p), 1) for p, i in zip(best.values, best.indices.tolist(), strict=True)
         }
@@ -105,14 +108,13 @@ def latencies(
     """Milliseconds per batch of an entry's network: plain, fused and unfused, in torch and in ONNX Runtime.
 
     The candidates take turns in one process. "plain" is the backbone's own architecture, untouched by the zoo but for a
-    classifier of as many classes; a ratio is the median over the rounds of a candidate's time to its plain backbone's.
+    classifier of as many classes, or the task's own network in layers of torch's; a ratio is the median over the rounds
+    of a candidate's time to its plain backbone's.
     """
     task = known_task(entry, task or entry.tasks[0])
     model = load(entry.name, task=task, weights=None, registry=registry)
     fused, known = model.fuse(task), model.task(task)
-    plain = architecture(entry.backbone, registry).eval()
-    for head in model.head_paths:
-        plain.set_submodule(head, fused.get_submodule(head))
+    plain = plain_network(entry, registry, model, fused)
     inputs = torch.randn(batch, *known.preprocessing.input_size)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         graphs = {}

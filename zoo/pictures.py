@@ -18,14 +18,14 @@ from zoo.kinds import get_kind
 from zoo.kinds.base import DenseKind
 from zoo.model import TaskModel
 from zoo.plots import pyplot
-from zoo.task import CLASSIFICATION, Task
+from zoo.task import Task, is_dense
 
 INCHES = 3.2  # of one picture's width in a sheet
 
 
 def dense_tasks(model: TaskModel) -> dict[str, Task]:
     """A model's tasks whose answers are maps; raises OptionError if there are none."""
-    found = {name: model.task(name) for name in model.tasks if model.task(name).kind != CLASSIFICATION}
+    found = {name: model.task(name) for name in model.tasks if is_dense(model.task(name).kind)}
     if not found:
         raise OptionError("None of these tasks answers with a map, so there is nothing to draw. Leave out -o.")
     return found

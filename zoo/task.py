@@ -28,9 +28,10 @@ class Metric:
         return f"{value:.2f} %" if self.unit == "%" else f"{value:.4g} {self.unit}"
 
 
-CLASSIFICATION = "classification"
+CLASSIFICATION, ATTRIBUTES = "classification", "attributes"
 METRICS = {  # of each kind of task; `zoo.kinds` has the rest
     CLASSIFICATION: Metric("accuracy"),
+    ATTRIBUTES: Metric("accuracy"),
     "segmentation": Metric("mIoU"),
     "edges": Metric("odsF"),
     "depth": Metric("RMSE", "m", higher_is_better=False),
@@ -40,6 +41,11 @@ METRICS = {  # of each kind of task; `zoo.kinds` has the rest
 
 CHANNELS = {"edges": 1, "depth": 1, "normals": 3}  # of the output of a kind that has no classes
 MOST = {"segmentation": 255}  # classes; that number itself is the label of what is unknown
+
+
+def is_dense(kind: str) -> bool:
+    """Whether a task of this kind answers with maps, and not with labels of whole images."""
+    return kind not in (CLASSIFICATION, ATTRIBUTES)
 
 
 def check_outputs(kind: str, outputs: int) -> None:
@@ -60,6 +66,7 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN  # per channel, of values in [0, 1]
     std: tuple[float, ...] = IMAGENET_STD
     width: int | None = None  # of the input, in pixels
+    frames: int | None = None  # of the input, where it is a clip
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or (self.resize is not None and self.resize < max(self.shape)):
@@ -68,6 +75,8 @@ class Preprocessing:
                 if self.width is None
                 else f"Preprocessing needs 1 <= size, width <= resize, not {self.shape} and {self.resize}."
             )
+        if self.frames is not None and self.frames < 1:
+            raise OptionError(f"Preprocessing needs frames >= 1, not {self.frames}.")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
             raise OptionError(
                 f"Preprocessing needs mean and std of 1 or 3 channels, std above 0; got {self.mean}, {self.std}."
@@ -76,7 +85,8 @@ class Preprocessing:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Preprocessing:
         """What `dataclasses.asdict` made, after a passage through JSON."""
-        return cls(data["size"], data["resize"], tuple(data["mean"]), tuple(data["std"]), data.get("width"))
+        sizes = data.get("width"), data.get("frames")
+        return cls(data["size"], data["resize"], tuple(data["mean"]), tuple(data["std"]), *sizes)
 
     @classmethod
     def of(cls, network: Any) -> Preprocessing:
@@ -98,12 +108,14 @@ class Preprocessing:
         return self.size, self.width or self.size
 
     @property
-    def input_size(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one input."""
-        return self.channels, *self.shape
+    def input_size(self) -> tuple[int, ...]:
+        """(channels, height, width) of one input; of a clip (frames, channels, height, width)."""
+        return *((self.frames,) if self.frames else ()), self.channels, *self.shape
 
     def transform(self, augmentations: Sequence[Callable[..., Any]] | None = None) -> Callable[..., Any]:
         """A torchvision transform from a PIL image or a uint8 tensor (C, H, W) to a float tensor of the input's size.
+
+        A clip is a uint8 tensor (T, C, H, W), whose frames are all treated alike.
 
         It takes a target beside the image, if there is one, and does the same to it where it is a map.
 

@@ -13,7 +13,7 @@ from zoo.errors import CheckFailed, DataError, OptionError
 from zoo.registry import Entry, Registry
 from zoo.report import show
 from zoo.score import decathlon_score, scale
-from zoo.task import CLASSIFICATION
+from zoo.task import is_dense
 
 if TYPE_CHECKING:
     from zoo.model import TaskModel
@@ -172,7 +172,7 @@ def predict(
     if (task is not None) == all_tasks:
         raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")
     asked = entry.tasks if task is None else (task,)
-    dense = [each for each in asked if entry.kind(each) != CLASSIFICATION]
+    dense = [each for each in asked if is_dense(entry.kind(each))]
     if dense and out is None:
         raise OptionError(f"{', '.join(dense)} of {name} answer with pictures; name a folder for them: -o DIR.")
     model = load(name, task=task, weights=weights, registry=registry)

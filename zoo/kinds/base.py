@@ -62,6 +62,14 @@ class Kind(ABC):
         return 100 * value if METRICS[self.name].unit == "%" else value
 
 
+class LabelKind(Kind):
+    """A kind whose outputs are logits (B, K), for labels of whole images."""
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of each class, (…, K)."""
+
+
 class DenseKind(Kind):
     """A kind whose outputs are maps (B, K, H, W), an answer at each pixel.
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.kinds.base import Kind
+from zoo.kinds.base import LabelKind
 from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
 
-class Classification(Kind):
+class Classification(LabelKind):
     """Logits (B, K) against labels (B,): cross-entropy, and top-1 accuracy."""
 
     name = "classification"
@@ -33,6 +33,9 @@ class Classification(Kind):
 
     def right(self, outputs: Tensor, targets: Tensor) -> tuple[int, int]:
         return int((outputs.argmax(1) == targets).sum()), len(targets)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(-1)
 
 
 KIND = Classification()
