@@ -116,7 +116,9 @@ def test_predict_names_the_class_and_the_broken_image(tmp_path: Path) -> None:
 def test_classes_that_are_not_those_of_training_are_noticed(tmp_path: Path) -> None:
     data = write_images(tmp_path / "d", {"photo": ["cat", "dog"]}, 4)
     model = package.adapt(build("torchvision/resnet18"), {"photo": ["cow", "dog"]}, "features")
-    entry = Entry("torchvision/resnet18", {"name": "features"}, "folder", {"photo": 2}, "folder/features", name="x")
+    entry = Entry(
+        {"name": "features"}, "folder", {"photo": 2}, "folder/features", backbone="torchvision/resnet18", name="x"
+    )
     with pytest.raises(DataError, match=r"other classes than those of .*: cat, cow"):
         evaluate(entry, model, data)
 

@@ -32,7 +32,15 @@ def test_a_family_differs_in_rank_alone() -> None:
 def test_entries_of_other_images_are_no_family() -> None:
     """Two entries of one's own may have the same domains and classes in different folders."""
     one, other = (
-        Entry("zoo/resnet20@shapes", {"name": "ftn", "rank": rank}, "folder", {"a": 2}, "r", data_root=root, name=root)
+        Entry(
+            {"name": "ftn", "rank": rank},
+            "folder",
+            {"a": 2},
+            "r",
+            backbone="zoo/resnet20@shapes",
+            data_root=root,
+            name=root,
+        )
         for rank, root in ((4, "/one"), (8, "/other"))
     )
     with pytest.raises(OptionError, match="no relatives"):

@@ -1,4 +1,4 @@
-"""Trained parallel adapters in fewer parameters (residual adapters, Section 3.4)."""
+"""Trained models as the beginnings of smaller ones: parallel adapters factorised, networks factorised jointly."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from zoo.errors import OptionError
 from zoo.increments.residual import Basis
+from zoo.joint import JointModel
 from zoo.layers import AdaptedLayer
 from zoo.loader import SHARED, adapter_files, counted_parameters, fresh_model, load_adapters
 from zoo.model import TaskModel
+from zoo.multitask import MultiTaskModel
 from zoo.publishing import with_files
 from zoo.recipe import recipe_names
 from zoo.registry import Entry, Registry
@@ -34,8 +36,9 @@ def factorise(alphas: list[Tensor], rank: int) -> tuple[Tensor, list[Tensor]]:
     return beta.float(), list(torch.split(gammas.float(), [alpha.shape[1] for alpha in alphas]))
 
 
-def compress(source: TaskModel, target: TaskModel) -> dict[str, float]:
-    """Fill a model without tasks with the tasks of a `parallel` one on the same backbone, their adapters factorised.
+def compress(source: MultiTaskModel, target: MultiTaskModel) -> dict[str, float]:
+    """Fill a model without tasks with the tasks of a `parallel` one on the same backbone, their adapters factorised
+    (residual adapters, Section 3.4).
 
     A `parallel_svd` target gets one β per layer for all tasks (Eq. 1); a `parallel` one with a rank, a β for each task.
     Norms and heads are taken over as they are.
@@ -46,6 +49,8 @@ def compress(source: TaskModel, target: TaskModel) -> dict[str, float]:
     Raises:
         OptionError: the models are not of those methods, adapt other layers, or the target has tasks already.
     """
+    if not isinstance(source, TaskModel) or not isinstance(target, TaskModel):
+        raise OptionError("compress takes a parallel model, and a parallel_svd or low-rank parallel one without tasks.")
     jointly = target.method.name == "parallel_svd"
     apart = target.method.name == "parallel" and target.options.get("rank")
     if source.method.name != "parallel" or not (jointly or apart) or target.tasks:
@@ -78,10 +83,24 @@ def compress(source: TaskModel, target: TaskModel) -> dict[str, float]:
     return errors
 
 
+def begin_jointly(source: MultiTaskModel, target: JointModel) -> dict[str, float]:
+    """Give a joint model without tasks the tasks of another one, and start it from their fused networks.
+
+    Returns:
+        The relative error of each layer that is approximated.
+
+    Raises:
+        OptionError: the target's way of sharing starts from fresh weights only.
+    """
+    for task in source.tasks:
+        target.add_task(source.task(task))
+    return target.begin({task: source.fuse(task) for task in source.tasks})
+
+
 def compress_entry(
     entry: Entry, registry: Registry, folder: Path, weights: str = "auto", backbone_file: Path | None = None
 ) -> dict[str, float]:
-    """Compress the adapters of the entry's source to the entry's form, not trained any further.
+    """Bring the adapters, or the networks, of the entry's source to the entry's form, not trained any further.
 
     Writes `<folder>/shared.safetensors` and a `<task>.safetensors` for each task that both entries have.
 
@@ -96,9 +115,9 @@ def compress_entry(
     tasks = [task for task in known.tasks if task in entry.tasks]
     source = load_adapters(known, registry, adapter_files(known, tasks, weights), backbone_file)
     target = fresh_model(entry, registry, backbone_file=backbone_file)
-    errors = compress(source, target)
+    errors = begin_jointly(source, target) if isinstance(target, JointModel) else compress(source, target)
     provenance = {"entry": entry.name, "backbone": entry.backbone, "source": entry.source}
-    if target.method.shared:
+    if target.shared_tensors():
         write(folder / SHARED, target.shared_tensors(), provenance)
     for task in target.tasks:
         target.save_adapter(task, folder / f"{task}.safetensors", provenance)

@@ -142,8 +142,8 @@ def converted_entry(folder: Path, backbone: str, registry: Registry, out: Path, 
     method = {"name": "lora", **model.options, "layers": layers} | ({"norms": norms} if norms else {})
     model.save_adapter(task, file, {"entry": name, "backbone": backbone})
     entry = Entry(
-        backbone, method, "folder", {task: len(model.task(task).classes)}, "folder/lora", name=name, folder=out,
-        parameters=model.count_parameters(task),
+        method, "folder", {task: len(model.task(task).classes)}, "folder/lora", backbone=backbone, name=name,
+        folder=out, parameters=model.count_parameters(task),
     )  # fmt: skip
     entry = with_files(entry, {task: file}, f"file:{name}/")
     own.update(entry)

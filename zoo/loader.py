@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -15,6 +16,7 @@ from zoo.backbones import build, pretrained_tensors
 from zoo.errors import ConfigError, OptionError, UnknownNameError, WeightsError
 from zoo.fetch import fetch
 from zoo.model import TaskModel
+from zoo.multitask import MultiTaskModel
 from zoo.placement import Placement
 from zoo.recipe import load_recipe
 from zoo.registry import Entry, Parameters, Registry, default_registry
@@ -31,7 +33,7 @@ FUSED = "entry/"  # begins a backbone `entry/NAME/TASK`: the network that the en
 def load(
     name: str, *, task: str | None = ..., fuse: Literal[False] = ..., weights: str | Path | None = ...,
     registry: Registry | None = ...,
-) -> TaskModel: ...  # fmt: skip
+) -> MultiTaskModel: ...  # fmt: skip
 @overload
 def load(
     name: str, *, task: str, fuse: Literal[True], weights: str | Path | None = ..., registry: Registry | None = ...
@@ -49,7 +51,7 @@ def load(
     Args:
         name: an entry's name, as `zoo.list_models()` gives them.
         task: load this task alone; by default all of the entry's.
-        fuse: return the plain module of `task`, weights `W + ΔW`, instead of the TaskModel.
+        fuse: return the plain module of `task`, such as the backbone under `W + ΔW`, instead of the model.
         weights: "auto": what `zoo train` left in the local store, else what the registry publishes.
             "published": the registry's, whatever the store holds. A path: a folder of `<task>.safetensors`,
             or one such file. "backbone": the pre-trained backbone with fresh adapters. None: the architecture
@@ -117,21 +119,39 @@ def adapt(
 
 def fresh_model(
     entry: Entry, registry: Registry, *, pretrained: bool = True, backbone_file: Path | None = None
-) -> TaskModel:
-    """An entry's backbone, adapted by its method, with no task yet.
+) -> MultiTaskModel:
+    """An entry's model with no task yet: its backbone, adapted by its method, or its tasks' networks, joined.
 
     Args:
         pretrained: load the backbone's weights; False downloads nothing.
         backbone_file: a safetensors file to load them from.
     """
-    options = entry.method_options
-    patterns = {key: options.pop(key) for key in PLACEMENT if key in options}
-    model = TaskModel(architecture(entry.backbone, registry), entry.method["name"], options, Placement(**patterns))
-    if pretrained:
+    model = _joint_model(entry, registry) if entry.networks else _adapted_backbone(entry, registry)
+    if pretrained and entry.backbone:
         own = entry.backbone_weights
         file = backbone_file or (fetch(own, entry.folder) if own else None)
         model.load_backbone_tensors(_backbone_tensors(entry.backbone, registry, file), entry.backbone)
     return model
+
+
+def _adapted_backbone(entry: Entry, registry: Registry) -> TaskModel:
+    options = entry.method_options
+    patterns = {key: options.pop(key) for key in PLACEMENT if key in options}
+    return TaskModel(architecture(entry.backbone, registry), entry.method["name"], options, Placement(**patterns))
+
+
+def _joint_model(entry: Entry, registry: Registry) -> MultiTaskModel:
+    """The tasks' networks, joined; behind the backbone without its head, if the entry has one."""
+    from zoo.joint import joined
+    from zoo.joint.tables import network
+
+    options, trunk = entry.method_options, None
+    head = options.pop("head", "")
+    if entry.backbone:
+        trunk = architecture(entry.backbone, registry)
+        trunk.set_submodule(head, nn.Identity())
+    networks = {task: network(name, entry.classes[task]) for task, name in entry.networks.items()}
+    return joined(networks, entry.method["name"], options, trunk, (f"{head}.",))
 
 
 def adapter_method(entry: Entry) -> dict[str, Any]:
@@ -142,8 +162,15 @@ def adapter_method(entry: Entry) -> dict[str, Any]:
 def counted_parameters(entry: Entry, registry: Registry) -> Parameters:
     """The numbers of parameters of an entry, counted on its architecture; no weights are needed."""
     model = fresh_model(entry, registry, pretrained=False)
-    model.add_task(Task.of("task", 1))
-    return model.count_parameters("task")
+    if not entry.networks:  # the same for any task
+        model.add_task(Task.of("task", 1))
+        return model.count_parameters("task")
+    for task, outputs in entry.classes.items():
+        model.add_task(Task.of(task, outputs, kind=entry.kind(task)))
+    counted = {task: model.count_parameters(task) for task in entry.tasks}
+    each = {task: found.per_task for task, found in counted.items()}
+    mean = round(sum(each.values()) / len(each))
+    return replace(counted[entry.tasks[0]], per_task=mean, by_task=each if len(set(each.values())) > 1 else {})
 
 
 def architecture(backbone: str, registry: Registry) -> nn.Module:
@@ -155,6 +182,16 @@ def architecture(backbone: str, registry: Registry) -> nn.Module:
             raise ConfigError("registry", [f"backbones that are made of each other: {', '.join(seen)}"])
         seen.append(backbone)
     return build(backbone)
+
+
+def plain_network(entry: Entry, registry: Registry, model: MultiTaskModel, fused: nn.Module) -> nn.Module:
+    """The architecture of an entry's fused network as its makers wrote it, with the fused one's head."""
+    if not isinstance(model, TaskModel):
+        return copy.deepcopy(fused)
+    plain = architecture(entry.backbone, registry).eval()
+    for head in model.head_paths:
+        plain.set_submodule(head, fused.get_submodule(head))
+    return plain
 
 
 def pretrained_network(backbone: str, registry: Registry, apart: Collection[str] = ()) -> nn.Module:
@@ -191,13 +228,13 @@ def _source(backbone: str, registry: Registry) -> tuple[Entry, str]:
 
 def load_adapters(
     entry: Entry, registry: Registry, files: Mapping[str, Path], backbone_file: Path | None = None
-) -> TaskModel:
+) -> MultiTaskModel:
     """An entry's model with the tasks of these adapter files; raises WeightsError where one does not fit."""
     model = fresh_model(entry, registry, backbone_file=backbone_file)
-    if model.method.shared:
+    if model.shared_tensors():
         if len(folders := {str(file.parent) for file in files.values()}) > 1:
             raise WeightsError(
-                f"The tasks of {entry.name} lie in several places, each with a basis of its own: "
+                f"The tasks of {entry.name} lie in several places, each sharing something else: "
                 f"{', '.join(sorted(folders))}. Load the published ones (weights='published'), or train all tasks."
             )
         load_shared(model, entry, next(iter(files.values())).parent)
@@ -207,13 +244,13 @@ def load_adapters(
     return model
 
 
-def load_shared(model: TaskModel, entry: Entry, folder: Path) -> None:
+def load_shared(model: MultiTaskModel, entry: Entry, folder: Path) -> None:
     """Give a model what its tasks share: from the folder of their adapter files, or as the registry publishes it."""
     file = folder / SHARED
     if not file.exists() and entry.shared is None:
         raise WeightsError(
-            f"There is no {file}, and {entry.name} publishes none. What tasks share is made of trained adapters: "
-            "by `zoo compress`, or by training an entry that names its source."
+            f"There is no {file}, and {entry.name} publishes none. What tasks share is made by training all of them "
+            "together, or of trained adapters: by `zoo compress`, or by training an entry that names its source."
         )
     file = file if file.exists() else fetch(entry.shared, entry.folder)  # type: ignore[arg-type]
     model.load_shared_tensors(read(file)[0], str(file))

@@ -49,7 +49,7 @@ def _row(name: str, reported: Reported, entry: Entry | None = None) -> dict[str,
     total, backbone = (entry.total_parameters, entry.parameters) if entry else (None, None)
     counted = None
     if total and backbone:
-        counted = f"{total / backbone.backbone:.2f}×" if reported.multiple else f"{total / 1e6:.2f} M"
+        counted = f"{total / backbone.backbone:.2f}×" if reported.multiple else _millions(total)
     printed = f"{reported.multiple:g}×" if reported.multiple else reported.parameters and f"{reported.parameters:g} M"
     score = {"S": reported.score} if reported.score else {}
     return {
@@ -60,6 +60,10 @@ def _row(name: str, reported: Reported, entry: Entry | None = None) -> dict[str,
         "mean": reported.mean,
         **score,
     }
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count / 1e6:.4f} M"
 
 
 def mean_of(row: dict[str, Any]) -> float:

@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,8 +43,17 @@ class Parameters:
     """Numbers of parameters, recomputed by a test."""
 
     backbone: int  # the frozen network, its classifier left out
-    per_task: int  # what one task adds (increments and norms), its head left out
-    shared: int = 0  # what the tasks' increments have in common
+    per_task: int  # what one task adds (increments and norms), its head left out; the mean where tasks differ
+    shared: int = 0  # what the tasks have in common
+    by_task: dict[str, int] = field(default_factory=dict)  # where tasks differ in size, what each adds
+
+    def of(self, task: str) -> Parameters:
+        """The numbers of one task."""
+        return Parameters(self.backbone, self.by_task.get(task, self.per_task), self.shared)
+
+    def total(self, tasks: Collection[str]) -> int:
+        """Of one model with all these tasks."""
+        return self.backbone + self.shared + sum(self.of(task).per_task for task in tasks)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,10 @@ class Backbone:
 class Entry:
     """One model of the zoo."""
 
-    backbone: str  # such as torchvision/resnet34@IMAGENET1K_V1, or a name of the registry's `backbones`
+    # Frozen: such as torchvision/resnet34@IMAGENET1K_V1, or a name of the registry's `backbones`.
+    backbone: str = field(default="", kw_only=True)
+    # Each task's own, for tasks that are trained together and share parts of their weights (`zoo.joint`); by task.
+    networks: dict[str, str] = field(default_factory=dict, kw_only=True)
     method: dict[str, Any]  # its name and its options
     benchmark: str
     classes: dict[str, int]  # number of classes of each task, or of channels of its output
@@ -101,11 +113,16 @@ class Entry:
     def __post_init__(self) -> None:
         if not isinstance(self.method.get("name"), str):
             raise OptionError("method needs a name")
-        rank = self.method.get("rank", 1)
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise OptionError(f"method.rank must be a whole number of at least 1, not {rank!r}")
+        ranks = self.method.get("rank", 1)
+        for rank in ranks if isinstance(ranks, list) and self.networks else [ranks]:
+            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+                raise OptionError(f"method.rank must be a whole number of at least 1, not {rank!r}")
         if not self.classes or min(self.classes.values()) < 1:
             raise OptionError(f"classes must give at least one class to each task, not {self.classes}")
+        if not self.backbone and not self.networks:
+            raise OptionError("an entry needs a backbone, or networks of its tasks' own")
+        if self.networks and set(self.networks) != set(self.classes):
+            raise OptionError(f"networks must name those of all tasks: {', '.join(self.classes)}")
         for task, outputs in self.classes.items():
             try:
                 check_outputs(self.kind(task), outputs)
@@ -148,7 +165,7 @@ class Entry:
         increments share, and for each task its increments and its norms.
         """
         counted = self.parameters
-        return None if counted is None else counted.backbone + counted.shared + len(self.tasks) * counted.per_task
+        return None if counted is None else counted.total(self.tasks)
 
     @property
     def method_options(self) -> dict[str, Any]:
@@ -286,18 +303,19 @@ class _Dumper(yaml.SafeDumper):
 
 def as_data(item: Entry | Backbone) -> dict[str, Any]:
     """An entry as plain data, without what equals its default."""
-    shown = {}
-    for f in dataclasses.fields(item):
-        value = getattr(item, f.name)
-        if not f.metadata.get("derived") and (f.default is dataclasses.MISSING or value != f.default):
-            shown[f.name] = _data(value)
-    return shown
+    return {f.name: _data(getattr(item, f.name)) for f in _stated(item) if not f.metadata.get("derived")}
+
+
+def _stated(item: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass that do not hold their default."""
+    fields = dataclasses.fields(item)
+    defaults = {f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in fields}
+    return [f for f in fields if getattr(item, f.name) != defaults[f.name]]
 
 
 def _data(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        fields = [f for f in dataclasses.fields(value) if getattr(value, f.name) != f.default]
-        return {f.name: _data(getattr(value, f.name)) for f in fields}
+        return {f.name: _data(getattr(value, f.name)) for f in _stated(value)}
     if isinstance(value, Mapping):
         return {key: _data(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

@@ -19,13 +19,15 @@ from accelerate import Accelerator, PartialState
 import zoo
 from zoo import resources, training
 from zoo.backbones import build
+from zoo.batches import seed_of
 from zoo.compression import compress_entry
-from zoo.datasets import Splits, fraction_of, get_benchmark, held_out
+from zoo.datasets import Splits, fraction_of, get_benchmark, held_out, some_of
 from zoo.errors import DataError, OptionError
 from zoo.evaluation import measure
 from zoo.increments import get_method
 from zoo.loader import SHARED, adapter_method, fresh_model, load_shared
 from zoo.model import TaskModel
+from zoo.multitask import MultiTaskModel
 from zoo.publishing import publish
 from zoo.recipe import Recipe, load_recipe
 from zoo.registry import Backbone, Entry, Registry
@@ -58,18 +60,19 @@ def train_entry(
 ) -> dict[str, Path]:
     """Train tasks of an entry by its recipe, one after another, each into `out/<task>.safetensors`.
 
-    A task that is finished already is skipped.
+    Tasks with networks of their own are trained together, and what they share goes into `out/shared.safetensors`. A
+    task that is finished already is skipped.
 
     Raises:
         OptionError: a task was finished, or begun, in another way, or begun and neither `resume` nor `overwrite` says
-            what to do.
+            what to do; or only some are wanted of tasks that are trained together.
         DataError: the images are not as they should be.
     """
-    recipe = _recipe(entry.recipe, options)
+    recipe = recipe_of(entry.recipe, options)
     if strange := sorted(set(recipe.tasks) - set(entry.tasks)):
         raise OptionError(f"The recipe {recipe.name} names tasks that {entry.name} lacks: {', '.join(strange)}.")
-    benchmark = get_benchmark(entry.benchmark, options.skip_unreadable)
-    root = entry.images_root(options.data_root)
+    if entry.networks and set(tasks) != set(entry.tasks):
+        raise OptionError(f"The tasks of {entry.name}, {', '.join(entry.tasks)}, are trained together. Name none.")
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     accelerator = _accelerator(options, out)
     pending = _pending(files, run_identity(recipe, options), options, adapter_method(entry))
@@ -77,26 +80,45 @@ def train_entry(
         with PartialState().main_process_first():
             if PartialState().is_main_process:
                 _compress_source(entry, registry, out, tasks, options)
-    for task in pending:
-        data = benchmark.splits(task, root)
-        if len(data.classes) != entry.classes[task]:
-            raise DataError(
-                f"{task} has {len(data.classes)} classes in {root}; {entry.name} was made for {entry.classes[task]}."
-            )
-        torch.manual_seed(training.seed_of(recipe.seed, task, "init"))
+    groups = [list(entry.tasks)] if entry.networks and pending else [[task] for task in pending]
+    for group in groups:
+        data = {task: splits_of(entry, task, options) for task in group}
+        torch.manual_seed(seed_of(recipe.seed, *group, "init"))
         model = fresh_model(entry, registry, backbone_file=options.backbone_weights)
-        if model.method.shared or entry.source:
-            _begin_compressed(model, entry, task, out)
-        if task not in model.tasks:
-            model.add_task(Task.of(task, data.classes, recipe.of(task).input, entry.kind(task)))
-        metrics = _train(model, task, data, recipe, files[task], accelerator, options)
+        _begin_compressed(model, entry, group, out)
+        for task in group:
+            if task not in model.tasks:
+                model.add_task(Task.of(task, data[task].classes, recipe.of(task).input, entry.kind(task)))
+        metrics = _train(model, data, recipe, files[group[0]], accelerator, options)
         if accelerator.is_main_process:
-            provenance = {"entry": entry.name, "backbone": entry.backbone}
-            model.save_adapter(task, files[task], provenance | _provenance(entry.name, recipe, metrics, options))
-            _checkpoint(files[task]).unlink(missing_ok=True)
+            _save(model, entry, recipe, metrics, files, options)
         accelerator.wait_for_everyone()
     _finish_trackers(accelerator)
     return files
+
+
+def splits_of(entry: Entry, task: str, options: RunOptions) -> Splits:
+    """A task's images; raises DataError where they have other classes than the entry was made for."""
+    root = entry.images_root(options.data_root)
+    data = get_benchmark(entry.benchmark, options.skip_unreadable).splits(task, root)
+    if len(data.classes) != entry.classes[task]:
+        raise DataError(
+            f"{task} has {len(data.classes)} classes in {root}; {entry.name} was made for {entry.classes[task]}."
+        )
+    return data
+
+
+def _save(
+    model: MultiTaskModel, entry: Entry, recipe: Recipe, metrics: dict[str, dict[str, float]], files: dict[str, Path],
+    options: RunOptions,
+) -> None:  # fmt: skip
+    """Write the files of tasks that have just been trained and, if it was trained with them, what they share."""
+    facts = {"entry": entry.name, **({"backbone": entry.backbone} if entry.backbone else {})}
+    if entry.networks and (shared := model.shared_tensors()):
+        write(next(iter(files.values())).parent / SHARED, shared, facts | _provenance(entry.name, recipe, {}, options))
+    for task, figures in metrics.items():
+        model.save_adapter(task, files[task], facts | _provenance(entry.name, recipe, figures, options))
+        _checkpoint(files[task]).unlink(missing_ok=True)
 
 
 def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequence[str], options: RunOptions) -> None:
@@ -117,33 +139,34 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
         others = [out / f"{task}.safetensors" for task in entry.tasks if not (options.overwrite and task in tasks)]
         made = {read(file)[1].get("shared_sha256") for file in fresh.glob("*.safetensors") if file.name != SHARED}
         odd = [str(file) for file in others if file.exists() and read(file)[1].get("shared_sha256") not in made]
-        if odd:
+        if odd and not entry.networks:
             raise OptionError(f"{odd[0]} was trained on another basis. --overwrite all tasks, or name another --out.")
         shutil.rmtree(begun, ignore_errors=True)
         fresh.rename(begun)
-    if (begun / SHARED).exists():
+    if (begun / SHARED).exists() and not entry.networks:  # else it is trained further
         shutil.copy(begun / SHARED, out / SHARED)
 
 
-def _begin_compressed(model: TaskModel, entry: Entry, task: str, out: Path) -> None:
-    """Give a model what its tasks share and, if the entry's source has the task, that in compressed form."""
-    if model.method.shared:
-        load_shared(model, entry, out)
-    file = out / "compressed" / f"{task}.safetensors"
-    if entry.source and file.exists():
-        model.load_adapter(file)
+def _begin_compressed(model: MultiTaskModel, entry: Entry, tasks: Sequence[str], out: Path) -> None:
+    """Give a model what its tasks share and, if the entry's source has the tasks, those in compressed form."""
+    if model.shared_tensors() and (entry.source or not entry.networks):
+        load_shared(model, entry, out / "compressed" if entry.networks else out)
+    for task in tasks if entry.source else ():
+        file = out / "compressed" / f"{task}.safetensors"
+        if file.exists():
+            model.load_adapter(file)
 
 
 def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
     """Pre-train a backbone of the zoo by its recipe, from random weights, into a safetensors file."""
-    recipe = _recipe(backbone.recipe, options)
+    recipe = recipe_of(backbone.recipe, options)
     accelerator = _accelerator(options, file.parent)
     if _pending({backbone.task: file}, run_identity(recipe, options), options):
         data = get_benchmark(backbone.benchmark, options.skip_unreadable).splits(backbone.task, options.data_root)
-        torch.manual_seed(training.seed_of(recipe.seed, backbone.task, "init"))
+        torch.manual_seed(seed_of(recipe.seed, backbone.task, "init"))
         model = TaskModel(build(backbone.name), "scratch")
         model.add_task(Task.of(backbone.task, data.classes, recipe.of(backbone.task).input))
-        metrics = _train(model, backbone.task, data, recipe, file, accelerator, options)
+        metrics = _train(model, {backbone.task: data}, recipe, file, accelerator, options)[backbone.task]
         if accelerator.is_main_process:
             header = {"backbone": backbone.name, "classes": list(data.classes)}
             header |= _provenance(backbone.name, recipe, metrics, options)
@@ -203,7 +226,7 @@ def _own_entry(
     name = name or "-".join([_word(backbone.rpartition("/")[2]), method["name"], *rank, _word(data.resolve().name)])
     registry.check_new(name)
     entry = Entry(
-        backbone, method, "folder", {task: len(names) for task, names in classes.items()}, recipe,
+        method, "folder", {task: len(names) for task, names in classes.items()}, recipe, backbone=backbone,
         data_root=str(data.resolve()), name=name, folder=out,
     )  # fmt: skip
     model = fresh_model(entry, registry, pretrained=False)
@@ -228,26 +251,40 @@ def _accelerator(options: RunOptions, out: Path) -> Accelerator:
 
 
 def _train(
-    model: TaskModel, task: str, data: Splits, recipe: Recipe, file: Path, accelerator: Accelerator, options: RunOptions
-) -> dict[str, float]:
-    """Train one task and test it; the metrics."""
-    if options.fraction != 1:
-        data = fraction_of(data, options.fraction, training.seed_of(recipe.seed, task, "fraction"))
-    if options.hold_out:
-        data = held_out(data, options.hold_out, training.seed_of(recipe.seed, task, "held out"))
-    figures = training.train_task(
-        model, task, data, recipe, accelerator=accelerator, checkpoint_file=_checkpoint(file), resume=options.resume,
+    model: MultiTaskModel, data: dict[str, Splits], recipe: Recipe, file: Path, accelerator: Accelerator,
+    options: RunOptions,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Train one task, or several together, and test each; the metrics by task."""
+    used = {task: given(splits, task, recipe, options) for task, splits in data.items()}
+    figures = training.train_tasks(
+        model, used, recipe, accelerator=accelerator, checkpoint_file=_checkpoint(file), resume=options.resume,
         execution=options, quiet=options.quiet,
     )  # fmt: skip
-    known, metrics = model.task(task), {f"train_{key}": value for key, value in figures.items()}
-    metrics[known.metric.name] = measure(
-        functools.partial(model, task=task), data.test, known, device=accelerator.device, workers=options.workers,
-        accelerator=accelerator,
-    )  # fmt: skip
+    metrics = {}
+    for task, splits in used.items():
+        known, own = model.task(task), f"{task}/" if len(used) > 1 else ""
+        found = {f"train_{key.removeprefix(own)}": value for key, value in figures.items() if key.startswith(own)}
+        found[known.metric.name] = measure(
+            functools.partial(model, task=task), splits.test, known, device=accelerator.device, workers=options.workers,
+            accelerator=accelerator,
+        )  # fmt: skip
+        metrics[task] = found
     return metrics
 
 
-def _recipe(name: str, options: RunOptions) -> Recipe:
+def given(data: Splits, task: str, recipe: Recipe, options: RunOptions) -> Splits:
+    """What a task is trained and tested on: all, or so much of it as is asked for."""
+    if options.fraction != 1:
+        data = fraction_of(data, options.fraction, seed_of(recipe.seed, task, "fraction"))
+    if samples := recipe.of(task).samples:
+        data = some_of(data, samples, seed_of(recipe.seed, task, "fraction"))
+    if options.hold_out:
+        data = held_out(data, options.hold_out, seed_of(recipe.seed, task, "held out"))
+    return data
+
+
+def recipe_of(name: str, options: RunOptions) -> Recipe:
+    """The recipe of a name, as the options change it."""
     recipe = load_recipe(options.recipe or name)
     return recipe if options.seed is None else replace(recipe, seed=options.seed)
 

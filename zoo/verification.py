@@ -17,6 +17,7 @@ from zoo.evaluation import measure
 from zoo.fetch import fetch
 from zoo.loader import adapter_files, load
 from zoo.model import TaskModel
+from zoo.multitask import MultiTaskModel
 from zoo.recipe import load_recipe
 from zoo.registry import Backbone, Entry, Registry
 from zoo.runs import RunOptions, train_entry
@@ -37,7 +38,7 @@ class Check:
 
 
 def evaluate(
-    entry: Entry, model: TaskModel, data_root: Path | None = None, skip_unreadable: bool = False
+    entry: Entry, model: MultiTaskModel, data_root: Path | None = None, skip_unreadable: bool = False
 ) -> dict[str, float]:
     """How well `model` does every task on its test images, each in its metric's unit."""
     benchmark = get_benchmark(entry.benchmark, skip_unreadable)
@@ -76,8 +77,9 @@ def verify(entry: Entry, registry: Registry, data_root: Path | None = None) -> l
         return checks
     model = load(entry.name, weights="published", registry=registry)
     if entry.parameters:
-        counted = {model.count_parameters(task) for task in model.tasks}
-        checks.append(Check("all", "parameters", counted == {entry.parameters}, ", ".join(map(str, counted))))
+        counted = {task: model.count_parameters(task) for task in model.tasks}
+        fits = all(found == entry.parameters.of(task) for task, found in counted.items())
+        checks.append(Check("all", "parameters", fits, ", ".join(dict.fromkeys(map(str, counted.values())))))
     figures = evaluate(entry, model, data_root)
     return checks + _compare(entry, {task: figures[task] for task in entry.tasks})
 
@@ -91,8 +93,8 @@ def verify_backbone(backbone: Backbone) -> list[Check]:
     model.load_backbone_tensors({k: t for k, t in tensors.items() if k in model.backbone_tensors()}, backbone.name)
     model.add_task(Task.of(backbone.task, header["classes"], load_recipe(backbone.recipe).of(backbone.task).input))
     model.load_task_tensors(backbone.task, {k: t for k, t in tensors.items() if k in model.task_tensors(backbone.task)})
-    stated = Entry(backbone.name, {"name": "scratch"}, backbone.benchmark, {backbone.task: len(header["classes"])},
-                   backbone.recipe, measured=backbone.measured, tolerance=backbone.tolerance)  # fmt: skip
+    stated = Entry({"name": "scratch"}, backbone.benchmark, {backbone.task: len(header["classes"])}, backbone.recipe,
+                   backbone=backbone.name, measured=backbone.measured, tolerance=backbone.tolerance)  # fmt: skip
     detail = f"{backbone.weights.size} bytes, sha256 {backbone.weights.sha256[:12]}…"
     counted = model.count_parameters(backbone.task).backbone
     return [

@@ -134,6 +134,46 @@ def convert(
     click.echo(f"Wrote {out}. PEFT loads it on {entry.backbone} with {entry.classes[task]} classes.")
 
 
+@main.command("search-sharing")
+@click.argument("name")
+@click.option(
+    "--strategy",
+    type=click.Choice(["greedy", "bottom-heavy", "similarity"]),
+    default="greedy",
+    show_default=True,
+    help="Layer by layer; no layer more than the one below; or by the cores' reactions.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0),
+    default=0.5,
+    show_default=True,
+    help="Of similarity: how differently tasks may react to a shared core's perturbation.",
+)
+@click.option("-o", "--out", type=FOLDER, required=True, help="Where the new entry's registry, files and trials go.")
+@click.option("--recipe", help="A recipe's name or file, in place of the entry's.")
+@click.option("--seed", type=int, help="In place of the recipe's.")
+@data_root
+@as_json
+@click.pass_obj
+def search_sharing(
+    registry: Registry, name: str, strategy: str, threshold: float, out: Path, as_json: bool, **options: Any
+) -> None:
+    """Find out which cores the tasks of NAME should share, on held-out training images; then train that pattern."""
+    from zoo import patterns, runs
+
+    narrate()
+    entry = registry.entry(name)
+    settings = runs.RunOptions(quiet=True, **options)
+    found = patterns.search(entry, registry, out, settings, strategy, threshold)
+    show(patterns.as_rows(found, entry.metric(entry.tasks[0]).unit), as_json)
+    if as_json:
+        return
+    differences = [{"layer": n, "core": p, "difference": round(d, 2)} for (n, p), d in found.differences.items()]
+    show(differences)
+    click.echo(f"Wrote {found.entry.name}. Use it with: zoo --registry {out / 'registry.yaml'} eval {found.entry.name}")
+
+
 def _search_ranks(
     entry: Entry, registry: Registry, tasks: list[str], out: Path | None, settings: Any, margin: float
 ) -> None:
