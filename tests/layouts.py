@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import FER2013, Flowers102, Places365
 
+from tests import joint_layouts
 from zoo.datasets import BENCHMARKS
 from zoo.datasets.clip5 import LabelledSTL10
 
@@ -252,6 +253,8 @@ def nyud(root: Path) -> Path:
 
 def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of one of the papers' benchmarks."""
+    if benchmark in joint_layouts.BENCHMARKS:
+        return joint_layouts.make(benchmark, root, monkeypatch)
     if benchmark in ("sketch", "places", "clip5"):
         return {"sketch": sketch, "places": places, "clip5": clip5}[benchmark](root, monkeypatch)
     if benchmark == "nyud":

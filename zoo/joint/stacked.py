@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -139,5 +140,8 @@ def to_torch(weight: Tensor) -> Tensor:
 
 
 def bounded(rank: int, sizes: Sequence[int]) -> list[int]:
-    """A rank for each mode: no more than it is long."""
-    return [min(rank, size) for size in sizes]
+    """The ranks of a Tucker form: no more than `rank`, than a mode is long, and than all the others can tell apart."""
+    ranks = [min(rank, size) for size in sizes]
+    for place in sorted(range(len(sizes)), key=lambda place: -ranks[place]):
+        ranks[place] = min(ranks[place], math.prod(ranks[:place] + ranks[place + 1 :]))
+    return ranks

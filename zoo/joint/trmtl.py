@@ -40,7 +40,7 @@ class TRMTL(Sharing):
         route: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__(networks)
-        for each in [rank] if isinstance(rank, int) else rank:
+        for each in rank if isinstance(rank, list | tuple) else [rank]:
             whole_number("rank of TRMTL", each)
         self.rank, self.route = rank, route
         plain = self.skeletons()
