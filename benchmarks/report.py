@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from joint_report import draw_sharing, joint_section, ring_section
 from markdown_table import table
 from papers_report import papers_section
 
@@ -46,14 +47,22 @@ def _line(entries: list[Entry]) -> dict[str, Any]:
     return {
         "name": f"`{name}`",
         "tasks": len(one.tasks),
-        "backbone": f"{one.parameters.backbone / 1e6:.2f} M",
-        "per task": _range([entry.parameters.per_task for entry in entries if entry.parameters], ",", ""),
+        "backbone": f"{one.parameters.backbone / 1e6:.2f} M" if one.backbone else "–",
+        "per task": _per_task(entries),
         "file per task": _range(sizes, ".0f", " kB") if sizes else "train it",
         "measured": _measured([entry for entry in entries if entry.measured]),
         "reported": f"{reported}({', '.join(f'[{s}]({RESULTS_PAGE}#{_anchor(s)})' for s in sources)})"
         if sources
         else "–",
     }
+
+
+def _per_task(entries: Sequence[Entry]) -> str:
+    """What one task adds, and what the tasks share."""
+    counted = [entry.parameters for entry in entries if entry.parameters]
+    own = [number for each in counted for number in (each.by_task.values() or [each.per_task])]
+    shared = max(each.shared for each in counted)
+    return _range(own, ",", "") + (f", {shared:,} shared" if shared else "")
 
 
 def _measured(entries: Sequence[Entry]) -> str:
@@ -301,9 +310,11 @@ def results() -> str:
         zoo_table().replace(RESULTS_PAGE, ""),
         methods_section(),
         rooms_section(),
+        joint_section(),
         ranks_section(),
         step_section(),
         transformer_section(),
+        ring_section(),
         execution_section(),
         latency_section(),
         all_tasks_section(),
@@ -322,6 +333,7 @@ def readme(text: str) -> str:
 
 def main() -> None:
     draw_methods()
+    draw_sharing(ROOT / "docs" / "sharing")
     (ROOT / "docs" / "results.md").write_text(results(), encoding="utf-8")
     path = ROOT / "README.md"
     path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")

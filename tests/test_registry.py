@@ -11,10 +11,10 @@ import torch
 import zoo
 from zoo import papers, resources
 from zoo.errors import ConfigError, UnknownNameError, WeightsError
-from zoo.loader import fresh_model
+from zoo.loader import counted_parameters, fresh_model
 from zoo.registry import Backbone, Entry, Registry, WeightsFile, as_data, default_registry, list_models, register
 from zoo.score import CHALLENGE, decathlon_score
-from zoo.task import Task
+from zoo.task import Task, is_dense
 
 OWN = Registry.read(resources.registry_file())
 ENTRIES = [OWN.entry(name) for name in OWN.names()]
@@ -50,6 +50,9 @@ def test_an_unknown_name_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
 def test_every_entrys_parameters_are_recomputed(entry: Entry) -> None:
+    if entry.networks:
+        assert counted_parameters(entry, OWN) == entry.parameters
+        return
     model = fresh_model(entry, OWN, pretrained=False)
     model.add_task(Task.of("t", 7))
     assert model.count_parameters("t") == entry.parameters
@@ -60,6 +63,7 @@ CONTRADICTORY = {  # the printed total cannot be had by the rule that fits the o
     "resnet50-bn-sketch", "resnet34-finetune-domainnet", "resnet34_joint-finetune-domainnet",
     "resnet18-ftn-r1-decathlon", "resnet18-ftn-r20-decathlon", "vit_b32_clip-finetune-clip5",
     "resnet18-single-nyud", "resnet18-series-nyud",
+    "mlp-trmtl_410-mnist_odd_even", "mlp-trmtl_420-mnist_odd_even",
 }  # fmt: skip
 
 
@@ -100,14 +104,15 @@ def test_printed_means_are_the_means_of_what_is_printed() -> None:
     """To the paper's rounding: a slip in copying a figure would show here."""
     for entry in ENTRIES:
         if entry.reported and entry.reported.mean:
-            digits = 0.051 if entry.reported.source == "FTN, Table 3" else 0.011
+            printed = {"FTN, Table 3": 0.051, "TRMTL, Table 9": 0.051, "TRMTL, Table 10": 0.07}  # to a tenth
+            digits = printed.get(entry.reported.source, 0.011)
             assert statistics.mean(entry.reported.figures.values()) == pytest.approx(entry.reported.mean, abs=digits)
             assert set(entry.reported.figures) - {"imagenet12"} == set(entry.tasks)
     for source in papers.tables(OWN):
         for row in papers.table(source, OWN):
             if row["mean"] is None:  # Table 4 has four units
                 continue
-            assert papers.mean_of(row) == pytest.approx(row["mean"], abs=0.05), row["model"]
+            assert papers.mean_of(row) == pytest.approx(row["mean"], abs=0.07), row["model"]
 
 
 def test_a_paper_s_table_holds_entries_and_rivals() -> None:
@@ -117,6 +122,7 @@ def test_a_paper_s_table_holds_entries_and_rivals() -> None:
         "resnet34-ftn-r40-domainnet", "TAPS", "resnet34-finetune-domainnet",
     ]  # fmt: skip
     tables = [*(f"FTN, Table {number}" for number in range(1, 8)), "Residual adapters, Table 1"]
+    tables += [f"TRMTL, Table {which}" for which in (1, 10, "13, channels", "13, sizes", 2, 4, 9)]
     assert papers.tables(OWN) == tables
 
 
@@ -158,8 +164,7 @@ def test_every_entry_loads_without_weights(entry: Entry) -> None:
     assert model.tasks == entry.tasks
     task = entry.tasks[-1]
     x = torch.randn(1, *model.task(task).preprocessing.input_size)
-    maps = entry.kind(task) != "classification"
-    shape = (1, entry.classes[task], *(x.shape[2:] if maps else ()))
+    shape = (1, entry.classes[task], *(x.shape[2:] if is_dense(entry.kind(task)) else ()))
     assert model(x, task).shape == shape
     assert zoo.load(entry.name, task=task, fuse=True, weights=None)(x).shape == shape
 

@@ -74,7 +74,8 @@ def test_contracting_equals_the_explicit_sum(ins: Any, outs: Any, ranks: Any) ->
     ring.reset(1.0)
     expected, x = explicit(ring), torch.randn(5, math.prod(ins))
     torch.testing.assert_close(ring.dense(), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(ring.contract(x), x @ expected, rtol=1e-5, atol=1e-5)
+    for backwards in (False, True):
+        torch.testing.assert_close(ring.contract(x, backwards), x @ expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_kernel_is_the_papers_equation_3() -> None:
@@ -109,6 +110,7 @@ def layers() -> dict[str, tuple[RingLayer, Tensor]]:
         "valid": (TRConv2d([8], [6], 2, 2, padding="valid"), image),
         "reflected": (TRConv2d([8], [6], 3, 2, padding=1, padding_mode="reflect"), image),
         "lstm": (TRLSTM([3, 4], [2, 5], [2, 3]), torch.randn(2, 7, 12)),
+        "backwards": (TRLinear([2, 3, 5], [6, 3, 1], [2, 3, 4]), torch.randn(5, 30)),
         "lstm, no bias": (TRLSTM([3, 4], [2, 5], 2, bias=False), torch.randn(2, 7, 12)),
     }
 
@@ -127,6 +129,11 @@ def test_both_routes_give_one_output_and_one_gradient(case: str) -> None:
         found[route] = [*leaves, inputs.grad, *(p.grad for p in layer.parameters())]
     for built, contracted in zip(found["built"], found["contracted"], strict=True):
         torch.testing.assert_close(built, contracted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_ring_is_gone_round_where_it_shrinks_first() -> None:
+    assert layers()["backwards"][0].backwards
+    assert not layers()["linear"][0].backwards
 
 
 @pytest.mark.parametrize("case", layers())

@@ -26,7 +26,10 @@ from zoo.registry import Entry, Registry, WeightsFile, default_registry
 pytestmark = pytest.mark.slow
 ENTRIES = [default_registry().entry(name) for name in default_registry().names()]
 SIZES = {"sketch": {224}, "domainnet": {224}, "domainnet_joint": {224}, "decathlon": {72}, "shapes": {32},
-         "pentathlon": {24, 28, 32, 36, 40}, "places": {64}, "clip5": {224}, "nyud": {425}, "rooms": {48}}  # fmt: skip
+         "pentathlon": {24, 28, 32, 36, 40}, "places": {64}, "clip5": {224}, "nyud": {425}, "rooms": {48},
+         "mnist_odd_even": {28}, "omniglot5": {105}, "omniglot_mnist": {28, 105}, "cifar10_3": {16, 32}, "ucf11": {120},
+         "officehome": {224}, "adience_celeba": {218, 227}, "digits": {8, 16}, "shapes2": {16, 32},
+         "clips": {16}}  # fmt: skip
 
 
 def sizes(entry: Entry) -> set[int]:
@@ -54,8 +57,8 @@ def test_fusing_and_exporting_change_nothing(entry: Entry, tmp_path: Path) -> No
 
 # -- recipes, through the command line ------------------------------------------------------------------------------
 
-# One entry of each recipe; one that begins with another's adapters is trained in test_runs.py.
-OF_RECIPE = {entry.recipe: entry for entry in reversed(ENTRIES) if not entry.source}
+# One entry of each recipe; adapters that begin with another entry's are trained in test_runs.py.
+OF_RECIPE = {entry.recipe: entry for entry in reversed(ENTRIES) if not entry.source or entry.networks}
 
 
 def command(*arguments: object, status: int = 0) -> Result:
@@ -64,20 +67,22 @@ def command(*arguments: object, status: int = 0) -> Result:
     return result
 
 
-def on_a_small_scale(entry: Entry, folder: Path) -> Entry:
+def on_a_small_scale(entry: Entry, folder: Path, name: str = "small") -> Entry:
     """The entry with random backbone weights, as none can be downloaded here, and batches of two in one epoch."""
-    recipe = folder / "recipe.yaml"
+    recipe = folder / f"{name}.yaml"
     command("cp", entry.recipe, recipe)
     text = re.sub(r"(?m)^epochs: \d+", "epochs: 1", recipe.read_text())
+    text = re.sub(r"(?m)^samples: \d+", "samples: 4", text)
     recipe.write_text(re.sub(r"(?m)^batch: \d+", "batch: 2", text))
+    small = replace(entry, name=name, recipe=str(recipe), weights=None, shared=None, measured=None, baseline="")
+    if not entry.backbone:
+        return small
     backbone = folder / "backbone.safetensors"
     torch.manual_seed(0)
     encoder = architecture(entry.backbone.removeprefix("deeplab/"), default_registry())
     tensors.write(backbone, encoder.state_dict(), {})
     weights = WeightsFile("file:backbone.safetensors", sha256(backbone), backbone.stat().st_size)
-    return replace(
-        entry, name="small", recipe=str(recipe), backbone_weights=weights, weights=None, measured=None, baseline=""
-    )
+    return replace(small, backbone_weights=weights)
 
 
 @pytest.mark.parametrize("entry", OF_RECIPE.values(), ids=lambda e: e.recipe)
@@ -89,20 +94,27 @@ def test_every_recipe_trains_two_steps_and_its_result_evaluates(
     root = layouts.make(entry.benchmark, tmp_path / "data", monkeypatch) if needs_root else None
     data = ("--data-root", root) if root else ()
     small, registry, file = on_a_small_scale(entry, tmp_path), Registry(), tmp_path / "registry.yaml"
-    task = entry.tasks[-1]
+    if entry.source:
+        source = on_a_small_scale(default_registry().entry(entry.source), tmp_path, "source")
+        small = replace(small, source="source")
+        registry.update(source)
     registry.update(small)
     registry.write(file)
-    out = tmp_path / "out"
-    command("--registry", file, "train", "small", "--task", task, "--max-steps", 2, "--out", out, "--quiet", *data)
-    path = out / f"{task}.safetensors"
-    header = tensors.read(path)[1]
+    if entry.source:
+        command("--registry", file, "train", "source", "--max-steps", 2, "--quiet", *data)
+    out, task = tmp_path / "out", entry.tasks[-1]
+    wanted = () if entry.networks else ("--task", task)  # networks are trained together
+    steps = len(entry.tasks) if entry.networks else 2
+    command("--registry", file, "train", "small", *wanted, "--max-steps", steps, "--out", out, "--quiet", *data)
+    files = {each: out / f"{each}.safetensors" for each in (entry.tasks if entry.networks else [task])}
+    header = tensors.read(files[task])[1]
     assert header["preprocessing"]["size"] in sizes(entry)
 
-    alone = replace(small, classes={task: entry.classes[task]}, kinds={task: entry.kind(task)})
-    done = publish(alone, {task: path}, "file:out/")
-    registry.update(done)
+    kept = {each: entry.classes[each] for each in files}
+    alone = replace(small, classes=kept, kinds={each: entry.kind(each) for each in files})
+    registry.update(publish(alone, files, "file:out/"))
     registry.write(file)
     rows = json.loads(command("--registry", file, "eval", "small", "--json", *data).stdout)
-    metric = entry.metric(task)
-    assert rows[0][f"{metric.name} {metric.unit}"] == pytest.approx(header["metrics"][metric.name], abs=0.02)
+    metric, row = entry.metric(task), next(row for row in rows if row["task"] == task)
+    assert row[f"{metric.name} {metric.unit}"] == pytest.approx(header["metrics"][metric.name], abs=0.02)
     assert "parameters" in command("--registry", file, "verify", "small", *data).stdout

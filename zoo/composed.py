@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -64,6 +65,26 @@ def plain_copy(network: nn.Module) -> nn.Module:
     """An independent copy of a network with torch's own layers in place of those that are composed or borrowed."""
     plain = {id(part): part.plain() for part in network.modules() if isinstance(part, Composed | Borrowed)}
     return copy.deepcopy(network, memo=plain)
+
+
+def materialised(network: nn.Module) -> nn.Module:
+    """The network, with memory and torch's own fresh values for all of it that is still on the meta device."""
+    for module in network.modules():
+        if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+            module.to_empty(device="cpu", recurse=False)
+            if isinstance(module, LAYERS) and module._parameters[WEIGHT.get(type(module), "weight")] is None:
+                bound = 1 / math.sqrt(_fan_in(module))  # what torch draws biases and an LSTM's weights within
+                for parameter in module.parameters(recurse=False):
+                    nn.init.uniform_(parameter, -bound, bound)
+            else:
+                module.reset_parameters()  # type: ignore[operator]
+    return network
+
+
+def _fan_in(layer: nn.Module) -> int:
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels * math.prod(layer.kernel_size)
+    return int(layer.hidden_size if isinstance(layer, nn.LSTM) else layer.in_features)  # type: ignore[arg-type]
 
 
 def check_layer(layer: nn.Module) -> None:

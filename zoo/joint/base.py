@@ -53,10 +53,10 @@ class Sharing(nn.Module):
         """
         raise OptionError(f"{self.name} starts from fresh weights, not from trained networks.")
 
-    def skeletons(self) -> dict[str, nn.Module]:
-        """All tasks' plain networks, to look at their layers: without memory and values."""
+    def skeleton(self, task: str) -> nn.Module:
+        """A task's plain network, what is fresh in it without memory and values yet (`zoo.composed.materialised`)."""
         with torch.device("meta"):
-            return {task: plan.plain() for task, plan in self.plans.items()}
+            return self.plans[task].plain()
 
     def common_layers(self) -> list[tuple[str, ...]]:
         """The paths of the first layers that may share, of the second, …: one for each task, in the tasks' order.

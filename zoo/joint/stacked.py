@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from zoo.composed import WEIGHT, Composed
+from zoo.composed import WEIGHT, Composed, materialised
 from zoo.errors import OptionError
 from zoo.increments.base import whole_number
 from zoo.joint.base import Sharing, copy_rest
@@ -75,7 +75,7 @@ class Stacked(Sharing):
     def __init__(self, networks: Mapping[str, Network], rank: int) -> None:
         super().__init__(networks)
         whole_number(f"rank of {self.name}", rank)
-        plain = self.skeletons()
+        plain = {task: self.skeleton(task) for task in self.plans}
         self.layers, self.deviations = nn.ModuleDict(), {}
         for number, paths in enumerate(self.common_layers(), 1):
             layers = [plain[task].get_submodule(path) for task, path in zip(self.plans, paths, strict=True)]
@@ -88,12 +88,12 @@ class Stacked(Sharing):
             raise OptionError(f"{self.name} needs layers that are of one shape for all tasks, and there are none.")
 
     def network(self, task: str) -> nn.Module:
-        made = self.plans[task].plain()
+        made = self.skeleton(task)
         for path, number in self._stacked(task).items():
             factors = self.layers[number]
             assert isinstance(factors, Factors)
             made.set_submodule(path, StackedLayer(made.get_submodule(path), factors, self.deviations[number]))
-        return made
+        return materialised(made)
 
     def begin(self, networks: Mapping[str, nn.Module], sources: Mapping[str, nn.Module]) -> dict[str, float]:
         errors = {}

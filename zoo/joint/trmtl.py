@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from zoo.composed import materialised
 from zoo.errors import OptionError
 from zoo.increments.base import whole_number
 from zoo.joint.base import Sharing
@@ -43,7 +44,7 @@ class TRMTL(Sharing):
         for each in rank if isinstance(rank, list | tuple) else [rank]:
             whole_number("rank of TRMTL", each)
         self.rank, self.route = rank, route
-        plain = self.skeletons()
+        plain = {task: self.skeleton(task) for task in self.plans}
         self.modes = {
             task: {
                 path: modes or chosen_modes(plain[task].get_submodule(path), cores)
@@ -67,13 +68,13 @@ class TRMTL(Sharing):
                 self.layers[str(number)] = nn.ParameterDict(shared)
 
     def network(self, task: str) -> nn.Module:
-        made = self.plans[task].plain()
+        made = self.skeleton(task)
         shared = dict(self.layers.named_children())
         for number, (path, modes) in enumerate(self.modes[task].items(), 1):
             layer = made.get_submodule(path)
             borrowed = {int(place) - 1: core for place, core in shared.get(str(number), {}).items()}
             made.set_submodule(path, RingLayer.kind(layer).like(layer, modes, self.rank, borrowed, self.route))
-        return made
+        return materialised(made)
 
     def shareable(self) -> list[list[int]]:
         """For each layer, the places of the cores that are of one shape for all tasks that have the layer."""

@@ -93,12 +93,24 @@ class Ring(nn.Module):
         closed = torch.einsum("amnb,bija->minj", left, right)  # (M, M', N, N')
         return closed.reshape(left.shape[1] * right.shape[1], -1)
 
-    def contract(self, x: Tensor) -> Tensor:
-        """`x @ dense()` for rows x (B, ∏M_k), core by core; the matrix is never made."""
-        first, *others = self.cores
+    def contract(self, x: Tensor, backwards: bool = False) -> Tensor:
+        """`x @ dense()` for rows x (B, ∏M_k), core by core; the matrix is never made.
+
+        Args:
+            backwards: begin with the last core, `Tr{G_1 … G_D} = Tr{G_Dᵀ … G_1ᵀ}`; what stands between grows less where
+                that one has many inputs and few outputs.
+        """
+        cores = self.cores
+        if backwards:
+            x = x.reshape(len(x), *(core.shape[1] for core in cores)).permute(0, *range(len(cores), 0, -1))
+            cores = [core.permute(3, 1, 2, 0) for core in reversed(cores)]
+        first, *others = cores
         state = x.reshape(len(x), first.shape[1], -1)  # (B, M_1, M_2 … M_D)
         opened = torch.einsum("bml,amnr->bnlar", state, first)  # (B, N_1, M_2 … M_D, R_1, R_2)
-        return close(opened, others)
+        y = close(opened, others)
+        if backwards:
+            y = y.view(len(y), *(core.shape[2] for core in cores)).permute(0, *range(len(cores), 0, -1)).flatten(1)
+        return y
 
     def extra_repr(self) -> str:
         shown = " ".join("×".join(map(str, shape)) + ("*" if k in self.borrowed else "") for k, shape in

@@ -14,7 +14,7 @@ from zoo.composed import Composed
 from zoo.errors import OptionError
 from zoo.ring.cores import Ring, Shape, close, core_shapes
 from zoo.ring.modes import balanced_pair
-from zoo.ring.routes import ROUTES, cheaper_route
+from zoo.ring.routes import ROUTES, backwards, cheaper_route, contraction_cost
 
 GATES = 4  # of an LSTM
 Ranks = int | Sequence[int]
@@ -38,6 +38,7 @@ class RingLayer(Composed):
         if route not in ROUTES:
             raise OptionError(f"The route must be one of {', '.join(ROUTES)}, not {route!r}.")
         self.ring, self.route = ring, route
+        self.backwards = contraction_cost(backwards(ring.shapes), 1) < contraction_cost(ring.shapes, 1)
 
     @staticmethod
     def kind(layer: nn.Module) -> type[RingLayer]:
@@ -90,7 +91,7 @@ class TRLinear(RingLayer):
         return self.ring.dense().T  # (outputs, inputs)
 
     def contracted(self, x: Tensor) -> Tensor:
-        y = self.ring.contract(x.flatten(0, -2)).view(*x.shape[:-1], -1)
+        y = self.ring.contract(x.flatten(0, -2), self.backwards).view(*x.shape[:-1], -1)
         bias = self.frame.bias
         return y if bias is None else y + bias
 
@@ -181,7 +182,7 @@ class TRLSTM(RingLayer):
     def contracted(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         layer = self.frame
         x = x if layer.batch_first else x.transpose(0, 1)  # (B, T, inputs)
-        gates = self.ring.contract(x.flatten(0, 1)).view(len(x), x.shape[1], -1)  # (B, T, 4·hidden)
+        gates = self.ring.contract(x.flatten(0, 1), self.backwards).view(len(x), x.shape[1], -1)  # (B, T, 4·hidden)
         if layer.bias:
             gates = gates + layer.bias_ih_l0 + layer.bias_hh_l0
         hidden = cell = gates.new_zeros(len(x), layer.hidden_size)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from zoo.ring.cores import Shape, halfway
 
 ROUTES = ("auto", "built", "contracted")
-# In multiply-adds of a large product: what writing one number costs, one call, and one multiply-add where the inner
-# dimension is a rank or a mode. Fitted to interleaved timings (benchmarks/ring_layers.py).
-WRITE_COST, CALL_COST, THIN_COST = 12.0, 1.0e5, 2.0
+# In multiply-adds of a large product: what one multiply-add costs where the inner dimension is a rank or a mode; what
+# one number costs that such a product writes (it is put in order, and read and written again on the way back); and
+# what a call costs. Fitted to interleaved timings of training steps (benchmarks/ring_layers.py).
+THIN_COST, WRITE_COST, CALL_COST = 0.5, 90.0, 6.0e6
 
 
 def cheaper_route(shapes: Sequence[Shape], rows: int, taps: int = 1, positions: int | None = None) -> str:
@@ -27,7 +28,15 @@ def cheaper_route(shapes: Sequence[Shape], rows: int, taps: int = 1, positions: 
     """
     positions = rows if positions is None else positions
     built = build_cost(shapes) + layer_cost(shapes, positions)
-    return "built" if built <= contraction_cost(shapes, positions, taps) else "contracted"
+    contracted = contraction_cost(shapes, positions, taps)
+    if taps == 1:
+        contracted = min(contracted, contraction_cost(backwards(shapes), positions))
+    return "built" if built <= contracted else "contracted"
+
+
+def backwards(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+    """The shapes of the cores of the same ring, gone round the other way."""
+    return tuple((right, m, n, left) for left, m, n, right in reversed(shapes))
 
 
 def layer_cost(shapes: Sequence[Shape], positions: int) -> float:
@@ -35,11 +44,11 @@ def layer_cost(shapes: Sequence[Shape], positions: int) -> float:
     size, outputs = 1, 1
     for _, m, n, _ in shapes:
         size, outputs = size * m * n, outputs * n
-    return size * positions + CALL_COST
+    return size * positions
 
 
 def build_cost(shapes: Sequence[Shape]) -> float:
-    """Of making the matrix: each half core by core, then both closed to a ring, and its elements put in order."""
+    """Of making the matrix: each half core by core, then both closed to a ring."""
     half = halfway(shapes)
     cost, sizes = 0.0, []
     for part in (shapes[:half], shapes[half:]):
@@ -50,8 +59,8 @@ def build_cost(shapes: Sequence[Shape]) -> float:
                 cost += _product(part[0][0] * size * right, left)
         sizes.append(size)
     if len(shapes) == 1:
-        return WRITE_COST * sizes[0]
-    return cost + _product(sizes[0] * sizes[1], shapes[0][0] * shapes[half][0]) + WRITE_COST * sizes[0] * sizes[1]
+        return _product(sizes[0], 1)
+    return cost + _product(sizes[0] * sizes[1], shapes[0][0] * shapes[half][0])
 
 
 def contraction_cost(shapes: Sequence[Shape], positions: int, taps: int = 1) -> float:
