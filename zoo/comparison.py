@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.errors import OptionError
 from zoo.loader import load
-from zoo.model import TaskModel
+from zoo.multitask import MultiTaskModel
 from zoo.registry import Entry, Registry
 from zoo.timing import interleaved, medians
 from zoo.training import update
@@ -54,12 +54,10 @@ def compare(
     if rounds:
         models = {e.name: load(e.name, task=tasks[0], weights=None, registry=registry) for e in entries}
         inputs = {
-            name: torch.randn(BATCH, *model.task(tasks[0]).preprocessing.input_size).to(
-                memory_format=torch.channels_last
-            )
+            name: _channels_last(torch.randn(BATCH, *model.task(tasks[0]).preprocessing.input_size))
             for name, model in models.items()
         }
-        timings: dict[str, Callable[[TaskModel, str, Tensor], Callable[[], object]]] = {
+        timings: dict[str, Callable[[MultiTaskModel, str, Tensor], Callable[[], object]]] = {
             "ms per training step": _training_step, "ms fused": _fused, "ms unfused": _unfused,
         }  # fmt: skip
         for what, candidate in timings.items():
@@ -68,6 +66,11 @@ def compare(
             for name, value in seconds.items():
                 rows[name][what] = round(1000 * value, 1)
     return sorted(rows.values(), key=lambda row: row["mean %"] or 0.0)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """The batch in the layout that training takes; a clip as it is."""
+    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def _row(entry: Entry, tasks: list[str]) -> dict[str, Any]:
@@ -83,7 +86,7 @@ def _row(entry: Entry, tasks: list[str]) -> dict[str, Any]:
     }
 
 
-def _training_step(model: TaskModel, task: str, images: Tensor) -> Callable[[], object]:
+def _training_step(model: MultiTaskModel, task: str, images: Tensor) -> Callable[[], object]:
     optimizers = [torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)]
     model.to(memory_format=torch.channels_last)
 
@@ -97,7 +100,7 @@ def _training_step(model: TaskModel, task: str, images: Tensor) -> Callable[[], 
     return run
 
 
-def _unfused(model: TaskModel, task: str, images: Tensor) -> Callable[[], object]:
+def _unfused(model: MultiTaskModel, task: str, images: Tensor) -> Callable[[], object]:
 
     def run() -> None:
         with torch.no_grad():
@@ -106,7 +109,7 @@ def _unfused(model: TaskModel, task: str, images: Tensor) -> Callable[[], object
     return run
 
 
-def _fused(model: TaskModel, task: str, images: Tensor) -> Callable[[], object]:
+def _fused(model: MultiTaskModel, task: str, images: Tensor) -> Callable[[], object]:
     plain = model.fuse(task).to(memory_format=torch.channels_last)
 
     def run() -> None:

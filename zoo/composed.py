@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from zoo.errors import OptionError
 
 LAYERS = (nn.Linear, nn.Conv2d, nn.LSTM)
-WEIGHT = {nn.LSTM: "weight_ih_l0"}  # which parameter of a layer is made; of others "weight"
+
+
+def weight_name(layer: nn.Module) -> str:
+    """Which parameter of a layer of torch's is the one that can be made."""
+    return "weight_ih_l0" if isinstance(layer, nn.LSTM) else "weight"
+
+
+def weight_of(layer: nn.Module) -> nn.Parameter:
+    """That parameter."""
+    return layer.get_parameter(weight_name(layer))
 
 
 class Composed(nn.Module):
@@ -27,8 +36,7 @@ class Composed(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         check_layer(layer)
-        self.weight_name = WEIGHT.get(type(layer), "weight")
-        self.frame = _with_weight(layer, self.weight_name, None)
+        self.frame = _with_weight(layer, None)
 
     def weight(self) -> Tensor:
         """The weight, in the layout that torch's layer stores it in."""
@@ -39,11 +47,11 @@ class Composed(nn.Module):
 
     def run(self, x: Tensor, weight: Tensor) -> Any:
         """What torch's layer makes of `x` under a weight."""
-        return _with_weight(self.frame, self.weight_name, weight).forward(x)
+        return _with_weight(self.frame, weight).forward(x)
 
     def plain(self) -> nn.Module:
         """An independent layer of torch's own that does the same."""
-        return copy.deepcopy(_with_weight(self.frame, self.weight_name, nn.Parameter(self.weight().detach())))
+        return copy.deepcopy(_with_weight(self.frame, nn.Parameter(self.weight().detach())))
 
 
 class Borrowed(nn.Module):
@@ -72,7 +80,7 @@ def materialised(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
             module.to_empty(device="cpu", recurse=False)
-            if isinstance(module, LAYERS) and module._parameters[WEIGHT.get(type(module), "weight")] is None:
+            if isinstance(module, LAYERS) and module._parameters[weight_name(module)] is None:
                 bound = 1 / math.sqrt(_fan_in(module))  # what torch draws biases and an LSTM's weights within
                 for parameter in module.parameters(recurse=False):
                     nn.init.uniform_(parameter, -bound, bound)
@@ -97,11 +105,11 @@ def check_layer(layer: nn.Module) -> None:
         raise OptionError("An LSTM can share its weights if it is of one layer, in one direction, without projection.")
 
 
-def _with_weight(layer: nn.Module, name: str, weight: Tensor | None) -> nn.Module:
-    """A layer of the same kind around the same parameters, but for one of them."""
+def _with_weight(layer: nn.Module, weight: Tensor | None) -> nn.Module:
+    """A layer of the same kind around the same parameters, but for its weight."""
     made = type(layer).__new__(type(layer))
     made.__dict__.update(layer.__dict__)
-    made.__dict__["_parameters"] = {**layer._parameters, name: weight}
+    made.__dict__["_parameters"] = {**layer._parameters, weight_name(layer): weight}
     if isinstance(layer, nn.LSTM):  # which keeps a list of its weights beside them
         made.__dict__["_flat_weights"] = [made.__dict__["_parameters"][key] for key in layer._flat_weights_names]
         made.__dict__["_flat_weight_refs"] = [None] * len(layer._flat_weights_names)  # to none of which it refers

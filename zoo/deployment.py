@@ -13,10 +13,11 @@ from torch import Tensor
 
 from zoo.datasets import get_benchmark, open_image
 from zoo.datasets.video import open_video
-from zoo.errors import DataError
+from zoo.errors import DataError, OptionError
 from zoo.export import Parity, run, session, to_onnx
 from zoo.files import sha256
 from zoo.kinds import get_kind
+from zoo.kinds.base import LabelKind
 from zoo.loader import adapter_files, known_task, load, load_adapters, plain_network
 from zoo.multitask import MultiTaskModel
 from zoo.registry import Entry, Registry
@@ -84,6 +85,8 @@ def classify(
     """
     transform, classes, kind = model.transforms(task), model.task(task).classes, get_kind(model.task(task).kind)
     frames = model.task(task).preprocessing.frames
+    if not isinstance(kind, LabelKind):
+        raise OptionError(f"{task} answers with maps, not with labels.")
     rows: list[dict[str, Any]] = []
     for path in images:
         try:

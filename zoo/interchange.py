@@ -23,6 +23,7 @@ from zoo.increments import Increment, get_method
 from zoo.layers import AdaptedLayer, TaskHead, TaskNorm, has_standard_forward
 from zoo.loader import pretrained_network
 from zoo.model import TaskModel
+from zoo.multitask import MultiTaskModel
 from zoo.placement import NORMS, Placement
 from zoo.publishing import with_files
 from zoo.registry import Entry, Registry, default_registry
@@ -81,7 +82,7 @@ def load_peft(
     return model
 
 
-def save_peft(model: TaskModel, task: str, folder: str | Path, base_model: str = "") -> None:
+def save_peft(model: MultiTaskModel, task: str, folder: str | Path, base_model: str = "") -> None:
     """Write a task as a LoRA checkpoint of PEFT's, which computes the same; what would not be exact is refused.
 
     ΔW has to be a product of thin matrices: `lora` (rank R for each projection that it adapts, so 2R on a packed query,
@@ -96,6 +97,8 @@ def save_peft(model: TaskModel, task: str, folder: str | Path, base_model: str =
         OptionError: the method or a layer has no exact LoRA form, or the folder holds a checkpoint.
     """
     known, folder = model.task(task), Path(folder)
+    if not isinstance(model, TaskModel):
+        raise OptionError(f"The method {model.method_name!r} adapts no backbone, so there is nothing for LoRA to hold.")
     if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
         raise OptionError(f"{folder} holds a checkpoint already; name another folder.")
     if len(model.head_paths) > 1:

@@ -73,6 +73,10 @@ class MultiTaskModel(nn.Module):
     # -- the network ----------------------------------------------------------------------------------------------
 
     @abstractmethod
+    def forward(self, images: Tensor, task: str | None = None) -> Any:
+        """What `task` makes of a batch; without a task: what every task makes of it, by its name."""
+
+    @abstractmethod
     def fuse(self, task: str) -> nn.Module:
         """A plain module that does what this model does for `task`, in eval mode; the model stays as it was."""
 
@@ -168,8 +172,11 @@ class MultiTaskModel(nn.Module):
         """Parameters of the frozen backbone, of `task` and of what tasks share, no classifiers (as FTN counts)."""
         heads = self.head_prefixes(task)
         own = [p for name, p in self.task_parameters(task) if not name.startswith(heads)]
-        groups = (self.backbone_parameters(), own, self.shared_tensors().values())
-        return Parameters(*(sum(p.numel() for p in group) for group in groups))
+        frozen, per_task, shared = (
+            sum(tensor.numel() for tensor in group)
+            for group in (self.backbone_parameters(), own, self.shared_tensors().values())
+        )
+        return Parameters(frozen, per_task, shared)
 
     # -- adapter files --------------------------------------------------------------------------------------------
 

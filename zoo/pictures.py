@@ -16,14 +16,14 @@ from zoo.errors import OptionError
 from zoo.files import atomic_path
 from zoo.kinds import get_kind
 from zoo.kinds.base import DenseKind
-from zoo.model import TaskModel
+from zoo.multitask import MultiTaskModel
 from zoo.plots import pyplot
 from zoo.task import Task, is_dense
 
 INCHES = 3.2  # of one picture's width in a sheet
 
 
-def dense_tasks(model: TaskModel) -> dict[str, Task]:
+def dense_tasks(model: MultiTaskModel) -> dict[str, Task]:
     """A model's tasks whose answers are maps; raises OptionError if there are none."""
     found = {name: model.task(name) for name in model.tasks if is_dense(model.task(name).kind)}
     if not found:
@@ -31,7 +31,7 @@ def dense_tasks(model: TaskModel) -> dict[str, Task]:
     return found
 
 
-def answers(model: TaskModel, image: Image.Image) -> dict[str, npt.NDArray[Any]]:
+def answers(model: MultiTaskModel, image: Image.Image) -> dict[str, npt.NDArray[Any]]:
     """What each dense task of a model says of an image, at the size of its input, all in one pass where that is one."""
     tasks = dense_tasks(model)
     inputs = {name: model.transforms(name)(image)[None] for name in tasks}
@@ -42,7 +42,7 @@ def answers(model: TaskModel, image: Image.Image) -> dict[str, npt.NDArray[Any]]
     return {name: _kind(task).answer(outputs[name])[0].numpy() for name, task in tasks.items()}
 
 
-def draw_answers(model: TaskModel, path: Path, folder: Path) -> list[Path]:
+def draw_answers(model: MultiTaskModel, path: Path, folder: Path) -> list[Path]:
     """Write a picture of each dense task's answer for the image at `path`, and a sheet of all of them.
 
     Returns:

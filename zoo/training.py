@@ -162,10 +162,10 @@ def run_epoch(
     for number, (task, inputs, targets) in batches:
         loss, *counts = step(number, task, inputs, targets)
         found = torch.tensor([loss * len(targets), len(targets), *counts], dtype=torch.float64)
-        sums[task] = sums.get(task, 0) + found
-        report(_means(sum(sums.values())))
+        sums[task] = sums.get(task, torch.zeros(4, dtype=torch.float64)) + found
+        report(_means(*sums.values()))
     reduced = {task: accelerator.reduce(each.to(accelerator.device)) for task, each in sums.items()}
-    figures = _means(sum(reduced.values()))
+    figures = _means(*reduced.values())
     if not math.isfinite(figures["loss"]):
         raise TrainingError(
             f"The loss is {figures['loss']}: the training has diverged. Lower the recipe's learning rates."
@@ -175,8 +175,8 @@ def run_epoch(
     return figures
 
 
-def _means(sums: Tensor) -> dict[str, float]:
-    loss, seen, right, answers = sums.tolist()
+def _means(*sums: Tensor) -> dict[str, float]:
+    loss, seen, right, answers = torch.stack(sums).sum(0).tolist()
     return {"loss": loss / seen, **({"accuracy": 100 * right / answers} if answers else {})}
 
 

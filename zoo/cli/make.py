@@ -157,7 +157,7 @@ def convert(
 @as_json
 @click.pass_obj
 def search_sharing(
-    registry: Registry, name: str, strategy: str, threshold: float, out: Path, as_json: bool, **options: Any
+    registry: Registry, /, name: str, strategy: str, threshold: float, out: Path, as_json: bool, **options: Any
 ) -> None:
     """Find out which cores the tasks of NAME should share, on held-out training images; then train that pattern."""
     from zoo import patterns, runs

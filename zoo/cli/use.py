@@ -16,7 +16,7 @@ from zoo.score import decathlon_score, scale
 from zoo.task import is_dense
 
 if TYPE_CHECKING:
-    from zoo.model import TaskModel
+    from zoo.multitask import MultiTaskModel
 
 
 @main.command("eval")
@@ -187,7 +187,7 @@ def predict(
         show(table, as_json)
 
 
-def _draw(model: TaskModel, images: Sequence[Path], out: Path, skip_unreadable: bool) -> list[dict[str, Any]]:
+def _draw(model: MultiTaskModel, images: Sequence[Path], out: Path, skip_unreadable: bool) -> list[dict[str, Any]]:
     """Write the pictures of several images; a row for each."""
     from zoo.pictures import draw_answers
 

@@ -29,7 +29,8 @@ def _path(motion: str, rng: Random) -> tuple[Array, Array, Array]:
     reach, start, drift = rng.uniform(0.4, 0.8), rng.uniform(0, 2 * np.pi), rng.uniform(-0.4, 0.4)
     speed, still, one = rng.uniform(0.7, 1.0), np.full(FRAMES, drift), np.ones(FRAMES)
     run, turn = reach * speed * (2 * t - 1), start + 2 * np.pi * speed * t
-    size, light = 0.35 * rng.uniform(0.7, 1.3) * one, one
+    size: Array = 0.35 * rng.uniform(0.7, 1.3) * one
+    light: Array = one
     ways = {
         "left to right": (run, still), "right to left": (-run, still),
         "downwards": (still, run), "upwards": (still, -run),
@@ -42,7 +43,7 @@ def _path(motion: str, rng: Random) -> tuple[Array, Array, Array]:
     if motion in ("grow", "shrink"):
         size = size * (0.5 + 1.5 * (t if motion == "grow" else 1 - t))
     if motion == "blink":
-        light = 0.15 + 0.85 * (np.sin(6 * np.pi * speed * t + start) > 0)
+        light = np.where(np.sin(6 * np.pi * speed * t + start) > 0, 1.0, 0.15)
     return np.stack([x, y], 1), size, light
 
 

@@ -48,8 +48,8 @@ class DigitsBenchmark(Benchmark):
         if task not in PARITY:
             raise UnknownNameError("task of digits", task, PARITY)
         chosen = of_classes(Digits(), loaded()[1], PARITY[task])
-        parts = [
+        train, test = [
             Relabelled(chosen.images, [item for item in chosen.items if (item[0] % EVERY == EVERY - 1) == test])
             for test in (False, True)
         ]
-        return Splits(tuple(map(str, PARITY[task])), *parts)
+        return Splits(tuple(map(str, PARITY[task])), train, test)

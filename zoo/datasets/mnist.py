@@ -47,5 +47,5 @@ class OddEvenBenchmark(PublishedBenchmark):
     published: ClassVar = {"official": {"odd": Counts(5, 30508, 5074), "even": Counts(5, 29492, 4926)}}
 
     def read(self, task: str, root: Path, layout: str) -> Splits:
-        parts = [of_classes(images, images.targets.tolist(), PARITY[task]) for images in mnist(root, layout)]
-        return Splits(tuple(map(str, PARITY[task])), *parts)
+        train, test = [of_classes(images, images.targets.tolist(), PARITY[task]) for images in mnist(root, layout)]
+        return Splits(tuple(map(str, PARITY[task])), train, test)

@@ -69,8 +69,13 @@ class JointModel(MultiTaskModel):
 
     # -- the networks ---------------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor, task: str) -> Any:
-        """What `task` makes of a batch that its network takes, such as images (B, C, H, W): logits (B, classes)."""
+    def forward(self, images: Tensor, task: str | None = None) -> Any:
+        """What `task` makes of a batch that its network takes, such as images (B, C, H, W): logits (B, classes).
+
+        Without a task: what every task makes of it, by its name.
+        """
+        if task is None:
+            return {each: self(images, each) for each in self.tasks}
         self.task(task)
         return self.branches[task](self.trunk(images))
 

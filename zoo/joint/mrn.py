@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from zoo.composed import Borrowed
+from zoo.composed import Borrowed, weight_of
 from zoo.errors import OptionError
 from zoo.joint.base import Sharing
 from zoo.joint.network import Network
-from zoo.joint.stacked import weight_of
 
 RIDGE = 1e-3  # of a covariance's mean variance, added to its diagonal so that it can be inverted
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from zoo.composed import WEIGHT, Composed, materialised
+from zoo.composed import Composed, materialised, weight_of
 from zoo.errors import OptionError
 from zoo.increments.base import whole_number
 from zoo.joint.base import Sharing, copy_rest
@@ -108,8 +108,10 @@ class Stacked(Sharing):
                 for (task, path), own in zip(paths.items(), factors.fill(stack), strict=True):
                     networks[task].get_submodule(path).get_parameter("own").copy_(torch.from_numpy(own))
                 made = [from_torch(_composed(networks[task], path).weight()) for task, path in paths.items()]
-            errors[f"layer {number}"] = float(np.linalg.norm(stack - torch.stack(made, -1).double().cpu().numpy()) /
-                                              max(np.linalg.norm(stack), 1e-12))  # fmt: skip
+            found = torch.stack(made, -1).double().cpu()
+            errors[f"layer {number}"] = float(
+                (found - torch.from_numpy(stack)).norm() / np.linalg.norm(stack).clip(1e-12)
+            )
         return errors
 
     def _stacked(self, task: str) -> dict[str, str]:
@@ -122,11 +124,6 @@ def _composed(network: nn.Module, path: str) -> Composed:
     layer = network.get_submodule(path)
     assert isinstance(layer, Composed)
     return layer
-
-
-def weight_of(layer: nn.Module) -> Tensor:
-    """The weight that a layer of torch's may share."""
-    return layer.get_parameter(WEIGHT.get(type(layer), "weight"))
 
 
 def from_torch(weight: Tensor) -> Tensor:

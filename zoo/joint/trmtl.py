@@ -69,7 +69,7 @@ class TRMTL(Sharing):
 
     def network(self, task: str) -> nn.Module:
         made = self.skeleton(task)
-        shared = dict(self.layers.named_children())
+        shared = {number: dict(cores.named_parameters()) for number, cores in self.layers.named_children()}
         for number, (path, modes) in enumerate(self.modes[task].items(), 1):
             layer = made.get_submodule(path)
             borrowed = {int(place) - 1: core for place, core in shared.get(str(number), {}).items()}

@@ -80,6 +80,8 @@ class TRLinear(RingLayer):
         ranks: R_1 … R_D, or one number for all.
     """
 
+    frame: nn.Linear
+
     def __init__(
         self, in_modes: Sequence[int], out_modes: Sequence[int], ranks: Ranks, bias: bool = True, route: str = "auto"
     ) -> None:
@@ -92,8 +94,7 @@ class TRLinear(RingLayer):
 
     def contracted(self, x: Tensor) -> Tensor:
         y = self.ring.contract(x.flatten(0, -2), self.backwards).view(*x.shape[:-1], -1)
-        bias = self.frame.bias
-        return y if bias is None else y + bias
+        return y if self.frame.bias is None else y + self.frame.bias
 
 
 class TRConv2d(RingLayer):
@@ -147,7 +148,8 @@ class TRConv2d(RingLayer):
     def contracted(self, x: Tensor) -> Tensor:
         layer, (spatial, *others) = self.frame, self.ring.cores
         if layer.padding_mode != "zeros":
-            return self.run(x, self.weight())
+            built: Tensor = self.run(x, self.weight())
+            return built
         first, _, _, rank = spatial.shape
         taps = spatial.permute(0, 3, 1, 2).reshape(-1, 1, *layer.kernel_size)  # (R_1·R_2, 1, h, w)
         seen = F.conv2d(x.flatten(0, 1)[:, None], taps, None, layer.stride, layer.padding, layer.dilation)
@@ -183,12 +185,13 @@ class TRLSTM(RingLayer):
         layer = self.frame
         x = x if layer.batch_first else x.transpose(0, 1)  # (B, T, inputs)
         gates = self.ring.contract(x.flatten(0, 1), self.backwards).view(len(x), x.shape[1], -1)  # (B, T, 4·hidden)
+        recurrent = layer.get_parameter("weight_hh_l0")
         if layer.bias:
-            gates = gates + layer.bias_ih_l0 + layer.bias_hh_l0
+            gates = gates + layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
         hidden = cell = gates.new_zeros(len(x), layer.hidden_size)
         steps = []
         for step in gates.unbind(1):
-            enter, forget, new, leave = (step + F.linear(hidden, layer.weight_hh_l0)).chunk(GATES, 1)
+            enter, forget, new, leave = (step + F.linear(hidden, recurrent)).chunk(GATES, 1)
             cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
             hidden = leave.sigmoid() * cell.tanh()
             steps.append(hidden)

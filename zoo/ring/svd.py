@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.composed import LAYERS, WEIGHT
+from zoo.composed import LAYERS, weight_of
 from zoo.errors import OptionError
 from zoo.ring.cores import Shape
 from zoo.ring.layers import Modes, RingLayer, chosen_modes
@@ -60,7 +60,7 @@ def to_ring(
     Raises:
         OptionError: the modes do not come to the layer's size, or the layer cannot be brought into the format.
     """
-    weight = layer.get_parameter(WEIGHT.get(type(layer), "weight")).detach()
+    weight = weight_of(layer).detach()
     made = RingLayer.kind(layer).like(layer, modes or chosen_modes(layer, cores), ranks)
     for own, found in zip(made.ring.own.values(), ring_svd(_matrix(weight), made.ring.shapes), strict=True):
         own.data.copy_(found.view_as(own))
