@@ -44,6 +44,27 @@ def test_the_readmes_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "sketch.onnx").is_file()
 
 
+def test_the_python_on_joint_networks_runs_as_it_stands() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "joint-networks.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec("\n".join(blocks), names)
+    assert tuple(names["logits"].shape) == (3, 5)  # type: ignore[attr-defined]
+    assert set(names["errors"]) == {"0", "2"}  # type: ignore[call-overload]
+
+
+def test_the_picture_of_sharing_shows_what_was_measured(report: ModuleType) -> None:
+    """Every pattern and number of cores five times; STL and TRMTL with each number of samples."""
+    rows = report.read("joint")
+    assert all(len(values) == 5 for row in rows for values in row["figures"].values())
+    by_samples = {str(row["samples"]): set() for row in rows}
+    for row in rows:
+        by_samples[str(row["samples"])].add(row["entry"])
+    compared = {f"mlp-{m}-digits" for m in ("stl", "mrn", "dmtrl_tucker", "dmtrl_tt", "trmtl_410", "trmtl_420")}
+    assert set(by_samples) == {"50", "100", "None"}
+    assert all(compared <= names for names in by_samples.values())
+    assert {f"lstm-trmtl_{number}-clips" for number in range(5)} <= by_samples["None"]
+
+
 def test_every_name_in_the_readme_exists() -> None:
     names = set(default_registry().names())
     text = (ROOT / "README.md").read_text()

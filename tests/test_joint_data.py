@@ -20,7 +20,8 @@ from tests import joint_layouts, layouts
 from zoo.batches import Turns
 from zoo.cli import main
 from zoo.datasets import Images, Splits, clips, digits, get_benchmark, some_of
-from zoo.datasets.shapes import CLASSES, HALVES, render
+from zoo.datasets.shapes import CLASSES, render
+from zoo.datasets.shapes2 import HALVES
 from zoo.datasets.video import open_video
 from zoo.errors import DataError, OptionError, TrainingError
 from zoo.kinds import get_kind

@@ -1,11 +1,10 @@
-"""Whole training runs: every task of an entry, a backbone, or domains of the user's own."""
+"""Whole training runs: every task of an entry, or a backbone."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -24,15 +23,13 @@ from zoo.compression import compress_entry
 from zoo.datasets import Splits, fraction_of, get_benchmark, held_out, some_of
 from zoo.errors import DataError, OptionError
 from zoo.evaluation import measure
-from zoo.increments import get_method
 from zoo.loader import SHARED, adapter_method, fresh_model, load_shared
 from zoo.model import TaskModel
 from zoo.multitask import MultiTaskModel
-from zoo.publishing import publish
 from zoo.recipe import Recipe, load_recipe
 from zoo.registry import Backbone, Entry, Registry
 from zoo.task import Task
-from zoo.tensors import fingerprint, read, weights_file, write
+from zoo.tensors import read, write
 from zoo.training import Execution, run_identity
 
 log = logging.getLogger(__name__)
@@ -176,65 +173,6 @@ def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
     return file
 
 
-def train_own(
-    backbone: str,
-    data: Path,
-    method: dict[str, Any],
-    out: Path,
-    registry: Registry,
-    options: RunOptions,
-    name: str = "",
-) -> tuple[Entry, Path]:
-    """Adapt a backbone to the user's own domains, `<data>/<domain>/{train,test}/<class>/*`.
-
-    Args:
-        name: of the new entry; by default made of backbone, method, rank and the data folder's name.
-
-    Returns:
-        The new entry, and the registry file in `out` that now lists it.
-    """
-    entry = _own_entry(backbone, data, method, out, registry, options, name)
-    registry_file = out / "registry.yaml"
-    own = Registry.at(out)
-    if options.backbone_weights:
-        kept = out / entry.name / "backbone.safetensors"
-        tensors, _ = read(options.backbone_weights)
-        with PartialState().main_process_first():
-            if not kept.exists() or fingerprint(read(kept)[0]) != fingerprint(tensors):
-                write(kept, tensors, {})
-        entry = replace(entry, backbone_weights=weights_file(kept, f"file:{entry.name}/{kept.name}"))
-    files = train_entry(entry, registry, entry.tasks, out / entry.name, options)
-    if not PartialState().is_main_process:
-        return entry, registry_file
-    published = publish(entry, files, f"file:{entry.name}/")
-    own.update(published)
-    own.write(registry_file)
-    return published, registry_file
-
-
-def _own_entry(
-    backbone: str, data: Path, method: dict[str, Any], out: Path, registry: Registry, options: RunOptions, name: str
-) -> Entry:
-    """The entry of the user's domains; all that can be known to be wrong is an error before any training."""
-    get_method(method["name"])
-    benchmark = get_benchmark("folder")
-    classes = {task: benchmark.splits(task, data).classes for task in benchmark.tasks(data)}
-    recipe = options.recipe or f"folder/{method['name']}"
-    if recipe.endswith((".yaml", ".yml")):
-        recipe = str(Path(recipe).resolve())
-    rank = [f"r{method['rank']}"] if "rank" in method else []
-    name = name or "-".join([_word(backbone.rpartition("/")[2]), method["name"], *rank, _word(data.resolve().name)])
-    registry.check_new(name)
-    entry = Entry(
-        method, "folder", {task: len(names) for task, names in classes.items()}, recipe, backbone=backbone,
-        data_root=str(data.resolve()), name=name, folder=out,
-    )  # fmt: skip
-    model = fresh_model(entry, registry, pretrained=False)
-    for task, names in classes.items():
-        model.add_task(Task.of(task, names))
-    return replace(entry, parameters=model.count_parameters(entry.tasks[0]))
-
-
 def _finish_trackers(accelerator: Accelerator) -> None:
     """Close the logs. The processes stay joined: another training may follow."""
     for tracker in accelerator.trackers:
@@ -329,7 +267,3 @@ def _provenance(name: str, recipe: Recipe, metrics: dict[str, float], options: R
         "metrics": metrics,
         "versions": {"ftn-zoo": zoo.__version__, "torch": torch.__version__, "machine": platform.machine()},
     }
-
-
-def _word(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_").lower()

@@ -18,21 +18,34 @@ import yaml
 from zoo.errors import ConfigError
 
 T = TypeVar("T")
+TEXT, MAPPING, SEQUENCE = (f"tag:yaml.org,2002:{name}" for name in ("str", "map", "seq"))
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The safe loader, which constructs plain data only, and which notes keys that stand twice."""
+    """The safe loader, quicker than yaml's own: it makes plain data only, and notes keys that stand twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                self.twice.append(f"line {key.start_mark.line + 1}: a key must be plain text")
-                return {}
-            if key.value in seen:
-                self.twice.append(f"line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+    def plain(self, node: yaml.Node) -> Any:
+        """The data of a node. One that several aliases name is made once."""
+        if isinstance(node, yaml.ScalarNode):
+            return node.value if node.tag == TEXT else self.construct_object(node)
+        if id(node) in self.made:
+            return self.made[id(node)]
+        if isinstance(node, yaml.MappingNode) and node.tag == MAPPING:
+            made: Any = {}
+            self.made[id(node)] = made
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    self.problems.append(f"line {key.start_mark.line + 1}: a key must be plain text")
+                elif (name := self.plain(key)) in made:
+                    self.problems.append(f"line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
+                else:
+                    made[name] = self.plain(value)
+            return made
+        if isinstance(node, yaml.SequenceNode) and node.tag == SEQUENCE:
+            self.made[id(node)] = made = []
+            made += map(self.plain, node.value)
+            return made
+        return self.construct_object(node, deep=True)  # which raises for a tag that would make an object
 
 
 def load_yaml(path: Path) -> Any:
@@ -46,15 +59,16 @@ def load_yaml(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
     loader = _Loader(text)
-    loader.twice = []
+    loader.problems, loader.made = [], {}
     try:
-        data = loader.get_single_data()
+        node = loader.get_single_node()
+        data = None if node is None else loader.plain(node)
     except yaml.YAMLError as error:
         raise ConfigError(str(path), [f"not plain YAML: {' '.join(str(error).split())}"]) from error
     finally:
         loader.dispose()
-    if loader.twice:
-        raise ConfigError(str(path), loader.twice)
+    if loader.problems:
+        raise ConfigError(str(path), loader.problems)
     return data
 
 

@@ -45,7 +45,7 @@ def train(
     own_name: str | None, method: str | None, rank: str | None, margin: float | None, out: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
-    from zoo import resources, runs
+    from zoo import domains, resources, runs
     from zoo.loader import known_task
 
     narrate()
@@ -61,7 +61,7 @@ def train(
         if rank and not rank.isdecimal():
             raise OptionError(f"With --backbone, --rank is a whole number, not {rank!r}.")
         spec = {"name": method or "ftn"} | ({"rank": int(rank)} if rank else {})
-        entry, file = runs.train_own(backbone, data, spec, out, registry, settings, own_name or "")
+        entry, file = domains.train_own(backbone, data, spec, out, registry, settings, own_name or "")
         if entry.measured:
             show([{"task": task, "accuracy %": value} for task, value in entry.measured.items()])
             click.echo(f"Wrote {entry.name}. Use it with: zoo --registry {file} eval {entry.name}")

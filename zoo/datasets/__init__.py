@@ -19,7 +19,8 @@ from zoo.datasets.omniglot import Omniglot5Benchmark, OmniglotMnistBenchmark
 from zoo.datasets.pentathlon import PentathlonBenchmark
 from zoo.datasets.places import PlacesBenchmark
 from zoo.datasets.rooms import RoomsBenchmark
-from zoo.datasets.shapes import ShapesBenchmark, ShapesInTwoBenchmark
+from zoo.datasets.shapes import ShapesBenchmark
+from zoo.datasets.shapes2 import ShapesInTwoBenchmark
 from zoo.datasets.sketch import SketchBenchmark
 from zoo.datasets.ucf11 import Ucf11Benchmark
 from zoo.errors import UnknownNameError

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zoo.datasets.base import Benchmark, Images, Splits, of_classes
+from zoo.datasets.base import Benchmark, Images, Splits
 from zoo.errors import UnknownNameError
 
 Array = npt.NDArray[np.float64]
@@ -301,31 +301,3 @@ class ShapesBenchmark(Benchmark):
             raise UnknownNameError("domain of shapes", task, DOMAINS)
         test = ShapesImages(task, "test", TEST_PER_CLASS)
         return Splits(CLASSES, ShapesImages(task, "train", self.train_per_class), test)
-
-
-HALVES = {  # of the classes, as two tasks
-    "angular": ("arrow", "cross", "ell", "hexagon", "square", "star", "triangle"),
-    "round": ("circle", "crescent", "heart", "ring", "semicircle"),
-}
-
-
-class ShapesInTwoBenchmark(Benchmark):
-    """The shapes of the domain `clipart` as two tasks, angular and round ones, 400 training images of each shape.
-
-    The twin of CIFAR-10 as three tasks, for networks that take images of different sizes or channels.
-    """
-
-    name, needs_root = "shapes2", False
-
-    def tasks(self, root: Path | None = None) -> tuple[str, ...]:
-        return tuple(HALVES)
-
-    def splits(self, task: str, root: Path | None = None) -> Splits:
-        if task not in HALVES:
-            raise UnknownNameError("task of shapes2", task, HALVES)
-        wanted = [CLASSES.index(name) for name in HALVES[task]]
-        sizes = {"train": SOURCE_PER_CLASS, "test": TEST_PER_CLASS}
-        whole = {split: ShapesImages("clipart", split, size) for split, size in sizes.items()}
-        labels = [i % len(CLASSES) for i in range(max(map(len, whole.values())))]
-        train, test = (of_classes(images, labels[: len(images)], wanted) for images in whole.values())
-        return Splits(HALVES[task], train, test)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import OptionError
+from zoo.options import check_options
 
 WHOLE = "whole"  # what the one block of rows is called of a layer that is adapted as it stands
 
@@ -119,13 +119,6 @@ class RowIncrement(Increment):
         return weight
 
 
-def whole_number(what: str, value: Any) -> int:
-    """`value`, if it is a whole number of at least 1; raises OptionError if not."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"The {what} must be a whole number of at least 1, not {value!r}.")
-    return value
-
-
 @dataclass(frozen=True)
 class Method:
     """How a task adapts a backbone: what it adds to which weights, and what else it owns.
@@ -148,12 +141,7 @@ class Method:
         """Raise OptionError unless the method takes just these options."""
         taken = list(inspect.signature(self.increment).parameters.values())[1:] if self.increment else []
         taken = [p for p in taken if p.kind is not p.KEYWORD_ONLY]  # such as `peers`, which the model gives
-        strange = [name for name in options if name not in {p.name for p in taken}]
-        missing = [p.name for p in taken if p.default is p.empty and p.name not in options]
-        if strange or missing:
-            problem = f"does not take {', '.join(strange)}" if strange else f"needs {', '.join(missing)}"
-            known = ", ".join(p.name for p in taken) or "none"
-            raise OptionError(f"The method {self.name!r} {problem}; its options are: {known}.")
+        check_options(self.name, taken, options)
 
     def share(self, layer: nn.Module, options: Mapping[str, Any]) -> nn.Module:
         """What the tasks' increments to `layer` have in common, for a method that has such; frozen."""

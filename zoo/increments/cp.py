@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
-from zoo.increments.base import FrozenLayer, Increment, Method, whole_number
+from zoo.increments.base import FrozenLayer, Increment, Method
+from zoo.options import whole_number
 
 ROUTES = ("auto", "folded", "factored")
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
-from zoo.increments.base import Increment, Method, RowIncrement, whole_number
+from zoo.increments.base import Increment, Method, RowIncrement
+from zoo.options import whole_number
 
 
 class Slow(nn.Module):

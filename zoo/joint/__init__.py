@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from zoo.errors import OptionError, UnknownNameError
+from zoo.errors import UnknownNameError
 from zoo.joint.base import Sharing
 from zoo.joint.model import JointModel
 from zoo.joint.network import Network
+from zoo.options import check_options
 
 __all__ = ["JointModel", "Network", "Sharing", "joined", "sharings"]
 
@@ -40,10 +41,5 @@ def joined(
     if method not in sharings():
         raise UnknownNameError("way of sharing", method, sharings())
     taken = list(inspect.signature(sharings()[method]).parameters.values())[1:]
-    strange = [name for name in options if name not in {p.name for p in taken}]
-    missing = [p.name for p in taken if p.default is p.empty and p.name not in options]
-    if strange or missing:
-        problem = f"does not take {', '.join(strange)}" if strange else f"needs {', '.join(missing)}"
-        known = ", ".join(p.name for p in taken) or "none"
-        raise OptionError(f"The method {method!r} {problem}; its options are: {known}.")
+    check_options(method, taken, options)
     return JointModel(networks, sharings()[method], options, trunk, left_aside)
