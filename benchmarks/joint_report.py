@@ -132,8 +132,8 @@ def reading(rows: list[dict[str, Any]]) -> str:
     return (
         f"{text} The spread of a repetition is {deviation:.1f} points, so that differences below about "
         f"{2 * deviation / 5**0.5:.1f} may be chance. The paper's margins at 100 samples, 1 to 5 points, are for "
-        "images of 28×28 pixels, where a single task's network has 3 million weights for 100 images. Of digits of 8×8 pixels "
-        f"single-task networks know {mean['stl']:.1f} % from {few} samples, which leaves sharing little to add."
+        "images of 28×28 pixels, where a single task's network has 3 million weights for 100 images. Of digits of 8×8 "
+        f"pixels single-task networks know {mean['stl']:.1f} % from {few} samples, which leaves sharing little to add."
     )
 
 

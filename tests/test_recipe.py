@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.recipe import Recipe, load_recipe, recipe_file, recipe_names
 from zoo.registry import default_registry
+from zoo.resources import registry_file
+from zoo.schema import load_yaml
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -143,3 +146,17 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         load_recipe("shapes/fnt")
     with pytest.raises(UnknownNameError):
         load_recipe("../registry")
+
+
+def test_yaml_is_read_as_yaml_reads_it(tmp_path: Path) -> None:
+    files = [*(recipe_file(name) for name in recipe_names()), registry_file()]
+    assert all(load_yaml(file) == yaml.safe_load(file.read_text()) for file in files)
+    file = tmp_path / "odd.yaml"
+    file.write_text("a: [1, 0x10, 1.5, .inf, true, ~, no, '2', 2020-01-01, &x {b: é}, *x]\nc: ''\n")
+    assert load_yaml(file) == yaml.safe_load(file.read_text())
+    doubled = "\n".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40))
+    file.write_text(f"a0: &a0 [1]\n{doubled}\n")
+    read = load_yaml(file)  # at once, though its leaves are 2³⁹
+    assert read["a39"][0] is read["a39"][1]
+    file.write_text("")
+    assert load_yaml(file) is None

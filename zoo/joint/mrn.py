@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from zoo.composed import Borrowed, weight_of
+from zoo.composed import Borrowed, materialised, weight_of
 from zoo.errors import OptionError
 from zoo.joint.base import Sharing
 from zoo.joint.network import Network
@@ -71,7 +71,8 @@ class MRN(Sharing):
         if not 0 <= specific <= len(common) or strength < 0:
             raise OptionError(f"MRN needs 0 <= specific <= {len(common)}, strength >= 0; not {specific}, {strength}.")
         kept, self.strength = len(common) - specific, strength
-        plain = [plan.plain() for plan in self.plans.values()]
+        first, *others = self.plans
+        plain = [self.plans[first].plain(), *(self.skeleton(task) for task in others)]  # whose layers will be shared
         heads = tuple(plan.head for plan in self.plans.values())
         self.lower, self.upper = common[:kept], [*common[kept:], heads]
         for paths in [*self.lower, *self.upper]:
@@ -88,11 +89,11 @@ class MRN(Sharing):
             self.priors[str(number)] = Prior((math.prod(inputs), outputs, len(plain)))
 
     def network(self, task: str) -> nn.Module:
-        made = self.plans[task].plain()
+        made = self.skeleton(task)
         place = list(self.plans).index(task)
         for number, paths in enumerate(self.lower, 1):
             made.set_submodule(paths[place], Borrowed(self.layers[str(number)]))
-        return made
+        return materialised(made)
 
     def penalty(self, networks: Mapping[str, nn.Module], task: str) -> Tensor | None:
         if not self.strength or len(networks) < len(self.plans):
