@@ -2,9 +2,10 @@
 
     python benchmarks/joint.py --out DIR [--seeds 5] [--jobs 2]
 
-On digits, every method and pattern with 50, 100 and all samples of each task; on clips, an LSTM that shares none to all
-of its cores. Trains what DIR does not hold yet (so it can be stopped and started again), each with a seed and a draw of
-samples of its own, then writes DIR/joint.json: the test accuracies of each task in each repetition.
+On digits, every method with 50, 100 and all samples of each task, and every pattern with 50 of one task and all of the
+other; on clips, an LSTM that shares none to all of its cores. Trains what DIR does not hold yet (so it can be stopped
+and started again), each with a seed and a draw of samples of its own, then writes DIR/joint.json: the test accuracies
+of each task in each repetition.
 """
 
 from __future__ import annotations
@@ -27,11 +28,17 @@ from zoo.report import show
 from zoo.runs import RunOptions, train_entry
 from zoo.tensors import read
 
-SAMPLES = (50, 100, None)  # of each task; None: all
+SAMPLES = {  # what is added to a recipe
+    "50": "samples: 50",
+    "100": "samples: 100",
+    "all": "",
+    "odd 50": "tasks: {odd: {samples: 50}}",
+    "even 50": "tasks: {even: {samples: 50}}",
+}
+BALANCED, UNBALANCED = ("50", "100", "all"), ("odd 50", "even 50")
 METHODS = ("stl", "mrn", "dmtrl_tucker", "dmtrl_tt")
 PATTERNS = ("000", "200", "400", "410", "420", "430", "440", "444", "044")
-FEW = 50  # samples at which all patterns are compared; at the others, these
-COMPARED = ("410", "420", "430")
+COMPARED = ("410", "420", "430")  # of these, with the methods
 CLIPS = ("0", "1", "2", "3", "4")
 
 
@@ -40,11 +47,11 @@ class Run:
     """One training: an entry, a number of samples, a seed."""
 
     entry: Entry
-    samples: int | None
+    samples: str  # of SAMPLES
     seed: int
 
     def folder(self, out: Path) -> Path:
-        return out / f"{self.samples or 'all'}-{self.seed}"
+        return out / f"{self.samples.replace(' ', '_')}-{self.seed}"
 
 
 def entries() -> dict[str, Entry]:
@@ -66,26 +73,27 @@ def runs(seeds: int) -> list[Run]:
     found = []
     for entry in entries().values():
         pattern = entry.method.get("pattern")
-        for samples in SAMPLES:
-            if entry.benchmark == "clips" and samples is not None:
-                continue
-            if entry.benchmark == "digits" and pattern and samples != FEW and pattern not in COMPARED:
-                continue
-            found += [Run(entry, samples, seed) for seed in range(seeds)]
+        if entry.benchmark == "clips":
+            chosen: tuple[str, ...] = ("all",)
+        elif not pattern:
+            chosen = BALANCED
+        else:
+            chosen = UNBALANCED + (BALANCED if pattern in COMPARED else ())
+        found += [Run(entry, samples, seed) for samples in chosen for seed in range(seeds)]
     return sorted(found, key=lambda run: bool(run.entry.source))
 
 
 def train(run: Run, out: Path) -> None:
     """One training, unless its files are there."""
-    recipe = out / "recipes" / f"{run.entry.recipe.replace('/', '-')}-{run.samples or 'all'}.yaml"
+    recipe = out / "recipes" / f"{run.entry.recipe.replace('/', '-')}-{run.samples.replace(' ', '_')}.yaml"
     if not recipe.exists():
         text = recipe_file(run.entry.recipe).read_text(encoding="utf-8")
         recipe.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(text + (f"samples: {run.samples}\n" if run.samples else ""), encoding="utf-8")
+        recipe.write_text(f"{text}{SAMPLES[run.samples]}\n", encoding="utf-8")
     os.environ["ZOO_HOME"] = str(run.folder(out))  # where DMTRL finds the single tasks' networks of the same samples
     options = RunOptions(recipe=str(recipe), seed=run.seed, resume=True, quiet=True)
     train_entry(run.entry, default_registry(), run.entry.tasks, run.folder(out) / run.entry.name, options)
-    click.echo(f"{run.entry.name}, {run.samples or 'all'} samples, seed {run.seed}: done", err=True)
+    click.echo(f"{run.entry.name}, {run.samples} samples, seed {run.seed}: done", err=True)
 
 
 def figures(run: Run, out: Path) -> dict[str, float]:

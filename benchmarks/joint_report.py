@@ -13,7 +13,8 @@ from markdown_table import table
 from zoo.plots import pyplot
 
 RESULTS = Path(__file__).parent / "results"
-ALL = "all"
+BALANCED = ("50", "100", "all")
+RIVALS = ("stl", "mrn", "dmtrl_tucker", "dmtrl_tt")
 
 
 def read(name: str) -> dict[str, Any]:
@@ -38,38 +39,42 @@ def _method(row: dict[str, Any]) -> str:
     return str(row["entry"]).split("-")[1]
 
 
-def _digits(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if row["entry"].endswith("-digits")]
+def of_methods(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The rows of each method with as many samples of both tasks, by method and number of samples."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["entry"].endswith("-digits") and row["samples"] in BALANCED:
+            found.setdefault(_method(row), {})[row["samples"]] = row
+    return found
 
 
 def few_samples(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """A line for each method that was trained with every number of samples."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in _digits(rows):
-        found.setdefault(_method(row), {})[str(row["samples"] or ALL)] = row
     return [
         {
             "method": method,
-            "parameters": f"{next(iter(by.values()))['parameters']:,}",
+            "parameters": f"{by['all']['parameters']:,}",
             **{
-                f"{samples}, {task}": spread(by[samples]["figures"][task])
-                for samples in by for task in by[samples]["figures"]
+                f"{samples}, {task}": spread(values)
+                for samples in BALANCED
+                for task, values in by[samples]["figures"].items()
             },
-            **{f"{samples}, mean": spread(means(by[samples])) for samples in by},
+            **{f"{samples}, mean": spread(means(by[samples])) for samples in BALANCED},
         }
-        for method, by in found.items()
-        if len(by) > 1
-    ]  # fmt: skip
+        for method, by in of_methods(rows).items()
+    ]
 
 
 def of_patterns(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """TRMTL's rows at few samples, by pattern."""
-    few = min(row["samples"] for row in rows if row["samples"])
-    return {
-        _method(row).partition("_")[2]: row
-        for row in _digits(rows)
-        if row["samples"] == few and _method(row).startswith("trmtl")
-    }
+    """TRMTL's figures where one task has few samples and the other all: of the task with few, by pattern."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        task, _, few = row["samples"].partition(" ")
+        if few:
+            of_pattern = found.setdefault(_method(row).partition("_")[2], {"figures": {}})
+            of_pattern["figures"][task] = row["figures"][task]
+            of_pattern["parameters"] = row["parameters"]
+    return found
 
 
 def of_clips(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -104,9 +109,12 @@ On digits (TRMTL's Table 7 in small), with 50, 100 and all (about 600) samples o
 
 ![Accuracy on digits for each pattern of sharing, and on clips against the number of shared cores](sharing.png)
 
-Patterns with 50 samples of each task (Fig. 3 in small); `044` is top-heavy:
+The accuracy of a task with 50 samples, trained together with the other that has all of its own (Fig. 3 in small): `044`
+is top-heavy, `444` shares all but the heads, `000` nothing.
 
 {table(patterns)}
+
+{transfer(rows)}
 
 An LSTM on clips that shares none to all four cores of its input weights (Table 2 in small):
 
@@ -115,25 +123,37 @@ An LSTM on clips that shares none to all four cores of its input weights (Table 
 
 def reading(rows: list[dict[str, Any]]) -> str:
     """What the figures say of the paper's order, in words that the figures choose."""
-    few = min(row["samples"] for row in rows if row["samples"])
-    mean = {_method(row): statistics.mean(means(row)) for row in _digits(rows) if row["samples"] == few}
-    noise = {_method(row): statistics.stdev(means(row)) for row in _digits(rows) if row["samples"] == few}
-    bottom = [p for p in of_patterns(rows) if list(p) == sorted(p, reverse=True) and p not in ("000", "444")]
-    best = max(bottom, key=lambda p: mean[f"trmtl_{p}"])
-    ours, rivals = mean[f"trmtl_{best}"], ("stl", "mrn", "dmtrl_tucker", "dmtrl_tt")
-    above = [f"{rival} ({ours - mean[rival]:+.1f})" for rival in rivals if ours > mean[rival]]
-    below = [f"{rival} ({ours - mean[rival]:+.1f})" for rival in rivals if ours <= mean[rival]]
-    text = f"With {few} samples the best bottom-heavy pattern, {best}, has {ours:.1f} %: "
-    text += f"above {', '.join(above)}" if above else "above none of the others"
-    text += f"; not above {', '.join(below)}" if below else ""
-    top = mean["trmtl_044"]
-    text += f". The top-heavy 044 has {top:.1f} %, and sharing nothing {mean['trmtl_000']:.1f} %."
-    deviation = noise[f"trmtl_{best}"]
+    found = of_methods(rows)
+    parts = []
+    for samples in ("50", "100"):
+        mean = {method: statistics.mean(means(by[samples])) for method, by in found.items()}
+        best = max((method for method in mean if method.startswith("trmtl")), key=mean.__getitem__)
+        apart = [f"{rival} {paired(found[best][samples], found[rival][samples])}" for rival in RIVALS]
+        parts.append(f"With {samples} samples {best} has {mean[best]:.1f} %; against it, " + ", ".join(apart) + ".")
+    stl = statistics.mean(means(found["stl"]["50"]))
     return (
-        f"{text} The spread of a repetition is {deviation:.1f} points, so that differences below about "
-        f"{2 * deviation / 5**0.5:.1f} may be chance. The paper's margins at 100 samples, 1 to 5 points, are for "
-        "images of 28×28 pixels, where a single task's network has 3 million weights for 100 images. Of digits of 8×8 "
-        f"pixels single-task networks know {mean['stl']:.1f} % from {few} samples, which leaves sharing little to add."
+        "What the best of these patterns gains on each other method, in points, paired by repetition, with its "
+        f"standard error. {' '.join(parts)} The paper's margins at 100 samples are 1 to 5 points, for images of 28×28 "
+        "pixels, where a single task's network has 3 million weights for 100 images. Of digits of 8×8 pixels "
+        f"single-task networks know {stl:.1f} % from 50 samples, and errors of this size leave sharing little to gain."
+    )
+
+
+def paired(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """The mean difference of two rows, repetition by repetition, and its standard error."""
+    differences = [a - b for a, b in zip(means(ours), means(theirs), strict=True)]
+    return f"{statistics.mean(differences):+.1f} ± {statistics.stdev(differences) / len(differences) ** 0.5:.1f}"
+
+
+def transfer(rows: list[dict[str, Any]]) -> str:
+    """What a task with few samples gains by the other's many."""
+    alone, patterns = of_methods(rows)["stl"]["50"], of_patterns(rows)
+    gains = {pattern: paired(row, alone) for pattern, row in patterns.items()}
+    best = max(patterns, key=lambda pattern: statistics.mean(means(patterns[pattern])))
+    others = ", ".join(f"{pattern} {gain}" for pattern, gain in gains.items() if pattern != best)
+    return (
+        f"Against a network of its own (stl with 50 samples), such a task gains {gains[best]} points with the pattern "
+        f"{best}; {others}."
     )
 
 
@@ -161,7 +181,7 @@ def draw_sharing(stem: Path) -> None:
     rows = read("joint")["rows"]
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     patterns = of_patterns(rows)
-    stl = next(row for row in _digits(rows) if _method(row) == "stl" and row["samples"])
+    stl = of_methods(rows)["stl"]["50"]
     for task, marker in (("odd", "o"), ("even", "s")):
         values = [row["figures"][task] for row in patterns.values()]
         left.errorbar(
@@ -170,7 +190,11 @@ def draw_sharing(stem: Path) -> None:
         )  # fmt: skip
         left.axhline(statistics.mean(stl["figures"][task]), linestyle=":", color="grey")
     left.set_xticks(range(len(patterns)), list(patterns))
-    left.set(xlabel="shared cores in each layer", ylabel="accuracy, %", title="digits, 50 samples a task (dotted: stl)")
+    left.set(
+        xlabel="shared cores in each layer",
+        ylabel="accuracy, %",
+        title="digits: a task with 50 samples (dotted: alone)",
+    )
     clips = of_clips(rows)
     for task, marker in (("five", "o"), ("six", "s")):
         values = [row["figures"][task] for row in clips]

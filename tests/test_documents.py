@@ -56,13 +56,16 @@ def test_the_picture_of_sharing_shows_what_was_measured(report: ModuleType) -> N
     """Every pattern and number of cores five times; STL and TRMTL with each number of samples."""
     rows = report.read("joint")
     assert all(len(values) == 5 for row in rows for values in row["figures"].values())
-    by_samples = {str(row["samples"]): set() for row in rows}
+    by_samples: dict[str, set[str]] = {row["samples"]: set() for row in rows}
     for row in rows:
-        by_samples[str(row["samples"])].add(row["entry"])
+        by_samples[row["samples"]].add(row["entry"])
     compared = {f"mlp-{m}-digits" for m in ("stl", "mrn", "dmtrl_tucker", "dmtrl_tt", "trmtl_410", "trmtl_420")}
-    assert set(by_samples) == {"50", "100", "None"}
-    assert all(compared <= names for names in by_samples.values())
-    assert {f"lstm-trmtl_{number}-clips" for number in range(5)} <= by_samples["None"]
+    assert set(by_samples) == {"50", "100", "all", "odd 50", "even 50"}
+    assert all(compared <= by_samples[samples] for samples in ("50", "100", "all"))
+    assert (
+        by_samples["odd 50"] == by_samples["even 50"] > {f"mlp-trmtl_{p}-digits" for p in ("000", "410", "420", "044")}
+    )
+    assert {f"lstm-trmtl_{number}-clips" for number in range(5)} <= by_samples["all"]
 
 
 def test_every_name_in_the_readme_exists() -> None:
