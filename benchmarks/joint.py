@@ -38,7 +38,7 @@ SAMPLES = {  # what is added to a recipe
 BALANCED, UNBALANCED = ("50", "100", "all"), ("odd 50", "even 50")
 METHODS = ("stl", "mrn", "dmtrl_tucker", "dmtrl_tt")
 COMPARED = ("410", "420", "430")  # patterns, with the methods
-SWEPT = ("000", "400", "420", "440", "444", "044")  # with few samples of one task
+SWEPT = ("000", "400", "420", "440", "044")  # with few samples of one task
 CLIPS = ("0", "1", "2", "3", "4")
 
 

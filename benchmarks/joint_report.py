@@ -110,7 +110,7 @@ On digits (TRMTL's Table 7 in small), with 50, 100 and all (about 600) samples o
 ![Accuracy on digits for each pattern of sharing, and on clips against the number of shared cores](sharing.png)
 
 The accuracy of a task with 50 samples, trained together with the other that has all of its own (Fig. 3 in small): `044`
-is top-heavy, `444` shares all but the heads, `000` nothing.
+is top-heavy, `000` shares nothing.
 
 {table(patterns)}
 

@@ -278,8 +278,10 @@ def test_networks_fuse_whatever_is_in_them(name: str) -> None:
     made = model("trmtl", {"t": network(name, 6)}, pattern="0", rank=2)
     sizes = {"digits_mlp": (1, 8, 8), "digits16_mlp": (1, 16, 16), "shapes_mlp": (3, 32, 32), "mnist_mlp": (1, 28, 28),
              "shapes16_mlp": (3, 16, 16), "shapes_grey_mlp": (1, 32, 32), "clips_lstm": (12, 1, 16, 16)}  # fmt: skip
-    x = torch.randn(3, *sizes[name])
-    torch.testing.assert_close(made.fuse("t")(x), made(x, "t"), rtol=1e-5, atol=1e-5)
+    x, plain = torch.randn(3, *sizes[name]), made.fuse("t")
+    torch.testing.assert_close(plain(x), made(x, "t"), rtol=1e-5, atol=1e-5)
+    layers = [part for part in plain.modules() if not list(part.children())]
+    assert {type(layer).__module__.partition(".modules")[0] for layer in layers} == {"torch.nn"}
     with pytest.raises(UnknownNameError, match=name):
         network(f"{name}s", 3)
 
