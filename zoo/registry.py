@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import gc
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -187,6 +188,16 @@ class Registry:
     @classmethod
     def read(cls, path: Path) -> Registry:
         """The registry of a YAML file; raises ConfigError with every problem of the file."""
+        collecting = gc.isenabled()
+        gc.disable()  # ten thousand objects are made, and none of them is garbage
+        try:
+            return cls._read(path)
+        finally:
+            if collecting:
+                gc.enable()
+
+    @classmethod
+    def _read(cls, path: Path) -> Registry:
         data = load_yaml(path)
         problems: list[str] = []
         if not isinstance(data, dict):

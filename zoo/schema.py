@@ -18,6 +18,7 @@ import yaml
 from zoo.errors import ConfigError
 
 T = TypeVar("T")
+PLAIN = (str, int)
 TEXT, MAPPING, SEQUENCE = (f"tag:yaml.org,2002:{name}" for name in ("str", "map", "seq"))
 
 
@@ -80,9 +81,9 @@ def parse(kind: type[T], data: Any, problems: list[str], where: str = "") -> T |
 
 
 def _convert(kind: Any, data: Any, problems: list[str], where: str) -> Any:
-    origin, args = get_origin(kind), get_args(kind)
-    if kind is Any:
+    if kind is Any or (kind in PLAIN and type(data) is kind):  # most values, and so that they are quick
         return data
+    origin, args = _form(kind)
     if origin in (Union, types.UnionType):
         if data is None and type(None) in args:
             return None
@@ -135,6 +136,11 @@ def _dataclass(kind: Any, data: Any, problems: list[str], where: str) -> Any:
     except ValueError as error:  # a dataclass's own check of its values
         problems.append(f"{where or 'file'}: {error}")
         return None
+
+
+@functools.cache
+def _form(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(kind), get_args(kind)
 
 
 @functools.cache
