@@ -128,12 +128,12 @@ def reading(rows: list[dict[str, Any]]) -> str:
     for samples in ("50", "100"):
         mean = {method: statistics.mean(means(by[samples])) for method, by in found.items()}
         best = max((method for method in mean if method.startswith("trmtl")), key=mean.__getitem__)
-        apart = [f"{rival} {paired(found[best][samples], found[rival][samples])}" for rival in RIVALS]
-        parts.append(f"With {samples} samples {best} has {mean[best]:.1f} %; against it, " + ", ".join(apart) + ".")
+        apart = [f"{paired(found[best][samples], found[rival][samples])} against {rival}" for rival in RIVALS]
+        parts.append(f"With {samples} samples {best} has {mean[best]:.1f} %: {', '.join(apart)}.")
     stl = statistics.mean(means(found["stl"]["50"]))
     return (
-        "What the best of these patterns gains on each other method, in points, paired by repetition, with its "
-        f"standard error. {' '.join(parts)} The paper's margins at 100 samples are 1 to 5 points, for images of 28×28 "
+        "The best pattern against each other method, in points, paired by repetition, with the standard error. "
+        f"{' '.join(parts)} The paper's margins at 100 samples are 1 to 5 points, for images of 28×28 "
         "pixels, where a single task's network has 3 million weights for 100 images. Of digits of 8×8 pixels "
         f"single-task networks know {stl:.1f} % from 50 samples, and errors of this size leave sharing little to gain."
     )
@@ -142,7 +142,8 @@ def reading(rows: list[dict[str, Any]]) -> str:
 def paired(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     """The mean difference of two rows, repetition by repetition, and its standard error."""
     differences = [a - b for a, b in zip(means(ours), means(theirs), strict=True)]
-    return f"{statistics.mean(differences):+.1f} ± {statistics.stdev(differences) / len(differences) ** 0.5:.1f}"
+    mean = round(statistics.mean(differences), 1) + 0.0  # no -0.0
+    return f"{mean:+.1f} ± {statistics.stdev(differences) / len(differences) ** 0.5:.1f}"
 
 
 def transfer(rows: list[dict[str, Any]]) -> str:
