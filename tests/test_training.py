@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from timm.models import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 import zoo
 from tests.conftest import SmallNet, equal, snapshot, write_images
@@ -17,6 +17,7 @@ from zoo import batches, training
 from zoo.datasets import Images, Splits, fraction_of, get_benchmark, held_out
 from zoo.errors import DataError, OptionError, TrainingError, WeightsError
 from zoo.increments import get_method
+from zoo.joint import JointModel, Network, joined
 from zoo.model import TaskModel
 from zoo.recipe import Augment, Optimizer, Recipe, load_recipe, recipe_names
 from zoo.registry import default_registry
@@ -253,13 +254,16 @@ def test_a_batch_that_processes_cannot_share() -> None:
         batches.per_process(32, Three())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", recipe_names())
+USERS = {name: [e for e in default_registry().entries() if e.recipe == name] for name in recipe_names()}
+JOINT = [name for name, entries in USERS.items() if entries and entries[0].networks]
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in JOINT])
 def test_every_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     """On tiny images in the recipe's own form, by the method that its entries use."""
     recipe = replace(load_recipe(name), batch=4, epochs=1)
     data = get_benchmark("folder").splits("d", write_images(tmp_path, {"d": ["x", "y"]}, per_class=4, size=64))
-    registry = default_registry()
-    used = [registry.entry(n).method for n in registry.names() if registry.entry(n).recipe == name]
+    used = [entry.method for entry in USERS[name]]
     own = name.partition("/")[2]
     method = dict(used[0]) if used else {"name": "scratch" if own.startswith("pretrain") else own}
     if method["name"] in ("ftn", "ftn_qv", "ftn_o", "lora", "kadaptation"):
@@ -273,6 +277,39 @@ def test_every_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     figures = training.train_tasks(model, {"d": data}, recipe, execution=Execution(max_steps=2), quiet=True)
     assert math.isfinite(figures["loss"])
     assert not equal(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_every_joint_recipe_runs_a_round(name: str, tmp_path: Path) -> None:
+    """A batch of each task, on tiny images in the recipe's own forms, by the way of sharing that its entries use."""
+    recipe, entry = replace(load_recipe(name), batch=4, epochs=1), USERS[name][0]
+    data = get_benchmark("folder").splits("d", write_images(tmp_path, {"d": ["x", "y"]}, per_class=4, size=64))
+    inputs = {task: math.prod((recipe.of(task).input.channels, *recipe.of(task).input.shape)) for task in entry.tasks}
+    networks = {
+        task: Network.of(
+            nn.Sequential(nn.Flatten(), nn.Linear(size, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)), 2
+        )
+        for task, size in inputs.items()
+    }
+    method = entry.method["name"]
+    options = {"trmtl": {"pattern": "01", "rank": 2, "cores": 2}, "stl": {}, "mrn": {}}.get(method, {"rank": 2})
+    model = joined(networks, method, options)
+    for task in entry.tasks:
+        model.add_task(Task.of(task, data.classes, recipe.of(task).input))
+    before = snapshot(model.state_dict())
+    execution = Execution(max_steps=len(entry.tasks))
+    figures = training.train_tasks(model, dict.fromkeys(entry.tasks, data), recipe, execution=execution, quiet=True)
+    assert {f"{task}/loss" for task in entry.tasks} <= set(figures)
+    assert all(not equal(model.task_tensors(task), own) for task, own in per_task(model, before).items())
+
+
+def per_task(model: JointModel, state: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """The tasks' tensors in a state of a joint model."""
+    begins = {task: f"branches.{task}." for task in model.tasks}
+    return {
+        task: {name.removeprefix(begin): tensor for name, tensor in state.items() if name.startswith(begin)}
+        for task, begin in begins.items()
+    }
 
 
 def test_a_diverged_training_is_no_result(tmp_path: Path) -> None:
