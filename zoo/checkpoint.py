@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
-from zoo.tensors import check_tensors, read, write
+from zoo.tensors import read, replace_tensors, write
 
 
 def save(
@@ -43,9 +43,7 @@ def load(
                 "Train without --resume to start over."
             )
     model = {name.removeprefix("model/"): tensor for name, tensor in memory.items() if name.startswith("model/")}
-    check_tensors(tensors, model, str(path))
-    for name, tensor in tensors.items():
-        tensor.copy_(model[name])
+    replace_tensors(tensors, model, str(path))
     for i, optimizer in enumerate(optimizers):
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in memory.items():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.registry import Parameters
 from zoo.task import CLASSIFICATION, Preprocessing, Task
-from zoo.tensors import check_tensors, fingerprint, read, write
+from zoo.tensors import check_tensors, fingerprint, read, replace_tensors, write
 
 ADAPTER_FORMAT = 1
 
@@ -135,17 +135,11 @@ class MultiTaskModel(nn.Module):
         Raises:
             WeightsError: a tensor is missing, unexpected or of the wrong shape; all such are named.
         """
-        own = self.task_tensors(task)
-        check_tensors(own, tensors, source)
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+        replace_tensors(self.task_tensors(task), tensors, source)
 
     def load_shared_tensors(self, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
         """Replace what the tasks share; raises WeightsError, naming every tensor that does not fit."""
-        own = self.shared_tensors()
-        check_tensors(own, tensors, source)
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+        replace_tensors(self.shared_tensors(), tensors, source)
 
     def load_backbone_tensors(self, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
         """Replace the frozen tensors; a classifier among those given is left aside.

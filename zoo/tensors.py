@@ -70,6 +70,13 @@ def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], s
         raise WeightsError(f"{source} does not fit this model: {shown}.")
 
 
+def replace_tensors(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors over those of the same names; raises WeightsError, and changes nothing, unless all of them fit."""
+    check_tensors(own, given, source)
+    for name, tensor in own.items():
+        tensor.copy_(given[name])
+
+
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and values, in the order of the names."""
     digest = hashlib.sha256()

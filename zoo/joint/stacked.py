@@ -27,7 +27,7 @@ class Factors(nn.Module):
 
     def __init__(self, size: Size, tasks: int, rank: int) -> None:
         super().__init__()
-        self.size, self.tasks, self.rank = size, tasks, rank
+        self.size = size
 
     @property
     @abstractmethod
