@@ -1,17 +1,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+ROOM ?=
+WORKERS ?= 2
+# Two workers of one thread each: more threads than cores would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal tests/$(ROOM)
 
 .PHONY: demo test slow lint clean
 
 demo: $(VENV)/ready  ## The main job, end to end, on the packaged weights.
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/ready  ## The test suite.
-	$(BIN)/python -m pytest -m "not slow"
+test: $(VENV)/ready  ## The test suite; ROOM=models runs one room's tests.
+	$(PYTEST) -m "not slow"
 
 slow: $(VENV)/ready  ## Its slow part: every entry of the zoo and every recipe.
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(VENV)/ready  ## Formatting, lint and types.
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,19 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.model import TaskModel
+
+torch.set_num_threads(1)  # tests run on several workers, whose threads would wait for each other
+
+
+class OneThread(onnxruntime.SessionOptions):  # type: ignore[misc]
+    """ONNX Runtime's options, which would else give a session a thread per core."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intra_op_num_threads = 1
+
+
+onnxruntime.SessionOptions = OneThread
 
 
 @pytest.fixture(autouse=True)
