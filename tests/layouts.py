@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -21,9 +22,10 @@ from zoo.datasets.clip5 import LabelledSTL10
 WIDTH, HEIGHT = 48, 40
 
 
+@functools.cache
 def jpeg(shade: int) -> bytes:
     """A grey picture whose left half is darker."""
-    pixels = np.full((HEIGHT, WIDTH, 3), 60 + shade % 180, np.uint8)
+    pixels = np.full((HEIGHT, WIDTH, 3), 60 + shade, np.uint8)
     pixels[:, : WIDTH // 2] -= 50
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "jpeg")
@@ -32,7 +34,7 @@ def jpeg(shade: int) -> bytes:
 
 def put(path: Path, shade: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(jpeg(shade))
+    path.write_bytes(jpeg(shade % 180))
     return path
 
 

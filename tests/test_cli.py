@@ -150,7 +150,7 @@ def test_download_prints_where_the_files_lie() -> None:
 def quick(tmp_path: Path) -> Path:
     """A copy of the recipe that takes two epochs."""
     zoo("cp", "shapes/ftn", tmp_path / "quick.yaml")
-    text = (tmp_path / "quick.yaml").read_text().replace("epochs: 40", "epochs: 2").replace("batch: 32", "batch: 120")
+    text = (tmp_path / "quick.yaml").read_text().replace("epochs: 40", "epochs: 2\nsamples: 96")
     (tmp_path / "quick.yaml").write_text(text)
     return tmp_path / "quick.yaml"
 

@@ -67,9 +67,7 @@ def test_the_smallest_rank_within_the_margin_is_chosen_and_no_other_is_trained(m
 def test_a_search_from_the_command_line(tmp_path: Path) -> None:
     """One short epoch: with a wide margin the smallest rank will do; what was tried is kept."""
     recipe = tmp_path / "quick.yaml"
-    recipe.write_text(
-        recipe_file("shapes/ftn").read_text().replace("epochs: 40", "epochs: 1").replace("batch: 32", "batch: 96")
-    )
+    recipe.write_text(recipe_file("shapes/ftn").read_text().replace("epochs: 40", "epochs: 1\nsamples: 96"))
     out = tmp_path / "out"
     command = ["train", "resnet20-ftn-r4-shapes", "--rank", "auto", "--task", "quickdraw", "--recipe", str(recipe)]
     result = CliRunner().invoke(

@@ -32,10 +32,10 @@ MINE = """
 
 @pytest.fixture
 def quick(tmp_path: Path) -> Path:
-    """A recipe of two short epochs."""
+    """A recipe of two short epochs on 96 images."""
     text = recipe_file("shapes/bn").read_text()
     path = tmp_path / "quick.yaml"
-    path.write_text(text.replace("epochs: 40", "epochs: 2").replace("batch: 32", "batch: 120"))
+    path.write_text(text.replace("epochs: 40", "epochs: 2\nsamples: 96"))
     return path
 
 
@@ -84,7 +84,8 @@ def test_a_try_is_not_published(checkout: Path) -> None:
 
 def test_two_processes_end_where_one_does(quick: Path, tmp_path: Path) -> None:
     """Two tasks, 720 images in batches of 120 or of 2 × 60, nothing drawn at random but their order."""
-    quick.write_text(re.sub("augment: .*", "augment: {crop: none}", quick.read_text()))
+    text = re.sub("augment: .*", "augment: {crop: none}", quick.read_text())
+    quick.write_text(text.replace("samples: 96\n", "").replace("batch: 32", "batch: 120"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
     tasks = ["--task", "clipart", "--task", "sketch"]
     for method, accuracy, loss in (("features", 0.0, 1e-4), ("bn", 2.0, 0.05)):
@@ -121,7 +122,7 @@ def test_the_package_runs_as_a_module() -> None:
 def test_two_processes_search_ranks(tmp_path: Path) -> None:
     """Several trainings in one run of torchrun."""
     recipe = tmp_path / "quick.yaml"
-    recipe.write_text(recipe_file("shapes/ftn").read_text().replace("epochs: 40", "epochs: 1"))
+    recipe.write_text(recipe_file("shapes/ftn").read_text().replace("epochs: 40", "epochs: 1\nsamples: 96"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29612"]
     train = [
         "train",
@@ -171,7 +172,7 @@ def test_adapters_are_compressed_and_trained_on(quick: Path, tmp_path: Path) -> 
     rows = zoo("--registry", str(file), "eval", made.name, "--task", "clipart")
     assert "accuracy" in rows
     command = ["--registry", str(file), "train", made.name, "--task", "sketch", "--task", "real", "--quiet"]
-    zoo(*command, "--out", str(tmp_path / "on"))
+    zoo(*command, "--recipe", str(quick), "--out", str(tmp_path / "on"))
     on = tmp_path / "on"
     begun, ended = (read(f / "sketch.safetensors")[0] for f in (folder, on))
     assert any(not torch.equal(begun[key], ended[key]) for key in begun if key.endswith("gamma"))
