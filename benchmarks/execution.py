@@ -22,7 +22,7 @@ from record import save
 
 import zoo
 from zoo.report import show
-from zoo.tensors import read
+from zoo.storage.tensors import read
 from zoo.timing import interleaved, medians, ratio
 from zoo.training import update
 

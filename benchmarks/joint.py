@@ -26,7 +26,7 @@ from zoo.recipe import recipe_file
 from zoo.registry import Entry, default_registry
 from zoo.report import show
 from zoo.runs import RunOptions, train_entry
-from zoo.tensors import read
+from zoo.storage.tensors import read
 
 SAMPLES = {  # what is added to a recipe
     "50": "samples: 50",

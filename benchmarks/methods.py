@@ -23,7 +23,7 @@ from zoo.comparison import compare
 from zoo.loader import SHARED
 from zoo.registry import Entry, default_registry
 from zoo.report import show
-from zoo.tensors import read
+from zoo.storage.tensors import read
 
 SOURCE = "real"  # the domain that the backbones were trained on
 

@@ -18,7 +18,7 @@ from zoo.export.parity import INPUT, Parity, compare, session
 
 import zoo
 from zoo.errors import ExportError
-from zoo.files import atomic_path
+from zoo.storage.files import atomic_path
 from zoo.task import Preprocessing, Task, is_dense
 
 LEAST, LARGEST = 16, 8192  # height and width in pixels of what a graph with maps as its output takes

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import zoo
-from zoo import tensors
 from zoo.datasets import get_benchmark
 from zoo.registry import default_registry
-from zoo.resources import packaged_weights_dir
+from zoo.storage import tensors
+from zoo.storage.resources import packaged_weights_dir
 
 FILE = Path(__file__).parent / "golden.safetensors"
 PACKAGED = [name for name in default_registry().names() if default_registry().entry(name).weights]

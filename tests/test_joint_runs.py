@@ -15,7 +15,7 @@ from zoo.export import run, session
 
 import zoo
 from tests import joint_layouts
-from zoo import patterns, runs, tensors
+from zoo import patterns, runs
 from zoo.cli import main
 from zoo.datasets import get_benchmark
 from zoo.deployment import latencies
@@ -25,6 +25,7 @@ from zoo.joint.trmtl import TRMTL
 from zoo.loader import SHARED
 from zoo.registry import Entry, Registry, default_registry, register
 from zoo.runs import RunOptions, train_entry
+from zoo.storage import tensors
 
 RECIPE = """
 summary: a quick one
@@ -149,7 +150,7 @@ def test_dmtrl_begins_with_the_trained_single_tasks(name: str, recipe: str, tmp_
     registry, options = Registry([single, one]), RunOptions(recipe=recipe, quiet=True)
     with pytest.raises(zoo.ZooError, match="No weights of single"):
         train_entry(one, registry, one.tasks, tmp_path / "one", options)
-    train_entry(single, registry, single.tasks, Path(zoo.resources.store_dir()) / "single", options)  # type: ignore[attr-defined]
+    train_entry(single, registry, single.tasks, Path(zoo.storage.resources.store_dir()) / "single", options)  # type: ignore[attr-defined]
     train_entry(one, registry, one.tasks, tmp_path / "one", options)
     begun = zoo.load(one.name, weights=tmp_path / "one" / "compressed", registry=registry)
     trained = zoo.load(one.name, weights=tmp_path / "one", registry=registry)

@@ -16,7 +16,7 @@ from zoo.errors import OptionError
 from zoo.plots import accuracy_by_rank
 from zoo.recipe import recipe_file
 from zoo.registry import Entry, Registry, default_registry
-from zoo.tensors import read
+from zoo.storage.tensors import read
 
 
 def test_a_family_differs_in_rank_alone() -> None:

@@ -11,8 +11,8 @@ import yaml
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.recipe import Recipe, load_recipe, recipe_file, recipe_names
 from zoo.registry import default_registry
-from zoo.resources import registry_file
 from zoo.schema import load_yaml
+from zoo.storage.resources import registry_file
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import zoo
-from zoo import papers, resources
+from zoo import papers
 from zoo.errors import ConfigError, UnknownNameError, WeightsError
 from zoo.loader import counted_parameters, fresh_model
-from zoo.registry import Backbone, Entry, Registry, WeightsFile, as_data, default_registry, list_models, register
+from zoo.registry import Backbone, Entry, Registry, as_data, default_registry, list_models, register
 from zoo.score import CHALLENGE, decathlon_score
+from zoo.storage import resources
+from zoo.storage.files import WeightsFile
 from zoo.task import Task, is_dense
 
 OWN = Registry.read(resources.registry_file())
@@ -264,7 +266,7 @@ def test_writing_and_reading_again_gives_the_same(tmp_path: Path) -> None:
 
 
 def test_a_weights_path_cannot_leave_its_folder(tmp_path: Path) -> None:
-    from zoo.fetch import fetch
+    from zoo.storage.fetch import fetch
 
     for uri in ("package:../../secret", "file:../x", "file:/etc/passwd"):
         with pytest.raises(ConfigError, match="leaves its folder"):

@@ -13,12 +13,12 @@ import torch
 from click.testing import CliRunner
 
 from tests.conftest import equal
-from zoo import resources
 from zoo.cli import main
 from zoo.loader import SHARED
 from zoo.recipe import recipe_file
 from zoo.registry import Registry, default_registry
-from zoo.tensors import read
+from zoo.storage import resources
+from zoo.storage.tensors import read
 
 MINE = """
   mine:

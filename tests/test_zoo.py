@@ -15,13 +15,13 @@ from zoo.export import run, session, to_onnx
 import zoo
 from tests import layouts
 from tests.conftest import disturb
-from zoo import tensors
 from zoo.cli import main
 from zoo.datasets import get_benchmark
-from zoo.files import sha256
 from zoo.loader import architecture
 from zoo.publishing import publish
-from zoo.registry import Entry, Registry, WeightsFile, default_registry
+from zoo.registry import Entry, Registry, default_registry
+from zoo.storage import tensors
+from zoo.storage.files import WeightsFile, sha256
 
 pytestmark = pytest.mark.slow
 ENTRIES = [default_registry().entry(name) for name in default_registry().names()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
-from zoo.tensors import read, replace_tensors, write
+from zoo.storage.tensors import read, replace_tensors, write
 
 
 def save(

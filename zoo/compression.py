@@ -18,7 +18,7 @@ from zoo.multitask import MultiTaskModel
 from zoo.publishing import with_files
 from zoo.recipe import recipe_names
 from zoo.registry import Entry, Registry
-from zoo.tensors import write
+from zoo.storage.tensors import write
 
 
 def factorise(alphas: list[Tensor], rank: int) -> tuple[Tensor, list[Tensor]]:

@@ -15,14 +15,14 @@ from zoo.datasets import get_benchmark, open_image
 from zoo.datasets.video import open_video
 from zoo.errors import DataError, OptionError
 from zoo.export import Parity, run, session, to_onnx
-from zoo.files import sha256
 from zoo.kinds import get_kind
 from zoo.kinds.base import LabelKind
 from zoo.loader import adapter_files, known_task, load, load_adapters, plain_network
 from zoo.multitask import MultiTaskModel
 from zoo.registry import Entry, Registry
+from zoo.storage.files import sha256
+from zoo.storage.tensors import read
 from zoo.task import Task
-from zoo.tensors import read
 from zoo.timing import interleaved, medians, ratio
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from zoo.loader import fresh_model
 from zoo.publishing import publish
 from zoo.registry import Entry, Registry
 from zoo.runs import RunOptions, train_entry
+from zoo.storage.files import weights_file
+from zoo.storage.tensors import fingerprint, read, write
 from zoo.task import Task
-from zoo.tensors import fingerprint, read, weights_file, write
 
 
 def train_own(

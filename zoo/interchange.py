@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import OptionError, WeightsError
-from zoo.files import atomic_path
 from zoo.increments import Increment, get_method
 from zoo.layers import AdaptedLayer, TaskHead, TaskNorm, has_standard_forward
 from zoo.loader import pretrained_network
@@ -27,8 +26,9 @@ from zoo.multitask import MultiTaskModel
 from zoo.placement import NORMS, Placement
 from zoo.publishing import with_files
 from zoo.registry import Entry, Registry, default_registry
+from zoo.storage.files import atomic_path
+from zoo.storage.tensors import read, write
 from zoo.task import Preprocessing, Task
-from zoo.tensors import read, write
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -11,17 +11,17 @@ from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
-from zoo import resources
 from zoo.backbones import build, pretrained_tensors
 from zoo.errors import ConfigError, OptionError, UnknownNameError, WeightsError
-from zoo.fetch import fetch
 from zoo.model import TaskModel
 from zoo.multitask import MultiTaskModel
 from zoo.placement import Placement
 from zoo.recipe import load_recipe
 from zoo.registry import Entry, Parameters, Registry, default_registry
+from zoo.storage import resources
+from zoo.storage.fetch import fetch
+from zoo.storage.tensors import check_tensors, read
 from zoo.task import CLASSIFICATION, Preprocessing, Task
-from zoo.tensors import check_tensors, read
 
 log = logging.getLogger(__name__)
 PLACEMENT = ("layers", "norms", "head", "placement", "projections")  # options of every method

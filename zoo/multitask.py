@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.registry import Parameters
+from zoo.storage.tensors import check_tensors, fingerprint, read, replace_tensors, write
 from zoo.task import CLASSIFICATION, Preprocessing, Task
-from zoo.tensors import check_tensors, fingerprint, read, replace_tensors, write
 
 ADAPTER_FORMAT = 1
 

@@ -28,7 +28,7 @@ from zoo.recipe import Recipe
 from zoo.registry import Entry, Registry
 from zoo.ring import RingLayer
 from zoo.runs import RunOptions, given, recipe_of, splits_of, train_entry
-from zoo.tensors import read
+from zoo.storage.tensors import read
 
 log = logging.getLogger(__name__)
 STRATEGIES = ("greedy", "bottom-heavy", "similarity")

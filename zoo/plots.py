@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import OptionError
-from zoo.files import atomic_path
 from zoo.registry import Entry, Registry
+from zoo.storage.files import atomic_path
 from zoo.task import CLASSIFICATION, METRICS
 
 MARKERS = "osD^vPX*<>"

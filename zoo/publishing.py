@@ -6,13 +6,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from zoo import resources
 from zoo.backbones import stored_backbone
 from zoo.errors import WeightsError
 from zoo.loader import SHARED, stored_adapter
 from zoo.registry import Entry, Registry
+from zoo.storage import resources
+from zoo.storage.files import weights_file
+from zoo.storage.tensors import read
 from zoo.task import CLASSIFICATION, METRICS
-from zoo.tensors import read, weights_file
 
 
 def with_files(entry: Entry, files: dict[str, Path], uri: str) -> Entry:

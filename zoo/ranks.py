@@ -15,7 +15,7 @@ from zoo.errors import OptionError
 from zoo.loader import counted_parameters
 from zoo.registry import Entry, Registry
 from zoo.runs import RunOptions, train_entry
-from zoo.tensors import read
+from zoo.storage.tensors import read
 
 log = logging.getLogger(__name__)
 HELD_OUT = 0.2  # share of the training images that ranks are compared on

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from zoo import resources
 from zoo.errors import ConfigError, OptionError, UnknownNameError
 from zoo.schema import load_yaml, parse
+from zoo.storage import resources
 from zoo.task import Preprocessing
 
 

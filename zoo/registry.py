@@ -14,29 +14,14 @@ from typing import Any, TypeVar
 
 import yaml
 
-from zoo import resources
 from zoo.errors import ConfigError, OptionError, UnknownNameError
-from zoo.files import atomic_path
 from zoo.schema import load_yaml, parse
+from zoo.storage import resources
+from zoo.storage.files import WeightsFile, atomic_path
 from zoo.task import CLASSIFICATION, METRICS, Metric, check_outputs
 
 FORMAT = 1
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """Where a weights file lies, and what it must be."""
-
-    uri: str  # package:…, file:…, hf://owner/repo@<commit>/file or https://…
-    sha256: str
-    size: int  # bytes
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise OptionError(f"sha256 must be 64 hexadecimal digits, not {self.sha256!r}")
-        if self.size < 1:
-            raise OptionError(f"size must be at least 1 byte, not {self.size}")
 
 
 @dataclass(frozen=True)

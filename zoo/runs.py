@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator, PartialState
 
 import zoo
-from zoo import resources, training
+from zoo import training
 from zoo.backbones import build
 from zoo.batches import seed_of
 from zoo.compression import compress_entry
@@ -28,8 +28,9 @@ from zoo.model import TaskModel
 from zoo.multitask import MultiTaskModel
 from zoo.recipe import Recipe, load_recipe
 from zoo.registry import Backbone, Entry, Registry
+from zoo.storage import resources
+from zoo.storage.tensors import read, write
 from zoo.task import Task
-from zoo.tensors import read, write
 from zoo.training import Execution, run_identity
 
 log = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from zoo.errors import ConfigError
+from zoo.storage.files import read_text
 
 T = TypeVar("T")
 PLAIN = (str, int)
@@ -55,11 +56,7 @@ def load_yaml(path: Path) -> Any:
     Raises:
         ConfigError: no such file, not YAML, a tag that would construct an object, or a key that stands twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
-    loader = _Loader(text)
+    loader = _Loader(read_text(path))
     loader.problems, loader.made = [], {}
     try:
         node = loader.get_single_node()

@@ -14,15 +14,15 @@ from zoo.backbones import build
 from zoo.datasets import get_benchmark
 from zoo.errors import DataError, WeightsError
 from zoo.evaluation import measure
-from zoo.fetch import fetch
 from zoo.loader import adapter_files, load
 from zoo.model import TaskModel
 from zoo.multitask import MultiTaskModel
 from zoo.recipe import load_recipe
 from zoo.registry import Backbone, Entry, Registry
 from zoo.runs import RunOptions, train_entry
+from zoo.storage.fetch import fetch
+from zoo.storage.tensors import read
 from zoo.task import Task
-from zoo.tensors import read
 
 log = logging.getLogger(__name__)
 

@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zoo import resources
 from zoo.backbones.deeplab import ENCODER, deeplab, deeplab_resnet20
 from zoo.backbones.resnet26 import ResNet26
 from zoo.backbones.resnet_cifar import resnet20
 from zoo.backbones.vit import vit_micro
 from zoo.errors import OptionError, UnknownNameError, WeightsError
-from zoo.fetch import download, fetch, hub_file
 from zoo.registry import Registry
-from zoo.tensors import read
+from zoo.storage import resources
+from zoo.storage.fetch import download, fetch, hub_file
+from zoo.storage.tensors import read
 
 DEEPLAB = "deeplab/"  # begins the name of an encoder with a decoder after it
 WIDTHS = (0.5, 1.5, 2.0, 2.5)  # of resnet26, beside 1

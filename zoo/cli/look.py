@@ -78,8 +78,8 @@ def _scores(entry: Entry, registry: Registry) -> dict[str, Any]:
 @click.pass_obj
 def download(registry: Registry, name: str) -> None:
     """Fetch a model's published weights and print where they lie."""
-    from zoo.fetch import fetch
     from zoo.loader import adapter_files
+    from zoo.storage.fetch import fetch
 
     entry = registry.entry(name)
     files = list(adapter_files(entry, entry.tasks, "published").values())

@@ -45,8 +45,9 @@ def train(
     own_name: str | None, method: str | None, rank: str | None, margin: float | None, out: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
-    from zoo import domains, resources, runs
+    from zoo import domains, runs
     from zoo.loader import known_task
+    from zoo.storage import resources
 
     narrate()
     click.get_current_context().call_on_close(runs.end_processes)
@@ -177,7 +178,8 @@ def search_sharing(
 def _search_ranks(
     entry: Entry, registry: Registry, tasks: list[str], out: Path | None, settings: Any, margin: float
 ) -> None:
-    from zoo import ranks, resources
+    from zoo import ranks
+    from zoo.storage import resources
 
     name = entry.name.replace(f"-r{entry.method.get('rank')}-", "-auto-")
     folder = out or resources.store_dir() / (name if name != entry.name else f"{name}-auto")
@@ -212,7 +214,8 @@ def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool) -> None
     For maintainers of a checkout of the zoo: files go to zoo/weights/, and registry.yaml gets their hashes, sizes
     and measured accuracy.
     """
-    from zoo import publishing, resources
+    from zoo import publishing
+    from zoo.storage import resources
 
     registry = Registry.read(resources.registry_file())
     for name in names:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from zoo.errors import ConfigError
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def registry_file() -> Path:

@@ -13,11 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import equal
-from zoo import tensors
 from zoo.errors import WeightsError
-from zoo.fetch import check, download, fetch
-from zoo.files import atomic_path, sha256
-from zoo.registry import WeightsFile
+from zoo.storage import tensors
+from zoo.storage.fetch import check, download, fetch
+from zoo.storage.files import WeightsFile, atomic_path, sha256
 
 SOME = {"a": torch.arange(6.0).view(2, 3), "n": torch.tensor(3)}
 

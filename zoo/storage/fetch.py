@@ -8,10 +8,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from zoo import resources
 from zoo.errors import WeightsError
-from zoo.files import atomic_path, sha256
-from zoo.registry import WeightsFile
+from zoo.storage import resources
+from zoo.storage.files import WeightsFile, atomic_path, sha256
 
 
 def fetch(file: WeightsFile, folder: Path) -> Path:

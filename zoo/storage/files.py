@@ -1,13 +1,43 @@
-"""Files that are written whole or not at all, and their checksums."""
+"""Files that are written whole or not at all, their checksums, and what is stated of a weights file."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.errors import WeightsError
+from zoo.errors import ConfigError, OptionError, WeightsError
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Where a weights file lies, and what it must be."""
+
+    uri: str  # package:…, file:…, hf://owner/repo@<commit>/file or https://…
+    sha256: str
+    size: int  # bytes
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise OptionError(f"sha256 must be 64 hexadecimal digits, not {self.sha256!r}")
+        if self.size < 1:
+            raise OptionError(f"size must be at least 1 byte, not {self.size}")
+
+
+def weights_file(file: Path, uri: str) -> WeightsFile:
+    """What the registry writes of a file: where it is had, its hash and its size."""
+    return WeightsFile(uri, sha256(file), file.stat().st_size)
+
+
+def read_text(path: Path) -> str:
+    """The text of a registry or a recipe; raises ConfigError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
 
 
 @contextlib.contextmanager

@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.errors import WeightsError
-from zoo.files import atomic_path, sha256
-from zoo.registry import WeightsFile
+from zoo.storage.files import atomic_path
 
 HEADER = "zoo"  # one metadata key: several would be written in an order of their own, and files would differ
 
@@ -85,8 +84,3 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def weights_file(file: Path, uri: str) -> WeightsFile:
-    """What the registry writes of a file: where it is had, its hash and its size."""
-    return WeightsFile(uri, sha256(file), file.stat().st_size)
