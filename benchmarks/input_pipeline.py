@@ -25,10 +25,10 @@ from torchvision.transforms import v2
 
 import zoo
 from zoo.batches import augmentations
+from zoo.catalog.recipe import load_recipe
+from zoo.catalog.task import IMAGENET_MEAN, IMAGENET_STD
 from zoo.datasets import Images, Transformed, get_benchmark
-from zoo.recipe import load_recipe
 from zoo.report import show
-from zoo.task import IMAGENET_MEAN, IMAGENET_STD
 from zoo.timing import interleaved, medians, ratio
 
 COUNT, BATCH = 64, 32

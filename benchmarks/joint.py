@@ -21,9 +21,10 @@ from typing import Any
 import click
 from record import save
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.recipe import recipe_file
+from zoo.catalog.registry import default_registry
 from zoo.loader import counted_parameters
-from zoo.recipe import recipe_file
-from zoo.registry import Entry, default_registry
 from zoo.report import show
 from zoo.runs import RunOptions, train_entry
 from zoo.storage.tensors import read

@@ -19,9 +19,10 @@ from pathlib import Path
 import click
 from record import save
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import default_registry
+from zoo.catalog.store import SHARED
 from zoo.comparison import compare
-from zoo.loader import SHARED
-from zoo.registry import Entry, default_registry
 from zoo.report import show
 from zoo.storage.tensors import read
 

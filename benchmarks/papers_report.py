@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from markdown_table import table
 
-from zoo import papers
-from zoo.registry import Registry, default_registry
-from zoo.score import decathlon_score, scale
+from zoo.catalog import papers
+from zoo.catalog.registry import Registry, default_registry
+from zoo.catalog.score import decathlon_score, scale
 
 ONE_DECIMAL = ("FTN, Table 3", "TRMTL, Table 9", "TRMTL, Table 10")  # that figures are printed with; elsewhere two
 PAPER = "https://arxiv.org/abs/2310.06124"

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 from record import save
 
+from zoo.catalog.registry import default_registry
 from zoo.ranks import search
-from zoo.registry import default_registry
 from zoo.runs import RunOptions
 
 NAME = "resnet20-ftn-r16-shapes"

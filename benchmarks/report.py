@@ -18,9 +18,10 @@ from joint_report import draw_sharing, joint_section, ring_section
 from markdown_table import table
 from papers_report import papers_section
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import default_registry
 from zoo.plots import accuracy_by_parameters
 from zoo.ranks import family
-from zoo.registry import Entry, default_registry
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

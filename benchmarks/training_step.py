@@ -16,10 +16,10 @@ from peft import LoraConfig, get_peft_model
 from record import save
 from torch import nn
 
+from zoo.catalog.task import Task
 from zoo.increments import get_method
 from zoo.model import TaskModel
 from zoo.placement import Placement
-from zoo.task import Task
 from zoo.timing import interleaved, medians, ratio
 
 CASES = [("resnet18", 20), ("resnet34", 40), ("resnet50", 50)]

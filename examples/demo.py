@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.backbones import build
+from zoo.catalog.registry import default_registry
 from zoo.datasets import get_benchmark
 from zoo.evaluation import measure
-from zoo.registry import default_registry
 from zoo.report import show
 from zoo.timing import interleaved, ratio
 

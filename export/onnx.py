@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from zoo.export.parity import INPUT, Parity, compare, session
 
 import zoo
+from zoo.catalog.task import Preprocessing, Task, is_dense
 from zoo.errors import ExportError
 from zoo.storage.files import atomic_path
-from zoo.task import Preprocessing, Task, is_dense
 
 LEAST, LARGEST = 16, 8192  # height and width in pixels of what a graph with maps as its output takes
 TOLERANCE, TOLERANCE_HALF = 1e-4, 1e-2  # on the largest difference, relative to the largest logit

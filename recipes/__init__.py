@@ -1,1 +1,1 @@
-"""The zoo's recipes: data files, read by zoo.recipe."""
+"""The zoo's recipes: data files, read by zoo.catalog.recipe."""

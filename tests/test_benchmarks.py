@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from torch.utils.data import default_collate
 
 from tests import layouts
+from zoo.catalog.registry import default_registry
 from zoo.cli import main
 from zoo.datasets import BENCHMARKS, get_benchmark
 from zoo.datasets.base import PublishedBenchmark
@@ -22,7 +23,6 @@ from zoo.datasets.decathlon import Decathlon
 from zoo.datasets.domainnet import DomainNet
 from zoo.datasets.sketch import CUB200, TUBerlin, WikiArt
 from zoo.errors import DataError, UnknownNameError
-from zoo.registry import default_registry
 
 PAPERS = sorted(name for name, benchmark in BENCHMARKS.items() if isinstance(benchmark, PublishedBenchmark))
 

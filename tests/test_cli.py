@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 import zoo as package
 from tests.conftest import equal, write_images
 from zoo.backbones import build
+from zoo.catalog.entry import Entry
 from zoo.cli import main
 from zoo.datasets.shapes import render
 from zoo.errors import DataError
-from zoo.registry import Entry
 from zoo.storage import resources
 from zoo.storage.tensors import read
 from zoo.verification import evaluate

@@ -18,9 +18,11 @@ from zoo.export import run, session, to_onnx
 
 import zoo
 from tests.conftest import disturb, equal
-from zoo import recipe
 from zoo.backbones import build
 from zoo.backbones.deeplab import deeplab, deeplab_resnet20
+from zoo.catalog import recipe
+from zoo.catalog.registry import default_registry
+from zoo.catalog.task import METRICS, Preprocessing, Task
 from zoo.cli import main
 from zoo.datasets import get_benchmark, open_image, rooms
 from zoo.errors import ConfigError, DataError, OptionError, UnknownNameError, WeightsError
@@ -28,8 +30,6 @@ from zoo.evaluation import measure
 from zoo.loader import load
 from zoo.model import TaskModel
 from zoo.placement import Placement
-from zoo.registry import default_registry
-from zoo.task import METRICS, Preprocessing, Task
 
 FOUR = {"edge": ("edges", 1), "semseg": ("segmentation", 10), "normals": ("normals", 3), "depth": ("depth", 1)}
 SIZE = Preprocessing(48, None, width=64)

@@ -13,8 +13,8 @@ from types import ModuleType
 
 import pytest
 
-from zoo.recipe import recipe_names
-from zoo.registry import default_registry
+from zoo.catalog.recipe import recipe_names
+from zoo.catalog.registry import default_registry
 
 ROOT = Path(__file__).parent.parent
 
@@ -146,8 +146,8 @@ def test_a_method_is_added_as_the_page_says(tmp_path: Path) -> None:
     code = """
 import torch, zoo
 from zoo.loader import fresh_model
-from zoo.registry import default_registry
-from zoo.task import Task
+from zoo.catalog.registry import default_registry
+from zoo.catalog.task import Task
 assert zoo.__file__.startswith({root!r})
 entry = default_registry().entry("resnet20-beside-shapes")
 model = fresh_model(entry, default_registry(), pretrained=False)

@@ -14,9 +14,9 @@ from zoo.export import compare, run, session, to_onnx
 
 import zoo
 from tests.conftest import SmallNet, disturb
+from zoo.catalog.task import Preprocessing, Task
 from zoo.errors import ExportError, OptionError
 from zoo.model import TaskModel
-from zoo.task import Preprocessing, Task
 
 TASK = Task("a", ("x", "y", "z"), Preprocessing(16, None, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)))
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import zoo
+from zoo.catalog.registry import default_registry
 from zoo.datasets import get_benchmark
-from zoo.registry import default_registry
 from zoo.storage import tensors
 from zoo.storage.resources import packaged_weights_dir
 
@@ -67,8 +67,8 @@ def test_the_papers_methods_are_packaged_and_small() -> None:
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_each_packaged_file_says_how_it_was_made(name: str) -> None:
-    from zoo.loader import adapter_files
-    from zoo.recipe import load_recipe
+    from zoo.catalog.recipe import load_recipe
+    from zoo.catalog.store import adapter_files
 
     entry = default_registry().entry(name)
     for task, file in adapter_files(entry, entry.tasks, "published").items():

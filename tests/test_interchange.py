@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import zoo
 from tests.conftest import SmallNet, disturb
+from zoo.catalog.registry import Registry, default_registry
 from zoo.cli import main
 from zoo.errors import OptionError, WeightsError
 from zoo.interchange import CONFIG, WEIGHTS, load_peft, save_peft
-from zoo.registry import Registry, default_registry
 from zoo.storage import tensors
 
 SMALL = {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3}

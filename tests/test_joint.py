@@ -13,6 +13,7 @@ import tensorly
 import torch
 from torch import Tensor, nn
 
+from zoo.catalog.task import Preprocessing, Task
 from zoo.composed import Borrowed, Composed
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.joint import JointModel, Network, joined, sharings
@@ -21,7 +22,6 @@ from zoo.joint.stacked import StackedLayer, from_torch, to_torch
 from zoo.joint.tables import NETWORKS, network
 from zoo.joint.trmtl import TRMTL, parse_pattern
 from zoo.ring import RingLayer
-from zoo.task import Preprocessing, Task
 
 EIGHT = Preprocessing(8, None, (0.5,), (0.5,))
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from tests import joint_layouts, layouts
 from zoo.batches import Turns
+from zoo.catalog.recipe import Optimizer, Recipe
+from zoo.catalog.task import Preprocessing, Task
 from zoo.cli import main
 from zoo.datasets import Images, Splits, clips, digits, get_benchmark, some_of
 from zoo.datasets.shapes import CLASSES, render
@@ -25,8 +27,6 @@ from zoo.datasets.shapes2 import HALVES
 from zoo.datasets.video import open_video
 from zoo.errors import DataError, OptionError, TrainingError
 from zoo.kinds import get_kind
-from zoo.recipe import Optimizer, Recipe
-from zoo.task import Preprocessing, Task
 
 # -- the publishers' layouts ------------------------------------------------------------------------------------------
 

@@ -16,14 +16,15 @@ from zoo.export import run, session
 import zoo
 from tests import joint_layouts
 from zoo import patterns, runs
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry, default_registry, register
+from zoo.catalog.store import SHARED
 from zoo.cli import main
 from zoo.datasets import get_benchmark
 from zoo.deployment import latencies
 from zoo.errors import OptionError
 from zoo.joint import JointModel
 from zoo.joint.trmtl import TRMTL
-from zoo.loader import SHARED
-from zoo.registry import Entry, Registry, default_registry, register
 from zoo.runs import RunOptions, train_entry
 from zoo.storage import tensors
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from zoo import recipe
+from zoo.catalog import recipe
 from zoo.errors import DataError
 from zoo.kinds import IGNORE, get_kind
 from zoo.kinds.boundaries import ODSF, matches

@@ -11,8 +11,8 @@ import zoo
 from tests.conftest import equal
 from zoo.backbones import build, pretrained_tensors
 from zoo.backbones.resnet_cifar import CifarResNet
+from zoo.catalog.registry import Registry, default_registry
 from zoo.errors import OptionError, UnknownNameError, WeightsError
-from zoo.registry import Registry, default_registry
 
 NAME = "resnet20-ftn-r8-shapes"
 

@@ -15,8 +15,8 @@ from torchvision.transforms import v2
 
 from tests import layouts
 from tests.test_dense import FOUR, SIZE, command
-from zoo import recipe
 from zoo.batches import augmentations
+from zoo.catalog import recipe
 from zoo.datasets import get_benchmark, rooms
 from zoo.datasets.dense import DepthMap, NormalMap, Zoom, target_map, zoomed
 from zoo.errors import DataError, UnknownNameError

@@ -15,11 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 import zoo
 from tests.conftest import SmallNet, disturb, equal, snapshot
+from zoo.catalog.task import Task
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.model import TaskModel
 from zoo.placement import Placement
 from zoo.storage import tensors
-from zoo.task import Task
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3))
 

@@ -34,10 +34,10 @@ def python(site: Path, code: str, cwd: Path) -> str:
 
 def test_the_wheel_finds_registry_recipes_and_weights(installed: Path, tmp_path: Path) -> None:
     code = """
-import torch, zoo, zoo.recipe, zoo.export
+import torch, zoo, zoo.catalog.recipe, zoo.export
 model = zoo.load("resnet20-ftn-r8-shapes")
 print(zoo.__file__)
-print(zoo.recipe.load_recipe("shapes/ftn").name, model(torch.zeros(1, 3, 32, 32), task="sketch").shape)
+print(zoo.catalog.recipe.load_recipe("shapes/ftn").name, model(torch.zeros(1, 3, 32, 32), task="sketch").shape)
 print(zoo.export.to_onnx.__module__)
 """
     lines = python(installed, code, tmp_path).splitlines()

@@ -11,11 +11,12 @@ from click.testing import CliRunner
 
 import zoo
 from zoo import ranks
+from zoo.catalog.entry import Entry
+from zoo.catalog.recipe import recipe_file
+from zoo.catalog.registry import Registry, default_registry
 from zoo.cli import main
 from zoo.errors import OptionError
 from zoo.plots import accuracy_by_rank
-from zoo.recipe import recipe_file
-from zoo.registry import Entry, Registry, default_registry
 from zoo.storage.tensors import read
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import zoo
 from tests.conftest import SmallNet, disturb
 from zoo.backbones import build
+from zoo.catalog.task import Task
 from zoo.compression import compress, factorise
 from zoo.errors import OptionError, WeightsError
 from zoo.increments import get_method
@@ -22,7 +23,6 @@ from zoo.layers import AdaptedConv2d, AdaptedLinear
 from zoo.model import TaskModel
 from zoo.placement import Placement
 from zoo.selection import Selection
-from zoo.task import Task
 
 FORMS: list[dict[str, Any]] = [
     {"kernel_size": 3, "padding": 1},

@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner
 
 from tests.conftest import equal
+from zoo.catalog.recipe import recipe_file
+from zoo.catalog.registry import Registry, default_registry
+from zoo.catalog.store import SHARED
 from zoo.cli import main
-from zoo.loader import SHARED
-from zoo.recipe import recipe_file
-from zoo.registry import Registry, default_registry
 from zoo.storage import resources
 from zoo.storage.tensors import read
 

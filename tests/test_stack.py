@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from tests.conftest import disturb
 from tests.test_dense import four_tasks
 from zoo.backbones.deeplab import deeplab_resnet20
+from zoo.catalog.task import Task
 from zoo.model import TaskModel
 from zoo.placement import Placement
-from zoo.task import Task
 
 # -- all tasks in one pass ------------------------------------------------------------------------------------------
 

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 import zoo
 from tests.conftest import SmallNet, equal, snapshot, write_images
 from zoo import batches, training
+from zoo.catalog.recipe import Augment, Optimizer, Recipe, load_recipe, recipe_names
+from zoo.catalog.registry import default_registry
+from zoo.catalog.task import Preprocessing, Task
 from zoo.datasets import Images, Splits, fraction_of, get_benchmark, held_out
 from zoo.errors import DataError, OptionError, TrainingError, WeightsError
 from zoo.increments import get_method
 from zoo.joint import JointModel, Network, joined
 from zoo.model import TaskModel
-from zoo.recipe import Augment, Optimizer, Recipe, load_recipe, recipe_names
-from zoo.registry import default_registry
-from zoo.task import Preprocessing, Task
 from zoo.training import Execution
 
 SGD = Optimizer("sgd", 0.05, momentum=0.9)

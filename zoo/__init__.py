@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo import export as export
+    from zoo.catalog.registry import list_models as list_models
+    from zoo.catalog.registry import register as register
+    from zoo.catalog.task import Preprocessing as Preprocessing
+    from zoo.catalog.task import Task as Task
     from zoo.errors import ZooError as ZooError
     from zoo.interchange import load_peft as load_peft
     from zoo.interchange import save_peft as save_peft
     from zoo.loader import adapt as adapt
     from zoo.loader import load as load
     from zoo.model import TaskModel as TaskModel
-    from zoo.registry import list_models as list_models
-    from zoo.registry import register as register
-    from zoo.task import Preprocessing as Preprocessing
-    from zoo.task import Task as Task
 
 __version__ = "0.1.0"
 
 _HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need no torch
-    "Preprocessing": "zoo.task",
-    "Task": "zoo.task",
+    "Preprocessing": "zoo.catalog.task",
+    "Task": "zoo.catalog.task",
     "TaskModel": "zoo.model",
     "ZooError": "zoo.errors",
     "adapt": "zoo.loader",
-    "list_models": "zoo.registry",
+    "list_models": "zoo.catalog.registry",
     "load": "zoo.loader",
     "load_peft": "zoo.interchange",
-    "register": "zoo.registry",
+    "register": "zoo.catalog.registry",
     "save_peft": "zoo.interchange",
 }
 __all__ = [

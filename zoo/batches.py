@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms import v2
 
+from zoo.catalog.recipe import Augment, Recipe
+from zoo.catalog.task import Preprocessing
 from zoo.datasets import Splits, Transformed
 from zoo.datasets.dense import FILL, zoomed
 from zoo.errors import OptionError, TrainingError
-from zoo.recipe import Augment, Recipe
-from zoo.task import Preprocessing
 
 T = TypeVar("T")
 

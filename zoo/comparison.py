@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
 from zoo.errors import OptionError
 from zoo.loader import load
 from zoo.multitask import MultiTaskModel
-from zoo.registry import Entry, Registry
 from zoo.timing import interleaved, medians
 from zoo.training import update
 

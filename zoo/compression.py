@@ -8,16 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.recipe import recipe_names
+from zoo.catalog.registry import Registry
+from zoo.catalog.store import SHARED, adapter_files, with_files
 from zoo.errors import OptionError
 from zoo.increments.residual import Basis
 from zoo.joint import JointModel
 from zoo.layers import AdaptedLayer
-from zoo.loader import SHARED, adapter_files, counted_parameters, fresh_model, load_adapters
+from zoo.loader import counted_parameters, fresh_model, load_adapters
 from zoo.model import TaskModel
 from zoo.multitask import MultiTaskModel
-from zoo.publishing import with_files
-from zoo.recipe import recipe_names
-from zoo.registry import Entry, Registry
 from zoo.storage.tensors import write
 
 

@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
+from zoo.catalog.store import adapter_files
+from zoo.catalog.task import Task
 from zoo.datasets import get_benchmark, open_image
 from zoo.datasets.video import open_video
 from zoo.errors import DataError, OptionError
 from zoo.export import Parity, run, session, to_onnx
 from zoo.kinds import get_kind
 from zoo.kinds.base import LabelKind
-from zoo.loader import adapter_files, known_task, load, load_adapters, plain_network
+from zoo.loader import load, load_adapters, plain_network
 from zoo.multitask import MultiTaskModel
-from zoo.registry import Entry, Registry
 from zoo.storage.files import sha256
 from zoo.storage.tensors import read
-from zoo.task import Task
 from zoo.timing import interleaved, medians, ratio
 
 log = logging.getLogger(__name__)
@@ -114,7 +116,7 @@ def latencies(
     classifier of as many classes, or the task's own network in layers of torch's; a ratio is the median over the rounds
     of a candidate's time to its plain backbone's.
     """
-    task = known_task(entry, task or entry.tasks[0])
+    task = entry.known_task(task or entry.tasks[0])
     model = load(entry.name, task=task, weights=None, registry=registry)
     fused, known = model.fuse(task), model.task(task)
     plain = plain_network(entry, registry, model, fused)

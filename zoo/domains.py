@@ -9,15 +9,16 @@ from typing import Any
 
 from accelerate import PartialState
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
+from zoo.catalog.task import Task
 from zoo.datasets import get_benchmark
 from zoo.increments import get_method
 from zoo.loader import fresh_model
 from zoo.publishing import publish
-from zoo.registry import Entry, Registry
 from zoo.runs import RunOptions, train_entry
 from zoo.storage.files import weights_file
 from zoo.storage.tensors import fingerprint, read, write
-from zoo.task import Task
 
 
 def train_own(

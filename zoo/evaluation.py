@@ -9,10 +9,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from zoo.catalog.task import Task
 from zoo.datasets import Images, Transformed
 from zoo.errors import WeightsError
 from zoo.kinds import get_kind
-from zoo.task import Task
 
 
 def measure(

@@ -17,6 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry, default_registry
+from zoo.catalog.store import with_files
+from zoo.catalog.task import Preprocessing, Task
 from zoo.errors import OptionError, WeightsError
 from zoo.increments import Increment, get_method
 from zoo.layers import AdaptedLayer, TaskHead, TaskNorm, has_standard_forward
@@ -24,11 +28,8 @@ from zoo.loader import pretrained_network
 from zoo.model import TaskModel
 from zoo.multitask import MultiTaskModel
 from zoo.placement import NORMS, Placement
-from zoo.publishing import with_files
-from zoo.registry import Entry, Registry, default_registry
 from zoo.storage.files import atomic_path
 from zoo.storage.tensors import read, write
-from zoo.task import Preprocessing, Task
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +11,18 @@ from typing import Any, Literal, overload
 from torch import Tensor, nn
 
 from zoo.backbones import build, pretrained_tensors
-from zoo.errors import ConfigError, OptionError, UnknownNameError, WeightsError
+from zoo.catalog.entry import Entry, Parameters
+from zoo.catalog.recipe import load_recipe
+from zoo.catalog.registry import Registry, default_registry
+from zoo.catalog.store import adapter_files, shared_file
+from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
+from zoo.errors import ConfigError, OptionError, WeightsError
 from zoo.model import TaskModel
 from zoo.multitask import MultiTaskModel
 from zoo.placement import Placement
-from zoo.recipe import load_recipe
-from zoo.registry import Entry, Parameters, Registry, default_registry
-from zoo.storage import resources
 from zoo.storage.fetch import fetch
 from zoo.storage.tensors import check_tensors, read
-from zoo.task import CLASSIFICATION, Preprocessing, Task
 
-log = logging.getLogger(__name__)
-PLACEMENT = ("layers", "norms", "head", "placement", "projections")  # options of every method
-SHARED = "shared.safetensors"  # beside the adapter files, what an entry's tasks share
 FUSED = "entry/"  # begins a backbone `entry/NAME/TASK`: the network that the entry NAME, fused for TASK, is
 
 
@@ -66,7 +63,7 @@ def load(
     entry = registry.entry(name)
     if fuse and task is None:
         raise OptionError(f"Fusing needs a task; those of {name} are {', '.join(entry.tasks)}.")
-    tasks = entry.tasks if task is None else (known_task(entry, task),)
+    tasks = entry.tasks if task is None else (entry.known_task(task),)
     if weights is None or weights == "backbone":
         model = fresh_model(entry, registry, pretrained=weights == "backbone")
         recipe = load_recipe(entry.recipe)
@@ -135,9 +132,8 @@ def fresh_model(
 
 
 def _adapted_backbone(entry: Entry, registry: Registry) -> TaskModel:
-    options = entry.method_options
-    patterns = {key: options.pop(key) for key in PLACEMENT if key in options}
-    return TaskModel(architecture(entry.backbone, registry), entry.method["name"], options, Placement(**patterns))
+    network = architecture(entry.backbone, registry)
+    return TaskModel(network, entry.method["name"], entry.method_options, Placement(**entry.placement))
 
 
 def _joint_model(entry: Entry, registry: Registry) -> MultiTaskModel:
@@ -145,18 +141,12 @@ def _joint_model(entry: Entry, registry: Registry) -> MultiTaskModel:
     from zoo.joint import joined
     from zoo.joint.tables import network
 
-    options, trunk = entry.method_options, None
-    head = options.pop("head", "")
+    trunk, head = None, entry.placement.get("head", "")
     if entry.backbone:
         trunk = architecture(entry.backbone, registry)
         trunk.set_submodule(head, nn.Identity())
     networks = {task: network(name, entry.classes[task]) for task, name in entry.networks.items()}
-    return joined(networks, entry.method["name"], options, trunk, (f"{head}.",))
-
-
-def adapter_method(entry: Entry) -> dict[str, Any]:
-    """The entry's method as its adapter files state it: without the choice of layers."""
-    return {key: value for key, value in entry.method.items() if key not in PLACEMENT}
+    return joined(networks, entry.method["name"], entry.method_options, trunk, (f"{head}.",))
 
 
 def counted_parameters(entry: Entry, registry: Registry) -> Parameters:
@@ -223,7 +213,7 @@ def _source(backbone: str, registry: Registry) -> tuple[Entry, str]:
     """The entry and the task whose fused network a backbone `entry/NAME/TASK` is."""
     name, _, task = backbone.removeprefix(FUSED).partition("/")
     entry = registry.entry(name)
-    return entry, known_task(entry, task)
+    return entry, entry.known_task(task)
 
 
 def load_adapters(
@@ -246,53 +236,5 @@ def load_adapters(
 
 def load_shared(model: MultiTaskModel, entry: Entry, folder: Path) -> None:
     """Give a model what its tasks share: from the folder of their adapter files, or as the registry publishes it."""
-    file = folder / SHARED
-    if not file.exists() and entry.shared is None:
-        raise WeightsError(
-            f"There is no {file}, and {entry.name} publishes none. What tasks share is made by training all of them "
-            "together, or of trained adapters: by `zoo compress`, or by training an entry that names its source."
-        )
-    file = file if file.exists() else fetch(entry.shared, entry.folder)  # type: ignore[arg-type]
+    file = shared_file(entry, folder)
     model.load_shared_tensors(read(file)[0], str(file))
-
-
-def known_task(entry: Entry, task: str) -> str:
-    """`task`, if it is one of the entry's; raises UnknownNameError if not."""
-    if task not in entry.tasks:
-        raise UnknownNameError(f"task of {entry.name}", task, entry.tasks)
-    return task
-
-
-def adapter_files(entry: Entry, tasks: Sequence[str], weights: str | Path = "auto") -> dict[str, Path]:
-    """The adapter file of each task, fetched where need be; `weights` as in `load`.
-
-    Raises:
-        WeightsError: there is none for some of the tasks; the message says how to get them.
-    """
-    if weights not in ("auto", "published"):
-        path = Path(weights)
-        files = {task: path / f"{task}.safetensors" if path.is_dir() else path for task in tasks}
-        missing = [str(file) for file in files.values() if not file.is_file()]
-        if missing:
-            raise WeightsError(f"No adapter file at {', '.join(missing)}.")
-        if len(tasks) > 1 and not path.is_dir():
-            raise WeightsError(f"{path} is one file, but {len(tasks)} tasks are wanted; name a folder or one task.")
-        return files
-    files = {task: stored_adapter(entry.name, task) for task in tasks} if weights == "auto" else {}
-    files = {task: file for task, file in files.items() if file.is_file()}
-    for file in files.values():
-        log.info("from the local store: %s", file)
-    published = entry.weights or {}
-    missing = [task for task in tasks if task not in files and task not in published]
-    if missing:
-        raise WeightsError(
-            f"No weights of {entry.name} are published or in the local store for {', '.join(missing)}. "
-            f"Train them with `zoo train {entry.name}`, "
-            f"or build the model without them: zoo.load({entry.name!r}, weights=None)."
-        )
-    return {task: files.get(task) or fetch(published[task], entry.folder) for task in tasks}
-
-
-def stored_adapter(name: str, task: str) -> Path:
-    """Where the local store keeps what `zoo train NAME --task T` makes."""
-    return resources.within(resources.store_dir(), f"{name}/{task}.safetensors")

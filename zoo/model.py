@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from zoo.catalog.task import Task
 from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
 from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Site, TaskHead, TaskNorm
 from zoo.multitask import MultiTaskModel
 from zoo.placement import Placement
 from zoo.selection import Selection, Stack
-from zoo.task import Task
 
 ALIKE = {2: 3e-2, 4: 1e-4, 8: 1e-8}  # how far two ways to compute the same may differ, by the bytes of a number
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zoo.catalog.entry import Parameters
+from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, UnknownNameError, WeightsError
-from zoo.registry import Parameters
 from zoo.storage.tensors import check_tensors, fingerprint, read, replace_tensors, write
-from zoo.task import CLASSIFICATION, Preprocessing, Task
 
 ADAPTER_FORMAT = 1
 

@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from zoo.batches import seed_of
+from zoo.catalog.entry import Entry
+from zoo.catalog.recipe import Recipe
+from zoo.catalog.registry import Registry
 from zoo.datasets import Splits, Transformed
 from zoo.errors import OptionError
 from zoo.joint import JointModel
@@ -24,8 +27,6 @@ from zoo.joint.trmtl import TRMTL
 from zoo.kinds import get_kind
 from zoo.loader import counted_parameters, fresh_model, load_adapters
 from zoo.publishing import publish
-from zoo.recipe import Recipe
-from zoo.registry import Entry, Registry
 from zoo.ring import RingLayer
 from zoo.runs import RunOptions, given, recipe_of, splits_of, train_entry
 from zoo.storage.tensors import read

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from zoo.catalog.task import Task, is_dense
 from zoo.datasets import open_image
 from zoo.errors import OptionError
 from zoo.kinds import get_kind
@@ -18,7 +19,6 @@ from zoo.kinds.base import DenseKind
 from zoo.multitask import MultiTaskModel
 from zoo.plots import pyplot
 from zoo.storage.files import atomic_path
-from zoo.task import Task, is_dense
 
 INCHES = 3.2  # of one picture's width in a sheet
 

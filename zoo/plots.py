@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
+from zoo.catalog.task import CLASSIFICATION, METRICS
 from zoo.errors import OptionError
-from zoo.registry import Entry, Registry
 from zoo.storage.files import atomic_path
-from zoo.task import CLASSIFICATION, METRICS
 
 MARKERS = "osD^vPX*<>"
 POINT = 3  # pixels from a marker's centre that no other point's name may cover

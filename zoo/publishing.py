@@ -6,28 +6,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from zoo.backbones import stored_backbone
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
+from zoo.catalog.store import SHARED, stored_adapter, stored_backbone, with_files
+from zoo.catalog.task import CLASSIFICATION, METRICS
 from zoo.errors import WeightsError
-from zoo.loader import SHARED, stored_adapter
-from zoo.registry import Entry, Registry
 from zoo.storage import resources
 from zoo.storage.files import weights_file
 from zoo.storage.tensors import read
-from zoo.task import CLASSIFICATION, METRICS
-
-
-def with_files(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
-    """The entry, naming these files by task, and what they share, with their hashes and sizes.
-
-    Args:
-        uri: where the files lie; their names are added to it.
-    """
-    shared = next(iter(files.values())).parent / SHARED
-    return replace(
-        entry,
-        shared=weights_file(shared, f"{uri}{SHARED}") if shared.exists() else None,
-        weights={task: weights_file(file, f"{uri}{file.name}") for task, file in files.items()},
-    )
 
 
 def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:

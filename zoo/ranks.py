@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
 from zoo.errors import OptionError
 from zoo.loader import counted_parameters
-from zoo.registry import Entry, Registry
 from zoo.runs import RunOptions, train_entry
 from zoo.storage.tensors import read
 

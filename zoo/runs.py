@@ -19,18 +19,20 @@ import zoo
 from zoo import training
 from zoo.backbones import build
 from zoo.batches import seed_of
+from zoo.catalog.entry import Backbone, Entry
+from zoo.catalog.recipe import Recipe, load_recipe
+from zoo.catalog.registry import Registry
+from zoo.catalog.store import SHARED
+from zoo.catalog.task import Task
 from zoo.compression import compress_entry
 from zoo.datasets import Splits, fraction_of, get_benchmark, held_out, some_of
 from zoo.errors import DataError, OptionError
 from zoo.evaluation import measure
-from zoo.loader import SHARED, adapter_method, fresh_model, load_shared
+from zoo.loader import fresh_model, load_shared
 from zoo.model import TaskModel
 from zoo.multitask import MultiTaskModel
-from zoo.recipe import Recipe, load_recipe
-from zoo.registry import Backbone, Entry, Registry
 from zoo.storage import resources
 from zoo.storage.tensors import read, write
-from zoo.task import Task
 from zoo.training import Execution, run_identity
 
 log = logging.getLogger(__name__)
@@ -73,7 +75,7 @@ def train_entry(
         raise OptionError(f"The tasks of {entry.name}, {', '.join(entry.tasks)}, are trained together. Name none.")
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     accelerator = _accelerator(options, out)
-    pending = _pending(files, run_identity(recipe, options), options, adapter_method(entry))
+    pending = _pending(files, run_identity(recipe, options), options, entry.adapter_method)
     if pending and entry.source:
         with PartialState().main_process_first():
             if PartialState().is_main_process:
@@ -127,7 +129,7 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
     """
     begun = out / "compressed"
     found = [read(file)[1] for file in begun.glob("*.safetensors") if file.name != SHARED]
-    fits = all((h["method"], h.get("source")) == (adapter_method(entry), entry.source) for h in found)
+    fits = all((h["method"], h.get("source")) == (entry.adapter_method, entry.source) for h in found)
     if found and fits and not options.overwrite:
         return
     out.mkdir(parents=True, exist_ok=True)

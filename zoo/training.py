@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zoo import checkpoint
 from zoo.batches import Turns, seed_of
+from zoo.catalog.recipe import Optimizer, Recipe
 from zoo.datasets import Splits
 from zoo.errors import OptionError, TrainingError
 from zoo.evaluation import measure
@@ -28,7 +29,6 @@ from zoo.kinds import get_kind
 from zoo.kinds.base import Kind
 from zoo.multitask import MultiTaskModel
 from zoo.progress import Reporter
-from zoo.recipe import Optimizer, Recipe
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 

@@ -11,18 +11,20 @@ from pathlib import Path
 import torch
 
 from zoo.backbones import build
+from zoo.catalog.entry import Backbone, Entry
+from zoo.catalog.recipe import load_recipe
+from zoo.catalog.registry import Registry
+from zoo.catalog.store import adapter_files
+from zoo.catalog.task import Task
 from zoo.datasets import get_benchmark
 from zoo.errors import DataError, WeightsError
 from zoo.evaluation import measure
-from zoo.loader import adapter_files, load
+from zoo.loader import load
 from zoo.model import TaskModel
 from zoo.multitask import MultiTaskModel
-from zoo.recipe import load_recipe
-from zoo.registry import Backbone, Entry, Registry
 from zoo.runs import RunOptions, train_entry
 from zoo.storage.fetch import fetch
 from zoo.storage.tensors import read
-from zoo.task import Task
 
 log = logging.getLogger(__name__)
 

@@ -168,7 +168,7 @@ def test_torchvisions_own_files_are_read_by_their_names_hash(tmp_path: Path, mon
 
     import zoo
     from zoo.backbones import pretrained_tensors
-    from zoo.registry import Registry
+    from zoo.catalog.registry import Registry
 
     net = torchvision.models.resnet18()
     file = tmp_path / "r.pth"

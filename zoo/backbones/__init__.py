@@ -22,9 +22,9 @@ from zoo.backbones.deeplab import ENCODER, deeplab, deeplab_resnet20
 from zoo.backbones.resnet26 import ResNet26
 from zoo.backbones.resnet_cifar import resnet20
 from zoo.backbones.vit import vit_micro
+from zoo.catalog.registry import Registry
+from zoo.catalog.store import stored_backbone
 from zoo.errors import OptionError, UnknownNameError, WeightsError
-from zoo.registry import Registry
-from zoo.storage import resources
 from zoo.storage.fetch import download, fetch, hub_file
 from zoo.storage.tensors import read
 
@@ -116,12 +116,6 @@ def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) 
         f"There are no weights for the backbone {name!r}; name a file with --backbone-weights. "
         f"The zoo's own with weights: {', '.join(registry.backbones()) or 'none'}."
     )
-
-
-def stored_backbone(name: str) -> Path:
-    """Where the local store keeps what `zoo train` makes of a backbone."""
-    word = re.sub(r"[^A-Za-z0-9]+", "_", name)
-    return resources.within(resources.store_dir(), f"backbones/{word}.safetensors")
 
 
 def _torchvision_tensors(architecture: str, tag: str) -> dict[str, Tensor]:

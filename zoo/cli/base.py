@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from zoo import __version__
+from zoo.catalog.registry import Registry, default_registry
 from zoo.errors import ZooError
-from zoo.registry import Registry, default_registry
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 COUNT, POSITIVE = click.IntRange(0), click.IntRange(1)

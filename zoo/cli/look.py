@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
 from zoo.cli.base import COUNT, FILE, as_json, data_root, main
 from zoo.errors import CheckFailed, OptionError
-from zoo.registry import Entry, Registry
 from zoo.report import show, show_one
 
 
@@ -44,8 +45,8 @@ def _summary(entry: Entry) -> dict[str, Any]:
 @click.pass_obj
 def info(registry: Registry, name: str, as_json: bool) -> None:
     """Show what the registry says of a model, and its row in the paper's table among the other methods."""
-    from zoo import papers
-    from zoo.registry import as_data
+    from zoo.catalog import papers
+    from zoo.catalog.entry import as_data
 
     item = registry.backbone(name) or registry.entry(name)
     facts, source, rows = as_data(item), "", []
@@ -61,7 +62,7 @@ def info(registry: Registry, name: str, as_json: bool) -> None:
 
 def _scores(entry: Entry, registry: Registry) -> dict[str, Any]:
     """The decathlon scores of the paper's figures and of ours, where the entry is scored so."""
-    from zoo.score import decathlon_score, scale
+    from zoo.catalog.score import decathlon_score, scale
 
     if not entry.baseline:
         return {}
@@ -78,7 +79,7 @@ def _scores(entry: Entry, registry: Registry) -> dict[str, Any]:
 @click.pass_obj
 def download(registry: Registry, name: str) -> None:
     """Fetch a model's published weights and print where they lie."""
-    from zoo.loader import adapter_files
+    from zoo.catalog.store import adapter_files
     from zoo.storage.fetch import fetch
 
     entry = registry.entry(name)

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
 from zoo.cli.base import COUNT, FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
 from zoo.errors import OptionError
-from zoo.registry import Entry, Registry
 from zoo.report import show
 
 
@@ -46,7 +47,6 @@ def train(
 ) -> None:  # fmt: skip
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
     from zoo import domains, runs
-    from zoo.loader import known_task
     from zoo.storage import resources
 
     narrate()
@@ -72,13 +72,13 @@ def train(
     if name is None:
         raise OptionError("Name a model to train, or give --backbone, --data and --out. `zoo ls` lists the models.")
     if known := registry.backbone(name):
-        from zoo.backbones import stored_backbone
+        from zoo.catalog.store import stored_backbone
 
         file = out / "backbone.safetensors" if out else stored_backbone(name)
         click.echo(runs.train_backbone(known, file, settings))
         return
     entry = registry.entry(name)
-    chosen = [known_task(entry, task) for task in tasks] or list(entry.tasks)
+    chosen = [entry.known_task(task) for task in tasks] or list(entry.tasks)
     if rank:
         _search_ranks(entry, registry, chosen, out, settings, 1.0 if margin is None else margin)
         return
@@ -130,7 +130,7 @@ def convert(
     entry = registry.entry(source)
     if task is None or own_name:
         raise OptionError(f"To write a PEFT checkpoint give --task, of {', '.join(entry.tasks)}, and no --name.")
-    model = loader.load(source, task=loader.known_task(entry, task), registry=registry)
+    model = loader.load(source, task=entry.known_task(task), registry=registry)
     interchange.save_peft(model, task, out, entry.backbone)
     click.echo(f"Wrote {out}. PEFT loads it on {entry.backbone} with {entry.classes[task]} classes.")
 
@@ -229,7 +229,7 @@ def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool) -> None
 @click.argument("file", type=FILE)
 def copy(recipe: str, file: Path) -> None:
     """Copy a recipe of the zoo to FILE, to be changed and used with `zoo train NAME --recipe FILE`."""
-    from zoo.recipe import recipe_file
+    from zoo.catalog.recipe import recipe_file
 
     source = recipe_file(recipe)
     try:

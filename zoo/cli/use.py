@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
+from zoo.catalog.score import decathlon_score, scale
+from zoo.catalog.task import is_dense
 from zoo.cli.base import FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
 from zoo.errors import CheckFailed, DataError, OptionError
-from zoo.registry import Entry, Registry
 from zoo.report import show
-from zoo.score import decathlon_score, scale
-from zoo.task import is_dense
 
 if TYPE_CHECKING:
     from zoo.multitask import MultiTaskModel
@@ -124,11 +125,10 @@ def export(
 ) -> None:  # fmt: skip
     """Write one ONNX graph per task, each compared with its source; exit 1 where they differ."""
     from zoo import deployment
-    from zoo.loader import known_task
 
     narrate()
     entry = registry.entry(name)
-    chosen = [known_task(entry, task) for task in tasks]
+    chosen = [entry.known_task(task) for task in tasks]
     if bool(chosen) == all_tasks:
         raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")
     made = deployment.export_entry(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from zoo.options import check_options
+from zoo.catalog.options import check_options
 
 WHOLE = "whole"  # what the one block of rows is called of a layer that is adapted as it stands
 

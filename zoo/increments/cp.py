@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.catalog.options import whole_number
 from zoo.errors import OptionError
 from zoo.increments.base import FrozenLayer, Increment, Method
-from zoo.options import whole_number
 
 ROUTES = ("auto", "folded", "factored")
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from zoo.catalog.options import whole_number
 from zoo.errors import OptionError
 from zoo.increments.base import Increment, Method, RowIncrement
-from zoo.options import whole_number
 
 
 class Slow(nn.Module):

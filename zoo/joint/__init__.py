@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
+from zoo.catalog.options import check_options
 from zoo.errors import UnknownNameError
 from zoo.joint.base import Sharing
 from zoo.joint.model import JointModel
 from zoo.joint.network import Network
-from zoo.options import check_options
 
 __all__ = ["JointModel", "Network", "Sharing", "joined", "sharings"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.catalog.task import Task
 from zoo.composed import plain_copy
 from zoo.errors import OptionError, UnknownNameError
 from zoo.joint.base import Sharing
 from zoo.joint.network import Network
 from zoo.multitask import MultiTaskModel
-from zoo.task import Task
 
 
 class JointModel(MultiTaskModel):

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from zoo.catalog.options import whole_number
 from zoo.composed import Composed, materialised, weight_of
 from zoo.errors import OptionError
 from zoo.joint.base import Sharing, copy_rest
 from zoo.joint.network import Network
-from zoo.options import whole_number
 from zoo.ring.layers import xavier_variance
 
 Array = npt.NDArray[np.float64]

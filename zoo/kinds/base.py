@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 from torch import Tensor
 
+from zoo.catalog.recipe import Recipe
+from zoo.catalog.task import METRICS
 from zoo.errors import DataError
-from zoo.recipe import Recipe
-from zoo.task import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

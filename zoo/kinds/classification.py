@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.catalog.recipe import Recipe
 from zoo.kinds.base import LabelKind
-from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
     from torchmetrics import Metric

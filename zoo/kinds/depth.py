@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 from torch import Tensor
 
+from zoo.catalog.recipe import Recipe
 from zoo.kinds.base import DenseKind, masked_mean
-from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.catalog.recipe import Recipe
 from zoo.errors import DataError
 from zoo.kinds.base import IGNORE, DenseKind, masked_mean
-from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.catalog.recipe import Recipe
 from zoo.kinds.base import DenseKind, masked_mean
-from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.catalog.recipe import Recipe
 from zoo.errors import DataError
 from zoo.kinds.base import IGNORE, NOTHING, DenseKind
-from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

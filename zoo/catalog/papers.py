@@ -6,9 +6,11 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from zoo.catalog.entry import Entry, Reported
+from zoo.catalog.registry import Registry
+from zoo.catalog.schema import parse
+from zoo.catalog.yaml_files import load_yaml
 from zoo.errors import ConfigError
-from zoo.registry import Entry, Registry, Reported
-from zoo.schema import load_yaml, parse
 
 OTHERS = Path(__file__).with_name("papers.yaml")
 

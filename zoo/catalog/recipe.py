@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from zoo.catalog.schema import parse
+from zoo.catalog.task import Preprocessing
+from zoo.catalog.yaml_files import load_yaml
 from zoo.errors import ConfigError, OptionError, UnknownNameError
-from zoo.schema import load_yaml, parse
 from zoo.storage import resources
-from zoo.task import Preprocessing
 
 
 @dataclass(frozen=True)

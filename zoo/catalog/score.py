@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from zoo.registry import Entry, Registry
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
 
 POINTS, EXPONENT = 1000, 2
 # What the Visual Decathlon scores against: its organisers' fine-tuned networks (Rebuffi et al., NIPS 2017, Table 1).

@@ -1,4 +1,4 @@
-"""YAML into dataclasses: safe, strict, and with every problem reported at once.
+"""Plain data into dataclasses: strict, and with every problem reported at once.
 
 The registry and the recipes are read by `zoo ls` too, whose start-up time leaves no room for a validation library.
 """
@@ -10,64 +10,10 @@ import functools
 import math
 import types
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-
-import yaml
-
-from zoo.errors import ConfigError
-from zoo.storage.files import read_text
 
 T = TypeVar("T")
 PLAIN = (str, int)
-TEXT, MAPPING, SEQUENCE = (f"tag:yaml.org,2002:{name}" for name in ("str", "map", "seq"))
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The safe loader, quicker than yaml's own: it makes plain data only, and notes keys that stand twice."""
-
-    def plain(self, node: yaml.Node) -> Any:
-        """The data of a node. One that several aliases name is made once."""
-        if isinstance(node, yaml.ScalarNode):
-            return node.value if node.tag == TEXT else self.construct_object(node)
-        if id(node) in self.made:
-            return self.made[id(node)]
-        if isinstance(node, yaml.MappingNode) and node.tag == MAPPING:
-            made: Any = {}
-            self.made[id(node)] = made
-            for key, value in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    self.problems.append(f"line {key.start_mark.line + 1}: a key must be plain text")
-                elif (name := self.plain(key)) in made:
-                    self.problems.append(f"line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
-                else:
-                    made[name] = self.plain(value)
-            return made
-        if isinstance(node, yaml.SequenceNode) and node.tag == SEQUENCE:
-            self.made[id(node)] = made = []
-            made += map(self.plain, node.value)
-            return made
-        return self.construct_object(node, deep=True)  # which raises for a tag that would make an object
-
-
-def load_yaml(path: Path) -> Any:
-    """The plain data of a YAML file.
-
-    Raises:
-        ConfigError: no such file, not YAML, a tag that would construct an object, or a key that stands twice.
-    """
-    loader = _Loader(read_text(path))
-    loader.problems, loader.made = [], {}
-    try:
-        node = loader.get_single_node()
-        data = None if node is None else loader.plain(node)
-    except yaml.YAMLError as error:
-        raise ConfigError(str(path), [f"not plain YAML: {' '.join(str(error).split())}"]) from error
-    finally:
-        loader.dispose()
-    if loader.problems:
-        raise ConfigError(str(path), loader.problems)
-    return data
 
 
 def parse(kind: type[T], data: Any, problems: list[str], where: str = "") -> T | None:

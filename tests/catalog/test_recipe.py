@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from zoo.catalog.recipe import Recipe, load_recipe, recipe_file, recipe_names
+from zoo.catalog.registry import default_registry
+from zoo.catalog.yaml_files import load_yaml
 from zoo.errors import ConfigError, UnknownNameError
-from zoo.recipe import Recipe, load_recipe, recipe_file, recipe_names
-from zoo.registry import default_registry
-from zoo.schema import load_yaml
 from zoo.storage.resources import registry_file
 
 

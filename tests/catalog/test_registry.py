@@ -9,14 +9,15 @@ import pytest
 import torch
 
 import zoo
-from zoo import papers
+from zoo.catalog import papers
+from zoo.catalog.entry import Backbone, Entry, as_data
+from zoo.catalog.registry import Registry, default_registry, list_models, register
+from zoo.catalog.score import CHALLENGE, decathlon_score
+from zoo.catalog.task import Task, is_dense
 from zoo.errors import ConfigError, UnknownNameError, WeightsError
 from zoo.loader import counted_parameters, fresh_model
-from zoo.registry import Backbone, Entry, Registry, as_data, default_registry, list_models, register
-from zoo.score import CHALLENGE, decathlon_score
 from zoo.storage import resources
 from zoo.storage.files import WeightsFile
-from zoo.task import Task, is_dense
 
 OWN = Registry.read(resources.registry_file())
 ENTRIES = [OWN.entry(name) for name in OWN.names()]

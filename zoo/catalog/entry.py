@@ -1,0 +1,186 @@
+"""What the registry says of one model: entries and backbones, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.catalog.task import CLASSIFICATION, METRICS, Metric, check_outputs
+from zoo.errors import OptionError, UnknownNameError
+from zoo.storage.files import WeightsFile
+
+PLACEMENT = ("layers", "norms", "head", "placement", "projections")  # options of every method, for `zoo.models`
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters, recomputed by a test."""
+
+    backbone: int  # the frozen network, its classifier left out
+    per_task: int  # what one task adds (increments and norms), its head left out; the mean where tasks differ
+    shared: int = 0  # what the tasks have in common
+    by_task: dict[str, int] = field(default_factory=dict)  # where tasks differ in size, what each adds
+
+    def of(self, task: str) -> Parameters:
+        """The numbers of one task."""
+        return Parameters(self.backbone, self.by_task.get(task, self.per_task), self.shared)
+
+    def total(self, tasks: Collection[str]) -> int:
+        """Of one model with all these tasks."""
+        return self.backbone + self.shared + sum(self.of(task).per_task for task in tasks)
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A paper's own figures."""
+
+    source: str  # paper and table
+    figures: dict[str, float]  # by task, each in its metric's unit
+    mean: float | None = None  # as printed, which need not be the mean of what is printed
+    parameters: float | None = None  # millions, of all tasks together, as printed
+    multiple: float | None = None  # of the backbone's parameters, for all tasks together, as printed
+    score: int | None = None  # decathlon score, as printed
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network of the zoo's own making."""
+
+    benchmark: str
+    task: str  # what it was pre-trained on
+    recipe: str
+    parameters: int
+    weights: WeightsFile | None = None
+    measured: dict[str, float] | None = None  # by task, in its metric's unit
+    tolerance: float = 0.5
+    name: str = field(default="", metadata={"derived": True})
+    folder: Path = field(default=Path(), metadata={"derived": True})  # of the registry file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the zoo."""
+
+    # Frozen: such as torchvision/resnet34@IMAGENET1K_V1, or a name of the registry's `backbones`.
+    backbone: str = field(default="", kw_only=True)
+    # Each task's own, for tasks that are trained together and share parts of their weights (`zoo.joint`); by task.
+    networks: dict[str, str] = field(default_factory=dict, kw_only=True)
+    method: dict[str, Any]  # its name and its options
+    benchmark: str
+    classes: dict[str, int]  # number of classes of each task, or of channels of its output
+    recipe: str
+    kinds: dict[str, str] = field(default_factory=dict)  # of the tasks; one that is not named here classifies
+    parameters: Parameters | None = None
+    backbone_weights: WeightsFile | None = None  # in place of those that the backbone's name means
+    weights: dict[str, WeightsFile] | None = None  # by task
+    shared: WeightsFile | None = None  # what the tasks' increments have in common
+    source: str = ""  # the entry that the adapters are compressed from
+    reported: Reported | None = None
+    measured: dict[str, float] | None = None  # by task, in its metric's unit; written by `zoo pack`
+    tolerance: float = 0.5  # by which a verification may differ from `measured`: points, or per cent of an error
+    data_root: str | None = None  # where the images lie, unless --data-root says otherwise
+    baseline: str = ""  # the entry whose errors set the scale of the decathlon score, or "challenge"
+    note: str = ""
+    name: str = field(default="", metadata={"derived": True})
+    folder: Path = field(default=Path(), metadata={"derived": True})  # of the registry file
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method.get("name"), str):
+            raise OptionError("method needs a name")
+        ranks = self.method.get("rank", 1)
+        for rank in ranks if isinstance(ranks, list) and self.networks else [ranks]:
+            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+                raise OptionError(f"method.rank must be a whole number of at least 1, not {rank!r}")
+        if not self.classes or min(self.classes.values()) < 1:
+            raise OptionError(f"classes must give at least one class to each task, not {self.classes}")
+        if not self.backbone and not self.networks:
+            raise OptionError("an entry needs a backbone, or networks of its tasks' own")
+        if self.networks and set(self.networks) != set(self.classes):
+            raise OptionError(f"networks must name those of all tasks: {', '.join(self.classes)}")
+        for task, outputs in self.classes.items():
+            try:
+                check_outputs(self.kind(task), outputs)
+            except OptionError as error:
+                raise OptionError(f"{task} {error}") from None
+        for key in ("weights", "measured", "kinds"):
+            strange = sorted(set(getattr(self, key) or {}) - set(self.tasks))
+            if strange:
+                raise OptionError(f"{key} names tasks that the entry does not have: {', '.join(strange)}")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks."""
+        return tuple(self.classes)
+
+    def known_task(self, task: str) -> str:
+        """`task`, if the entry has it; raises UnknownNameError if not."""
+        if task not in self.tasks:
+            raise UnknownNameError(f"task of {self.name}", task, self.tasks)
+        return task
+
+    def metric(self, task: str) -> Metric:
+        """What says how well a task is done."""
+        return METRICS[self.kind(task)]
+
+    def kind(self, task: str) -> str:
+        """The kind of a task, one of METRICS."""
+        return self.kinds.get(task, CLASSIFICATION)
+
+    def mean(self, figures: Mapping[str, float] | None) -> float | None:
+        """The mean of percentages by task, to two places; None of none, of several metrics and of other units."""
+        metrics = {self.metric(task) for task in figures or {}}
+        if not figures or len(metrics) > 1 or metrics.pop().unit != "%":
+            return None
+        return round(sum(figures.values()) / len(figures), 2)
+
+    def images_root(self, asked: Path | None = None) -> Path | None:
+        """Where the entry's images lie: where the user says, else where the entry says, else nowhere."""
+        return asked or (Path(self.data_root) if self.data_root else None)
+
+    @property
+    def total_parameters(self) -> int | None:
+        """Of one network and all its tasks, heads left out; None where the registry does not say.
+
+        The counting rule that the papers' totals are compared with: the frozen backbone with its norms, what the
+        increments share, and for each task its increments and its norms.
+        """
+        counted = self.parameters
+        return None if counted is None else counted.total(self.tasks)
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The method's own options: without its name, and without the choice of layers."""
+        return {key: value for key, value in self.adapter_method.items() if key != "name"}
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """The choice of layers, where the entry makes one; see `zoo.models.placement.Placement`."""
+        return {key: value for key, value in self.method.items() if key in PLACEMENT}
+
+    @property
+    def adapter_method(self) -> dict[str, Any]:
+        """The method as adapter files state it: without the choice of layers."""
+        return {key: value for key, value in self.method.items() if key not in PLACEMENT}
+
+
+def as_data(item: Entry | Backbone) -> dict[str, Any]:
+    """An entry as plain data, without what equals its default."""
+    return {f.name: _data(getattr(item, f.name)) for f in _stated(item) if not f.metadata.get("derived")}
+
+
+def _stated(item: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass that do not hold their default."""
+    fields = dataclasses.fields(item)
+    defaults = {f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in fields}
+    return [f for f in fields if getattr(item, f.name) != defaults[f.name]]
+
+
+def _data(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _data(getattr(value, f.name)) for f in _stated(value)}
+    if isinstance(value, Mapping):
+        return {key: _data(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,190 @@
+"""registry.yaml into entries, and back. No torch here: `zoo ls` must start at once."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import gc
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from zoo.catalog.entry import Backbone, Entry, as_data
+from zoo.errors import ConfigError, OptionError, UnknownNameError
+from zoo.storage import resources
+from zoo.storage.files import atomic_path, read_text
+
+FORMAT = 1
+T = TypeVar("T")
+
+
+class Registry:
+    """Entries and backbones by name."""
+
+    def __init__(self, entries: Iterable[Entry] = (), backbones: Iterable[Backbone] = ()) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._backbones: dict[str, Backbone] = {}
+        for entry in entries:
+            self.add(entry)
+        for backbone in backbones:
+            self.add(backbone)
+
+    @classmethod
+    def read(cls, path: Path) -> Registry:
+        """The registry of a YAML file, or of its index; raises ConfigError with every problem of the file."""
+        collecting = gc.isenabled()
+        gc.disable()  # ten thousand objects are made, and none of them is garbage
+        try:
+            return cls._read(path)
+        finally:
+            if collecting:
+                gc.enable()
+
+    @classmethod
+    def _read(cls, path: Path) -> Registry:
+        return cls(*_parsed(read_text(path), path))
+
+    def add(self, item: Entry | Backbone) -> None:
+        """Add an entry or a backbone; raises ConfigError where the name is taken."""
+        if item.name in self._entries or item.name in self._backbones:
+            raise ConfigError(item.name, ["this name is registered already; choose another"])
+        self.update(item)
+
+    def update(self, item: Entry | Backbone) -> None:
+        """Add an entry or a backbone, in place of one of the same name."""
+        if isinstance(item, Entry):
+            self._entries[item.name] = item
+        else:
+            self._backbones[item.name] = item
+
+    def merged(self, other: Registry) -> Registry:
+        """This registry and another; raises ConfigError where both have a name."""
+        return Registry(
+            [*self._entries.values(), *other._entries.values()], [*self._backbones.values(), *other._backbones.values()]
+        )
+
+    @classmethod
+    def at(cls, folder: Path) -> Registry:
+        """The registry of one's own in a folder, `registry.yaml`; an empty one where there is none yet."""
+        file = folder / "registry.yaml"
+        return cls.read(file) if file.exists() else cls()
+
+    def check_new(self, name: str) -> None:
+        """Raise OptionError unless `name` can stand in a path, and no entry has it."""
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name == "registry.yaml":
+            raise OptionError(f"{name!r} cannot name an entry: take letters, digits, '.', '_' and '-'.")
+        if name in self._entries:
+            raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """The names of the entries that match a glob pattern, sorted as a person would: r8 before r10."""
+        names = [name for name in self._entries if fnmatch.fnmatchcase(name, pattern)]
+        return sorted(
+            names, key=lambda name: [(p.isdigit(), int(p) if p.isdigit() else p) for p in re.split(r"(\d+)", name)]
+        )
+
+    def entries(self, pattern: str = "*") -> list[Entry]:
+        """The entries whose names match a glob pattern, in the order of `names`."""
+        return [self._entries[name] for name in self.names(pattern)]
+
+    def entry(self, name: str) -> Entry:
+        """An entry by its name; raises UnknownNameError with the nearest names."""
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise UnknownNameError("model", name, self._entries, "`zoo ls` lists them all.") from None
+
+    def backbone(self, name: str) -> Backbone | None:
+        """A backbone of the zoo's own making; None for one that another library provides."""
+        return self._backbones.get(name)
+
+    def backbones(self) -> list[str]:
+        """The names of the backbones of the zoo's own making."""
+        return sorted(self._backbones)
+
+    def write(self, path: Path) -> None:
+        """Write all to a YAML file, atomically; the comment that opens an existing file stays."""
+        from zoo.catalog.yaml_files import dump_yaml  # here, and not above: `zoo ls` does without yaml
+
+        opening = ""
+        if path.exists():
+            opening = "".join(re.match(r"((?:#.*)?\n)*", path.read_text(encoding="utf-8")).group(0))  # type: ignore[union-attr]
+        data = {
+            "format": FORMAT,
+            "backbones": {name: as_data(item) for name, item in self._backbones.items()},
+            "entries": {name: as_data(item) for name, item in self._entries.items()},
+        }
+        text = opening + dump_yaml(data)
+        with atomic_path(path) as temporary:  # a blank line before each entry
+            temporary.write_text(re.sub(r"\n(?=  \S|entries:)", "\n\n", text), encoding="utf-8")
+
+
+def _parsed(text: str, path: Path) -> tuple[list[Entry], list[Backbone]]:
+    """The entries and backbones that a registry's YAML states; raises ConfigError with every problem."""
+    from zoo.catalog.yaml_files import parse_yaml
+
+    data = parse_yaml(text, str(path))
+    problems: list[str] = []
+    if not isinstance(data, dict):
+        raise ConfigError(str(path), ["a registry is a mapping with the keys format, backbones and entries"])
+    if data.get("format") != FORMAT:
+        problems.append(f"format: {data.get('format')!r} is not {FORMAT}, the one that this version reads")
+    problems += [
+        f"{key}: unknown key; known: format, backbones, entries"
+        for key in data
+        if key not in ("format", "backbones", "entries")
+    ]
+    entries = _section(Entry, data, "entries", problems)
+    backbones = _section(Backbone, data, "backbones", problems)
+    if problems:
+        raise ConfigError(str(path), problems)
+    return (
+        [replace(entry, name=name, folder=path.parent) for name, entry in entries.items()],
+        [replace(backbone, name=name, folder=path.parent) for name, backbone in backbones.items()],
+    )
+
+
+def _section(kind: type[T], data: dict[str, Any], section: str, problems: list[str]) -> dict[str, T]:
+    from zoo.catalog.schema import parse
+
+    items = data.get(section) or {}
+    if not isinstance(items, dict):
+        problems.append(f"{section}: {items!r} is not a mapping")
+        return {}
+    parsed = {str(name): parse(kind, item, problems, str(name)) for name, item in items.items()}
+    return {name: item for name, item in parsed.items() if item is not None}
+
+
+@functools.cache
+def default_registry() -> Registry:
+    """The zoo's own registry, which `register` adds to."""
+    return Registry.read(resources.registry_file())
+
+
+def register(name: str, **fields: Any) -> Entry:
+    """Add an entry to the zoo for as long as this process runs.
+
+    Args:
+        name: a name that no entry has yet.
+        fields: what the entry would hold in registry.yaml: backbone, method, benchmark, classes, recipe, …
+
+    Raises:
+        ConfigError: the name is taken, or a field is unknown, missing or wrong; all problems are listed.
+    """
+    from zoo.catalog.schema import parse
+
+    problems: list[str] = []
+    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+    entry = parse(Entry, listed, problems)
+    if entry is None:
+        raise ConfigError(name, problems)
+    entry = replace(entry, name=name, folder=Path.cwd())
+    default_registry().add(entry)
+    return entry
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of the zoo's models that match a glob pattern, such as "resnet*-shapes"."""
+    return default_registry().names(pattern)
