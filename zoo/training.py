@@ -28,7 +28,7 @@ from zoo.evaluation import measure
 from zoo.kinds import get_kind
 from zoo.kinds.base import Kind
 from zoo.multitask import MultiTaskModel
-from zoo.progress import Reporter
+from zoo.progress.reporter import Reporter
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
