@@ -40,7 +40,7 @@ def test_one_task_can_be_loaded_alone() -> None:
 
 
 def test_weights_none_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.backbones.download", pytest.fail)
+    monkeypatch.setattr("zoo.backbones.weights.download", pytest.fail)
     model = zoo.load("resnet34-ftn-r40-domainnet", weights=None)
     assert len(model.tasks) == 6
     assert type(zoo.load("resnet50-ftn-r50-sketch", task="cub", fuse=True, weights=None)).__name__ == "ResNet"

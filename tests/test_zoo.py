@@ -15,11 +15,11 @@ from zoo.export import run, session, to_onnx
 import zoo
 from tests import layouts
 from tests.conftest import disturb
+from zoo.backbones.lookup import architecture
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry, default_registry
 from zoo.cli import main
 from zoo.datasets import get_benchmark
-from zoo.loader import architecture
 from zoo.publishing import publish
 from zoo.storage import tensors
 from zoo.storage.files import WeightsFile, sha256

@@ -1,4 +1,4 @@
-"""From a name to a ready model."""
+"""From a name to a ready model: name → entry → files → model → tensors in."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
-from zoo.backbones import build, pretrained_tensors
+from zoo.backbones.lookup import FUSED, architecture, source_of
+from zoo.backbones.weights import pretrained_tensors
 from zoo.catalog.entry import Entry, Parameters
 from zoo.catalog.recipe import load_recipe
 from zoo.catalog.registry import Registry, default_registry
 from zoo.catalog.store import adapter_files, shared_file
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
-from zoo.errors import ConfigError, OptionError, WeightsError
+from zoo.errors import OptionError, WeightsError
 from zoo.model import TaskModel
 from zoo.multitask import MultiTaskModel
 from zoo.placement import Placement
 from zoo.storage.fetch import fetch
 from zoo.storage.tensors import check_tensors, read
-
-FUSED = "entry/"  # begins a backbone `entry/NAME/TASK`: the network that the entry NAME, fused for TASK, is
 
 
 @overload
@@ -163,17 +162,6 @@ def counted_parameters(entry: Entry, registry: Registry) -> Parameters:
     return replace(counted[entry.tasks[0]], per_task=mean, by_task=each if len(set(each.values())) > 1 else {})
 
 
-def architecture(backbone: str, registry: Registry) -> nn.Module:
-    """The network that a backbone's name means, with fresh weights: a library's, or another entry's."""
-    seen = [backbone]
-    while backbone.startswith(FUSED):
-        backbone = _source(backbone, registry)[0].backbone
-        if backbone in seen:
-            raise ConfigError("registry", [f"backbones that are made of each other: {', '.join(seen)}"])
-        seen.append(backbone)
-    return build(backbone)
-
-
 def plain_network(entry: Entry, registry: Registry, model: MultiTaskModel, fused: nn.Module) -> nn.Module:
     """The architecture of an entry's fused network as its makers wrote it, with the fused one's head."""
     if not isinstance(model, TaskModel):
@@ -204,16 +192,9 @@ def pretrained_network(backbone: str, registry: Registry, apart: Collection[str]
 
 def _backbone_tensors(backbone: str, registry: Registry, file: Path | None) -> Mapping[str, Tensor]:
     if file is None and backbone.startswith(FUSED):
-        entry, task = _source(backbone, registry)
-        return load(entry.name, task=task, fuse=True, registry=registry).state_dict()
+        entry, task = source_of(backbone, registry)
+        return load(entry.name, task=task, fuse=True, registry=registry).state_dict()  # the loader's one way back
     return pretrained_tensors(backbone, registry, file)
-
-
-def _source(backbone: str, registry: Registry) -> tuple[Entry, str]:
-    """The entry and the task whose fused network a backbone `entry/NAME/TASK` is."""
-    name, _, task = backbone.removeprefix(FUSED).partition("/")
-    entry = registry.entry(name)
-    return entry, entry.known_task(task)
 
 
 def load_adapters(

@@ -1,0 +1,93 @@
+"""Backbones by name: `zoo/NAME@WEIGHTS`, `torchvision/NAME`, `torchvision/NAME@WEIGHTS` and `timm/NAME`, tag included.
+
+`deeplab/` before the name of one of the zoo's or timm's makes it the encoder of a DeepLabv3+; `entry/NAME/TASK` is the
+network that another entry, fused for one of its tasks, is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from torch import nn
+
+from zoo.backbones.deeplab import deeplab, deeplab_resnet20
+from zoo.backbones.resnet26 import ResNet26
+from zoo.backbones.resnet_cifar import resnet20
+from zoo.backbones.vit import vit_micro
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
+from zoo.errors import ConfigError, OptionError, UnknownNameError
+
+FUSED = "entry/"  # begins a backbone `entry/NAME/TASK`: the network that the entry NAME, fused for TASK, is
+WIDTHS = (0.5, 1.5, 2.0, 2.5)  # of resnet26, beside 1
+OWN: dict[str, Callable[[], nn.Module]] = {
+    "resnet20": resnet20,
+    "resnet26": ResNet26,
+    **{f"resnet26x{width}": functools.partial(ResNet26, width) for width in WIDTHS},
+    "vit_micro": vit_micro,
+}
+
+
+def build(name: str) -> nn.Module:
+    """The architecture that a backbone's name means, with fresh weights; downloads nothing.
+
+    Raises:
+        UnknownNameError: no library of the zoo's has such an architecture; the nearest names are listed.
+    """
+    library, _, rest = name.partition("/")
+    architecture = rest if library == "timm" else rest.partition("@")[0]  # a tag of timm's names weights alone
+    if library == "zoo":
+        if architecture not in OWN:
+            raise UnknownNameError("backbone", name, [f"zoo/{own}" for own in OWN])
+        return OWN[architecture]()
+    if library == "torchvision":
+        import torchvision
+
+        known = torchvision.models.list_models(module=torchvision.models)
+        if architecture not in known:
+            raise UnknownNameError("backbone", f"torchvision/{architecture}", [f"torchvision/{n}" for n in known])
+        return torchvision.models.get_model(architecture, weights=None)  # type: ignore[no-any-return]
+    if library == "timm":
+        import timm
+
+        known = [*timm.list_models(), *timm.list_pretrained()]
+        if architecture not in known:
+            raise UnknownNameError("backbone", f"timm/{architecture}", [f"timm/{n}" for n in known])
+        return timm.create_model(architecture, pretrained=False)
+    if library == "deeplab":
+        return _deeplab(name, architecture)
+    raise UnknownNameError("backbone", name, ["zoo/…", "torchvision/…", "timm/…", "deeplab/zoo/…", "deeplab/timm/…"])
+
+
+def _deeplab(name: str, encoder: str) -> nn.Module:
+    if encoder == "zoo/resnet20":
+        return deeplab_resnet20()
+    library, _, architecture = encoder.partition("/")
+    import timm
+
+    known = timm.list_models()
+    if library != "timm" or architecture.partition(".")[0] not in known:
+        raise UnknownNameError("backbone", name, ["deeplab/zoo/resnet20", *(f"deeplab/timm/{each}" for each in known)])
+    try:
+        return deeplab(architecture)
+    except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise OptionError(f"timm's {architecture} gives no maps of features at strides 4 and 16: {error}") from error
+
+
+def architecture(backbone: str, registry: Registry) -> nn.Module:
+    """The network that a backbone's name means, with fresh weights: a library's, or another entry's."""
+    seen = [backbone]
+    while backbone.startswith(FUSED):
+        backbone = source_of(backbone, registry)[0].backbone
+        if backbone in seen:
+            raise ConfigError("registry", [f"backbones that are made of each other: {', '.join(seen)}"])
+        seen.append(backbone)
+    return build(backbone)
+
+
+def source_of(backbone: str, registry: Registry) -> tuple[Entry, str]:
+    """The entry and the task whose fused network a backbone `entry/NAME/TASK` is."""
+    name, _, task = backbone.removeprefix(FUSED).partition("/")
+    entry = registry.entry(name)
+    return entry, entry.known_task(task)
