@@ -1,9 +1,9 @@
-"""Copies registry.yaml, which stands at the top of the project, into the built package."""
+"""The packages, and registry.yaml, which stand at the top of the project and go into the built package."""
 
 import shutil
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 
@@ -17,4 +17,7 @@ class BuildWithRegistry(build_py):
             shutil.copyfile("registry.yaml", Path(self.build_lib, "zoo", "registry.yaml"))
 
 
-setup(cmdclass={"build_py": BuildWithRegistry})
+setup(
+    packages=[*find_packages(include=["zoo*"]), "zoo.export", "zoo.recipes"],
+    cmdclass={"build_py": BuildWithRegistry},
+)

@@ -16,7 +16,7 @@ import torch
 from record import save
 
 import zoo
-from zoo.model import TaskModel
+from zoo.models.adapted import TaskModel
 from zoo.report import show
 from zoo.timing import interleaved, medians, ratio
 

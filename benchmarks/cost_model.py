@@ -13,9 +13,9 @@ from torch import nn
 
 from zoo.increments import get_method
 from zoo.increments.cp import CP, cheaper_route
-from zoo.layers import AdaptedConv2d
-from zoo.placement import Placement
-from zoo.selection import Selection
+from zoo.models.layers import AdaptedConv2d
+from zoo.models.placement import Placement
+from zoo.models.selection import Selection
 from zoo.timing import interleaved, medians
 
 CASES = [("resnet18", 20), ("resnet34", 40), ("resnet50", 50)]

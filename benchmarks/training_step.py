@@ -18,8 +18,8 @@ from torch import nn
 
 from zoo.catalog.task import Task
 from zoo.increments import get_method
-from zoo.model import TaskModel
-from zoo.placement import Placement
+from zoo.models.adapted import TaskModel
+from zoo.models.placement import Placement
 from zoo.timing import interleaved, medians, ratio
 
 CASES = [("resnet18", 20), ("resnet34", 40), ("resnet50", 50)]

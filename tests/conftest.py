@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import zoo
-from zoo.model import TaskModel
+from zoo.models.adapted import TaskModel
 
 torch.set_num_threads(1)  # tests run on several workers, whose threads would wait for each other
 

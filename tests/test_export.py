@@ -16,7 +16,7 @@ import zoo
 from tests.conftest import SmallNet, disturb
 from zoo.catalog.task import Preprocessing, Task
 from zoo.errors import ExportError, OptionError
-from zoo.model import TaskModel
+from zoo.models.adapted import TaskModel
 
 TASK = Task("a", ("x", "y", "z"), Preprocessing(16, None, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)))
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.task import Preprocessing, Task
-from zoo.composed import Borrowed, Composed
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.joint import JointModel, Network, joined, sharings
 from zoo.joint.mrn import MRN, Prior
 from zoo.joint.stacked import StackedLayer, from_torch, to_torch
 from zoo.joint.tables import NETWORKS, network
 from zoo.joint.trmtl import TRMTL, parse_pattern
+from zoo.models.composed import Borrowed, Composed
 from zoo.ring import RingLayer
 
 EIGHT = Preprocessing(8, None, (0.5,), (0.5,))

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tests import layouts
-from tests.test_dense import FOUR, SIZE, command
+from tests.models.test_dense import FOUR, SIZE, command
 from zoo.batches import augmentations
 from zoo.catalog import recipe
 from zoo.datasets import get_benchmark, rooms

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from zoo.composed import LAYERS
 from zoo.errors import OptionError
+from zoo.models.composed import LAYERS
 from zoo.ring import TRLSTM, Ring, RingLayer, TRConv2d, TRLinear, balanced, balanced_pair
 from zoo.ring.cores import core_shapes
 from zoo.ring.layers import chosen_modes, xavier_variance

@@ -21,7 +21,7 @@ from zoo.datasets import Images, Splits, fraction_of, get_benchmark, held_out
 from zoo.errors import DataError, OptionError, TrainingError, WeightsError
 from zoo.increments import get_method
 from zoo.joint import JointModel, Network, joined
-from zoo.model import TaskModel
+from zoo.models.adapted import TaskModel
 from zoo.training import Execution
 
 SGD = Optimizer("sgd", 0.05, momentum=0.9)

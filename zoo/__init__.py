@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from zoo.interchange import save_peft as save_peft
     from zoo.loader import adapt as adapt
     from zoo.loader import load as load
-    from zoo.model import TaskModel as TaskModel
+    from zoo.models.adapted import TaskModel as TaskModel
 
 __version__ = "0.1.0"
 
 _HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need no torch
     "Preprocessing": "zoo.catalog.task",
     "Task": "zoo.catalog.task",
-    "TaskModel": "zoo.model",
+    "TaskModel": "zoo.models.adapted",
     "ZooError": "zoo.errors",
     "adapt": "zoo.loader",
     "list_models": "zoo.catalog.registry",

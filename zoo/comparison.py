@@ -12,7 +12,7 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.errors import OptionError
 from zoo.loader import load
-from zoo.multitask import MultiTaskModel
+from zoo.models.multitask import MultiTaskModel
 from zoo.timing import interleaved, medians
 from zoo.training import update
 

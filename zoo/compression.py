@@ -15,10 +15,10 @@ from zoo.catalog.store import SHARED, adapter_files, with_files
 from zoo.errors import OptionError
 from zoo.increments.residual import Basis
 from zoo.joint import JointModel
-from zoo.layers import AdaptedLayer
 from zoo.loader import counted_parameters, fresh_model, load_adapters
-from zoo.model import TaskModel
-from zoo.multitask import MultiTaskModel
+from zoo.models.adapted import TaskModel
+from zoo.models.layers import AdaptedLayer
+from zoo.models.multitask import MultiTaskModel
 from zoo.storage.tensors import write
 
 

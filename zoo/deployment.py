@@ -22,7 +22,7 @@ from zoo.export import Parity, run, session, to_onnx
 from zoo.kinds import get_kind
 from zoo.kinds.base import LabelKind
 from zoo.loader import load, load_adapters, plain_network
-from zoo.multitask import MultiTaskModel
+from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import sha256
 from zoo.storage.tensors import read
 from zoo.timing import interleaved, medians, ratio

@@ -23,11 +23,11 @@ from zoo.catalog.store import with_files
 from zoo.catalog.task import Preprocessing, Task
 from zoo.errors import OptionError, WeightsError
 from zoo.increments import Increment, get_method
-from zoo.layers import AdaptedLayer, TaskHead, TaskNorm, has_standard_forward
 from zoo.loader import pretrained_network
-from zoo.model import TaskModel
-from zoo.multitask import MultiTaskModel
-from zoo.placement import NORMS, Placement
+from zoo.models.adapted import TaskModel
+from zoo.models.layers import AdaptedLayer, TaskHead, TaskNorm, has_standard_forward
+from zoo.models.multitask import MultiTaskModel
+from zoo.models.placement import NORMS, Placement
 from zoo.storage.files import atomic_path
 from zoo.storage.tensors import read, write
 

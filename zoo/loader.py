@@ -18,9 +18,9 @@ from zoo.catalog.registry import Registry, default_registry
 from zoo.catalog.store import adapter_files, shared_file
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, WeightsError
-from zoo.model import TaskModel
-from zoo.multitask import MultiTaskModel
-from zoo.placement import Placement
+from zoo.models.adapted import TaskModel
+from zoo.models.multitask import MultiTaskModel
+from zoo.models.placement import Placement
 from zoo.storage.fetch import fetch
 from zoo.storage.tensors import check_tensors, read
 
@@ -94,7 +94,7 @@ def adapt(
         tasks: the number of classes, or their names, of each task; or the number of channels of its output.
         method: one of `zoo.increments.methods()`, such as "ftn", "parallel" or "bn".
         layers, norms: glob patterns over module paths: what to adapt, which norms each task owns.
-        head: the path of the classifier, or of a decoder. See `zoo.placement.Placement` for what is taken by default.
+        head: the path of the classifier, or of a decoder. See `zoo.models.Placement` for what is taken by default.
         placement: "all", "early", "mid", "late" or "half" of the layers; see there too.
         projections: of attention, such as `["query", "value"]`, for methods that adapt these; see there too.
         preprocessing: of every task; by default what timm says of its networks, for others ImageNet's at 224 pixels.

@@ -16,7 +16,7 @@ from zoo.datasets import open_image
 from zoo.errors import OptionError
 from zoo.kinds import get_kind
 from zoo.kinds.base import DenseKind
-from zoo.multitask import MultiTaskModel
+from zoo.models.multitask import MultiTaskModel
 from zoo.plots import pyplot
 from zoo.storage.files import atomic_path
 

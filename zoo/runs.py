@@ -29,8 +29,8 @@ from zoo.datasets import Splits, fraction_of, get_benchmark, held_out, some_of
 from zoo.errors import DataError, OptionError
 from zoo.evaluation import measure
 from zoo.loader import fresh_model, load_shared
-from zoo.model import TaskModel
-from zoo.multitask import MultiTaskModel
+from zoo.models.adapted import TaskModel
+from zoo.models.multitask import MultiTaskModel
 from zoo.storage import resources
 from zoo.storage.tensors import read, write
 from zoo.training import Execution, run_identity

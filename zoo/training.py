@@ -27,7 +27,7 @@ from zoo.errors import OptionError, TrainingError
 from zoo.evaluation import measure
 from zoo.kinds import get_kind
 from zoo.kinds.base import Kind
-from zoo.multitask import MultiTaskModel
+from zoo.models.multitask import MultiTaskModel
 from zoo.progress.reporter import Reporter
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}

@@ -20,8 +20,8 @@ from zoo.datasets import get_benchmark
 from zoo.errors import DataError, WeightsError
 from zoo.evaluation import measure
 from zoo.loader import load
-from zoo.model import TaskModel
-from zoo.multitask import MultiTaskModel
+from zoo.models.adapted import TaskModel
+from zoo.models.multitask import MultiTaskModel
 from zoo.runs import RunOptions, train_entry
 from zoo.storage.fetch import fetch
 from zoo.storage.tensors import read

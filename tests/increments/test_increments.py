@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from zoo.errors import OptionError, UnknownNameError
 from zoo.increments import get_method, methods
 from zoo.increments.cp import CP, cheaper_route
-from zoo.layers import AdaptedConv2d, AdaptedLinear
-from zoo.selection import Selection
+from zoo.models.layers import AdaptedConv2d, AdaptedLinear
+from zoo.models.selection import Selection
 
 
 def outer_product_sum(cp: CP, c_out: int, c_in: int, k: tuple[int, int]) -> Tensor:

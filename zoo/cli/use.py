@@ -17,7 +17,7 @@ from zoo.errors import CheckFailed, DataError, OptionError
 from zoo.report import show
 
 if TYPE_CHECKING:
-    from zoo.multitask import MultiTaskModel
+    from zoo.models.multitask import MultiTaskModel
 
 
 @main.command("eval")

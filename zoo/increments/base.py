@@ -17,7 +17,7 @@ WHOLE = "whole"  # what the one block of rows is called of a layer that is adapt
 
 @dataclass(frozen=True)
 class Role:
-    """What a layer is in its network, as `zoo.placement` finds it."""
+    """What a layer is in its network, as `zoo.models.placement` finds it."""
 
     second_of_block: bool = False  # whether it is the second convolution of a block, or the fourth, …
     heads: int = 0  # of the attention that it projects for; 0 outside one
@@ -30,7 +30,7 @@ def role_of(layer: nn.Module) -> Role:
 
 
 class FrozenLayer(Protocol):
-    """The Conv2d or Linear layer that an increment is added to; `zoo.layers.AdaptedLayer` is one."""
+    """The Conv2d or Linear layer that an increment is added to; `zoo.models.layers.AdaptedLayer` is one."""
 
     @property
     def weight(self) -> Tensor:

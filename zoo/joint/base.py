@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.composed import Borrowed, Composed
 from zoo.errors import OptionError
 from zoo.joint.network import Network
+from zoo.models.composed import Borrowed, Composed
 
 
 class Sharing(nn.Module):
@@ -54,7 +54,7 @@ class Sharing(nn.Module):
         raise OptionError(f"{self.name} starts from fresh weights, not from trained networks.")
 
     def skeleton(self, task: str) -> nn.Module:
-        """A task's plain network, what is fresh in it without memory and values yet (`zoo.composed.materialised`)."""
+        """A task's plain network, with no memory yet for what is fresh (`zoo.models.composed.materialised`)."""
         with torch.device("meta"):
             return self.plans[task].plain()
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.task import Task
-from zoo.composed import plain_copy
 from zoo.errors import OptionError, UnknownNameError
 from zoo.joint.base import Sharing
 from zoo.joint.network import Network
-from zoo.multitask import MultiTaskModel
+from zoo.models.composed import plain_copy
+from zoo.models.multitask import MultiTaskModel
 
 
 class JointModel(MultiTaskModel):

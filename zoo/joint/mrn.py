@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from zoo.composed import Borrowed, materialised, weight_of
 from zoo.errors import OptionError
 from zoo.joint.base import Sharing
 from zoo.joint.network import Network
+from zoo.models.composed import Borrowed, materialised, weight_of
 
 RIDGE = 1e-3  # of a covariance's mean variance, added to its diagonal so that it can be inverted
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from zoo.composed import LAYERS
 from zoo.errors import OptionError
-from zoo.layers import fresh_head, own_copy
+from zoo.models.composed import LAYERS
+from zoo.models.layers import fresh_head, own_copy
 
 Modes = tuple[Sequence[int], Sequence[int]]  # of a layer's inputs and outputs, as its weight is made a tensor
 DENSE: Modes = ((), ())  # of a layer that is never put into tensor-ring format

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.options import whole_number
-from zoo.composed import Composed, materialised, weight_of
 from zoo.errors import OptionError
 from zoo.joint.base import Sharing, copy_rest
 from zoo.joint.network import Network
+from zoo.models.composed import Composed, materialised, weight_of
 from zoo.ring.layers import xavier_variance
 
 Array = npt.NDArray[np.float64]

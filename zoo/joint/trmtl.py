@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from zoo.catalog.options import whole_number
-from zoo.composed import materialised
 from zoo.errors import OptionError
 from zoo.joint.base import Sharing
 from zoo.joint.network import DENSE, Network
+from zoo.models.composed import materialised
 from zoo.ring import Ring, RingLayer
 from zoo.ring.cores import Shape
 from zoo.ring.layers import chosen_modes, shapes_of, xavier_variance

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.composed import Composed
 from zoo.errors import OptionError
+from zoo.models.composed import Composed
 from zoo.ring.cores import Ring, Shape, close, core_shapes
 from zoo.ring.modes import balanced_pair
 from zoo.ring.routes import ROUTES, backwards, cheaper_route, contraction_cost

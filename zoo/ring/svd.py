@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.composed import LAYERS, weight_of
 from zoo.errors import OptionError
+from zoo.models.composed import LAYERS, weight_of
 from zoo.ring.cores import Shape
 from zoo.ring.layers import Modes, RingLayer, chosen_modes
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.increments import Increment, Role
-from zoo.selection import Selection, Stack
+from zoo.models.selection import Selection, Stack
 
 HOOKS = [name for name in nn.Module().__dict__ if "_hooks" in name]
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import disturb
-from tests.test_dense import four_tasks
+from tests.models.test_dense import four_tasks
 from zoo.backbones.deeplab import deeplab_resnet20
 from zoo.catalog.task import Task
-from zoo.model import TaskModel
-from zoo.placement import Placement
+from zoo.models.adapted import TaskModel
+from zoo.models.placement import Placement
 
 # -- all tasks in one pass ------------------------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from torch.utils import _pytree as pytree
 from zoo.catalog.task import Task
 from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
-from zoo.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Site, TaskHead, TaskNorm
-from zoo.multitask import MultiTaskModel
-from zoo.placement import Placement
-from zoo.selection import Selection, Stack
+from zoo.models.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Site, TaskHead, TaskNorm
+from zoo.models.multitask import MultiTaskModel
+from zoo.models.placement import Placement
+from zoo.models.selection import Selection, Stack
 
 ALIKE = {2: 3e-2, 4: 1e-4, 8: 1e-8}  # how far two ways to compute the same may differ, by the bytes of a number
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class TaskModel(MultiTaskModel):
         placement: which layers are adapted and which one is the classifier.
 
     Attributes:
-        backbone: the network, with its layers replaced by sites (`zoo.layers`). Call the model, not this.
+        backbone: the network, with its layers replaced by sites (`zoo.models.layers`). Call the model, not this.
     """
 
     def __init__(

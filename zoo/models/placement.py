@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from zoo.attention import KINDS, MAKES, projections, reads_weight
 from zoo.errors import OptionError
 from zoo.increments import Method, Role
+from zoo.models.attention import KINDS, MAKES, projections, reads_weight
 
 PLACEMENTS = ("all", "early", "mid", "late", "half")
 WEIGHTED = (nn.Conv2d, nn.Linear)

@@ -17,8 +17,8 @@ import zoo
 from tests.conftest import SmallNet, disturb, equal, snapshot
 from zoo.catalog.task import Task
 from zoo.errors import OptionError, UnknownNameError, WeightsError
-from zoo.model import TaskModel
-from zoo.placement import Placement
+from zoo.models.adapted import TaskModel
+from zoo.models.placement import Placement
 from zoo.storage import tensors
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3))

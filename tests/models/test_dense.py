@@ -28,8 +28,8 @@ from zoo.datasets import get_benchmark, open_image, rooms
 from zoo.errors import ConfigError, DataError, OptionError, UnknownNameError, WeightsError
 from zoo.evaluation import measure
 from zoo.loader import load
-from zoo.model import TaskModel
-from zoo.placement import Placement
+from zoo.models.adapted import TaskModel
+from zoo.models.placement import Placement
 
 FOUR = {"edge": ("edges", 1), "semseg": ("segmentation", 10), "normals": ("normals", 3), "depth": ("depth", 1)}
 SIZE = Preprocessing(48, None, width=64)

@@ -22,8 +22,8 @@ ADAPTER_FORMAT = 1
 class MultiTaskModel(nn.Module):
     """Tasks by name, each with tensors of its own, beside tensors that are frozen and tensors that tasks share.
 
-    How these make up a network differs: `zoo.model.TaskModel` adapts one frozen backbone, `zoo.joint.JointModel` has a
-    network for each task, which share parts of their weights.
+    How these make up a network differs: `zoo.models.TaskModel` adapts one frozen backbone, `zoo.joint.JointModel` has
+    a network for each task, which share parts of their weights.
 
     Attributes:
         method_name: of the method, as the registry writes it.

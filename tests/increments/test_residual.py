@@ -19,10 +19,10 @@ from zoo.compression import compress, factorise
 from zoo.errors import OptionError, WeightsError
 from zoo.increments import get_method
 from zoo.increments.residual import Parallel, Series
-from zoo.layers import AdaptedConv2d, AdaptedLinear
-from zoo.model import TaskModel
-from zoo.placement import Placement
-from zoo.selection import Selection
+from zoo.models.adapted import TaskModel
+from zoo.models.layers import AdaptedConv2d, AdaptedLinear
+from zoo.models.placement import Placement
+from zoo.models.selection import Selection
 
 FORMS: list[dict[str, Any]] = [
     {"kernel_size": 3, "padding": 1},

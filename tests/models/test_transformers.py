@@ -15,12 +15,12 @@ from zoo.export import run, session, to_onnx
 
 import zoo
 from tests.conftest import disturb
-from zoo.attention import projections
 from zoo.catalog.registry import default_registry
 from zoo.errors import OptionError
 from zoo.increments.low_rank import HeadFactors, LowRank
 from zoo.loader import counted_parameters
-from zoo.model import TaskModel
+from zoo.models.adapted import TaskModel
+from zoo.models.attention import projections
 
 METHODS = [
     ("ftn_qv", {"rank": 3}), ("ftn_o", {"rank": 3}), ("lora", {"rank": 3, "alpha": 6}),
