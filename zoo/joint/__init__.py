@@ -1,45 +1,11 @@
-"""Networks that are trained together and share parts of their weights. One file per way of sharing."""
+"""Networks that are trained together and share parts of their weights. One file per way of sharing.
 
-from __future__ import annotations
+A frozen backbone that is adapted is `zoo.models`'; a ring by itself is `zoo.ring`'s.
+"""
 
-import functools
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Mapping
-from typing import Any
-
-from torch import nn
-
-from zoo.catalog.options import check_options
-from zoo.errors import UnknownNameError
 from zoo.joint.base import Sharing
+from zoo.joint.lookup import joined, sharings
 from zoo.joint.model import JointModel
 from zoo.joint.network import Network
 
 __all__ = ["JointModel", "Network", "Sharing", "joined", "sharings"]
-
-
-@functools.cache
-def sharings() -> dict[str, type[Sharing]]:
-    """Every way of sharing by its name, as found in the files of this folder."""
-    files = (importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__))
-    found = [file.SHARING for file in files if hasattr(file, "SHARING")]
-    return {sharing.name: sharing for sharing in found}
-
-
-def joined(
-    networks: Mapping[str, Network], method: str, options: Mapping[str, Any], trunk: nn.Module | None = None,
-    left_aside: tuple[str, ...] = (),
-) -> JointModel:  # fmt: skip
-    """A model of several networks, with no task yet.
-
-    Raises:
-        UnknownNameError: no such way of sharing.
-        OptionError: it does not take these options, or the networks cannot share what they should.
-    """
-    if method not in sharings():
-        raise UnknownNameError("way of sharing", method, sharings())
-    taken = list(inspect.signature(sharings()[method]).parameters.values())[1:]
-    check_options(method, taken, options)
-    return JointModel(networks, sharings()[method], options, trunk, left_aside)
