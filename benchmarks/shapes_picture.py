@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from zoo.datasets.shapes import CLASSES, DOMAINS, SIZE, render
+from zoo.datasets.twins.shapes import CLASSES, DOMAINS, SIZE, render
 
 SCALE, LABEL, GAP = 2, 84, 2
 

@@ -16,7 +16,7 @@ from tests.conftest import equal, write_images
 from zoo.backbones import build
 from zoo.catalog.entry import Entry
 from zoo.cli import main
-from zoo.datasets.shapes import render
+from zoo.datasets.twins.shapes import render
 from zoo.errors import DataError
 from zoo.storage import resources
 from zoo.storage.tensors import read
@@ -103,7 +103,7 @@ def test_predict_names_the_class_and_the_broken_image(tmp_path: Path) -> None:
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(render("clipart", "test", i)).save(files[-1])
     rows = out("predict", NAME, "--task", "clipart", *files, "--top", 1)
-    from zoo.datasets.shapes import CLASSES
+    from zoo.datasets.twins.shapes import CLASSES
 
     hits = [next(iter(row["classes"])) == CLASSES[i] for i, row in enumerate(rows)]  # type: ignore[call-overload]
     assert sum(hits) >= 10

@@ -14,7 +14,7 @@ from PIL import Image
 from zoo.export import run, session
 
 import zoo
-from tests import joint_layouts
+from tests.datasets import joint_layouts
 from zoo import patterns, runs
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry, default_registry, register

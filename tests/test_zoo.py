@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from zoo.export import run, session, to_onnx
 
 import zoo
-from tests import layouts
 from tests.conftest import disturb
+from tests.datasets import layouts
 from zoo.backbones.lookup import architecture
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry, default_registry

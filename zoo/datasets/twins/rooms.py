@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 
 from zoo.datasets.base import Benchmark, Images, Splits
 from zoo.datasets.dense import DepthMap, NormalMap
-from zoo.datasets.raycast import Array, Solid, about_y, ball, block, pillar, walls
+from zoo.datasets.twins.raycast import Array, Solid, about_y, ball, block, pillar, walls
 from zoo.errors import UnknownNameError
 
 HEIGHT, WIDTH = 48, 64

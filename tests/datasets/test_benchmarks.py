@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from torch.utils.data import default_collate
 
-from tests import layouts
+from tests.datasets import layouts
 from zoo.catalog.registry import default_registry
 from zoo.cli import main
 from zoo.datasets import BENCHMARKS, get_benchmark

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import FER2013, Flowers102, Places365
 
-from tests import joint_layouts
+from tests.datasets import joint_layouts
 from zoo.datasets import BENCHMARKS
 from zoo.datasets.clip5 import LabelledSTL10
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zoo.datasets.base import Benchmark, Splits, of_classes
-from zoo.datasets.shapes import CLASSES, SOURCE_PER_CLASS, TEST_PER_CLASS, ShapesImages
+from zoo.datasets.twins.shapes import CLASSES, SOURCE_PER_CLASS, TEST_PER_CLASS, ShapesImages
 from zoo.errors import UnknownNameError
 
 HALVES = {  # of the classes, as two tasks

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from tests.conftest import write_images
-from zoo.datasets import get_benchmark, pentathlon
-from zoo.datasets.shapes import CLASSES, DOMAINS, OUTLINES, SIZE, _distance, render
+from zoo.datasets import get_benchmark
+from zoo.datasets.twins import pentathlon
+from zoo.datasets.twins.shapes import CLASSES, DOMAINS, OUTLINES, SIZE, _distance, render
 from zoo.errors import DataError, UnknownNameError
 
 

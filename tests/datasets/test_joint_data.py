@@ -16,14 +16,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from tests import joint_layouts, layouts
+from tests.datasets import joint_layouts, layouts
 from zoo.batches import Turns
 from zoo.catalog.recipe import Optimizer, Recipe
 from zoo.catalog.task import Preprocessing, Task
 from zoo.cli import main
-from zoo.datasets import Images, Splits, clips, digits, get_benchmark, some_of
-from zoo.datasets.shapes import CLASSES, render
-from zoo.datasets.shapes2 import HALVES
+from zoo.datasets import Images, Splits, get_benchmark, some_of
+from zoo.datasets.twins import clips, digits
+from zoo.datasets.twins.shapes import CLASSES, render
+from zoo.datasets.twins.shapes2 import HALVES
 from zoo.datasets.video import open_video
 from zoo.errors import DataError, OptionError, TrainingError
 from zoo.kinds import get_kind

@@ -13,12 +13,13 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tests import layouts
+from tests.datasets import layouts
 from tests.models.test_dense import FOUR, SIZE, command
 from zoo.batches import augmentations
 from zoo.catalog import recipe
-from zoo.datasets import get_benchmark, rooms
+from zoo.datasets import get_benchmark
 from zoo.datasets.dense import DepthMap, NormalMap, Zoom, target_map, zoomed
+from zoo.datasets.twins import rooms
 from zoo.errors import DataError, UnknownNameError
 from zoo.kinds import IGNORE
 

@@ -1,0 +1,49 @@
+"""Benchmarks by name."""
+
+from __future__ import annotations
+
+from zoo.datasets.base import Benchmark
+from zoo.datasets.cifar import Cifar10In3Benchmark
+from zoo.datasets.clip5 import Clip5Benchmark
+from zoo.datasets.decathlon import DecathlonBenchmark, DecathlonImageNetBenchmark
+from zoo.datasets.domainnet import DomainNetBenchmark, JointDomainNetBenchmark
+from zoo.datasets.faces import FacesBenchmark
+from zoo.datasets.folder import FolderBenchmark
+from zoo.datasets.images import Readable
+from zoo.datasets.mnist import OddEvenBenchmark
+from zoo.datasets.nyud import NYUDBenchmark
+from zoo.datasets.officehome import OfficeHomeBenchmark
+from zoo.datasets.omniglot import Omniglot5Benchmark, OmniglotMnistBenchmark
+from zoo.datasets.places import PlacesBenchmark
+from zoo.datasets.sketch import SketchBenchmark
+from zoo.datasets.twins.clips import ClipsBenchmark
+from zoo.datasets.twins.digits import DigitsBenchmark
+from zoo.datasets.twins.pentathlon import PentathlonBenchmark
+from zoo.datasets.twins.rooms import RoomsBenchmark
+from zoo.datasets.twins.shapes import ShapesBenchmark
+from zoo.datasets.twins.shapes2 import ShapesInTwoBenchmark
+from zoo.datasets.ucf11 import Ucf11Benchmark
+from zoo.errors import UnknownNameError
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        ShapesBenchmark("shapes"), ShapesBenchmark("shapes_source"), PentathlonBenchmark(), FolderBenchmark(),
+        SketchBenchmark(), DomainNetBenchmark(), JointDomainNetBenchmark(), DecathlonBenchmark(),
+        DecathlonImageNetBenchmark(), PlacesBenchmark(), Clip5Benchmark(), RoomsBenchmark(), NYUDBenchmark(),
+        OddEvenBenchmark(), DigitsBenchmark(), Omniglot5Benchmark(), OmniglotMnistBenchmark(), Cifar10In3Benchmark(),
+        ShapesInTwoBenchmark(), Ucf11Benchmark(), ClipsBenchmark(), OfficeHomeBenchmark(), FacesBenchmark(),
+    )
+}  # fmt: skip
+
+
+def get_benchmark(name: str, skip_unreadable: bool = False) -> Benchmark:
+    """The benchmark that the registry calls `name`.
+
+    Args:
+        skip_unreadable: leave out images that do not decode, each with a warning, instead of raising DataError.
+    """
+    if name not in BENCHMARKS:
+        raise UnknownNameError("benchmark", name, BENCHMARKS)
+    benchmark = BENCHMARKS[name]
+    return Readable(benchmark) if skip_unreadable and benchmark.needs_root else benchmark
