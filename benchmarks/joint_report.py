@@ -10,7 +10,7 @@ from typing import Any
 
 from markdown_table import table
 
-from zoo.plots import pyplot
+from zoo.drawing.plots import pyplot
 
 RESULTS = Path(__file__).parent / "results"
 BALANCED = ("50", "100", "all")

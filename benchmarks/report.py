@@ -20,7 +20,7 @@ from papers_report import papers_section
 
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import default_registry
-from zoo.plots import accuracy_by_parameters
+from zoo.drawing.plots import accuracy_by_parameters
 from zoo.ranks import family
 
 ROOT = Path(__file__).parent.parent

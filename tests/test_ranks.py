@@ -15,8 +15,8 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.recipe import recipe_file
 from zoo.catalog.registry import Registry, default_registry
 from zoo.cli import main
+from zoo.drawing.plots import accuracy_by_rank
 from zoo.errors import OptionError
-from zoo.plots import accuracy_by_rank
 from zoo.storage.tensors import read
 
 

@@ -105,7 +105,7 @@ def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out
     rows = measure(entries, registry, task, rounds)
     show(rows, as_json)
     if out:
-        from zoo.plots import accuracy_by_parameters
+        from zoo.drawing.plots import accuracy_by_parameters
 
         metric = entries[0].metric(task or entries[0].tasks[0]).name
         for path in accuracy_by_parameters(rows, out, metric):
@@ -123,7 +123,7 @@ def plot() -> None:
 @click.pass_obj
 def plot_ranks(registry: Registry, pattern: str, out: Path) -> None:
     """Draw accuracy against rank for the measured models that match PATTERN, such as "resnet20-ftn-*-shapes"."""
-    from zoo.plots import accuracy_by_rank
+    from zoo.drawing.plots import accuracy_by_rank
 
     for path in accuracy_by_rank(registry.entries(pattern), registry, out):
         click.echo(path)

@@ -189,7 +189,7 @@ def predict(
 
 def _draw(model: MultiTaskModel, images: Sequence[Path], out: Path, skip_unreadable: bool) -> list[dict[str, Any]]:
     """Write the pictures of several images; a row for each."""
-    from zoo.pictures import draw_answers
+    from zoo.drawing.answers import draw_answers
 
     stems = [image.stem for image in images]
     if twice := [image for image in images if stems.count(image.stem) > 1]:

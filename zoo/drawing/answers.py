@@ -13,11 +13,11 @@ from PIL import Image
 
 from zoo.catalog.task import Task, is_dense
 from zoo.datasets import open_image
+from zoo.drawing.plots import pyplot
 from zoo.errors import OptionError
 from zoo.kinds import get_kind
 from zoo.kinds.base import DenseKind
 from zoo.models.multitask import MultiTaskModel
-from zoo.plots import pyplot
 from zoo.storage.files import atomic_path
 
 INCHES = 3.2  # of one picture's width in a sheet
