@@ -24,7 +24,7 @@ from zoo.catalog.recipe import Recipe, load_recipe
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED
 from zoo.catalog.task import Task
-from zoo.compression import compress_entry
+from zoo.compression.factors import compress_entry
 from zoo.datasets import Splits, fraction_of, get_benchmark, held_out, some_of
 from zoo.errors import DataError, OptionError
 from zoo.evaluation import measure

@@ -15,7 +15,7 @@ import zoo
 from tests.conftest import SmallNet, disturb
 from zoo.backbones import build
 from zoo.catalog.task import Task
-from zoo.compression import compress, factorise
+from zoo.compression.factors import compress, factorise
 from zoo.errors import OptionError, WeightsError
 from zoo.increments import get_method
 from zoo.increments.residual import Parallel, Series

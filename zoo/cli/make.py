@@ -98,9 +98,9 @@ def compress(
     registry: Registry, name: str, rank: int | None, apart: bool, own_name: str | None, out: Path, as_json: bool
 ) -> None:
     """Compress NAME's parallel adapters to a low rank, jointly over its tasks; training goes on from there."""
-    from zoo import compression
+    from zoo.compression.factors import compressed_entry
 
-    made, errors = compression.compressed_entry(registry.entry(name), registry, out, rank, apart, own_name or "")
+    made, errors = compressed_entry(registry.entry(name), registry, out, rank, apart, own_name or "")
     show([{"layer": path, "relative error": round(error, 4)} for path, error in errors.items()], as_json)
     if not as_json:
         command = f"zoo --registry {out / 'registry.yaml'}"

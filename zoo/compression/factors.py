@@ -50,30 +50,15 @@ def compress(source: MultiTaskModel, target: MultiTaskModel) -> dict[str, float]
     Raises:
         OptionError: the models are not of those methods, adapt other layers, or the target has tasks already.
     """
-    if not isinstance(source, TaskModel) or not isinstance(target, TaskModel):
-        raise OptionError("compress takes a parallel model, and a parallel_svd or low-rank parallel one without tasks.")
-    jointly = target.method.name == "parallel_svd"
-    apart = target.method.name == "parallel" and target.options.get("rank")
-    if source.method.name != "parallel" or not (jointly or apart) or target.tasks:
-        raise OptionError("compress takes a parallel model, and a parallel_svd or low-rank parallel one without tasks.")
-    adapters = _adapters(source)
-    if adapters.keys() != (layers := set(_adapted(target))):
-        odd = ", ".join(sorted(adapters.keys() ^ layers))
+    source, target = _checked(source, target)
+    alphas = _adapters(source)
+    if alphas.keys() != (layers := set(_adapted(target))):
+        odd = ", ".join(sorted(alphas.keys() ^ layers))
         raise OptionError(f"The two models adapt different layers: {odd}. Give both the same placement.")
     errors, factors = {}, {}
-    for path, alphas in adapters.items():
-        if jointly:
-            basis = target.backbone.get_submodule(f"{path}.shared")
-            assert isinstance(basis, Basis)
-            beta, gammas = factorise(alphas, basis.beta.shape[1])
-            basis.beta.data.copy_(beta)
-            factors[path] = [{"gamma": gamma} for gamma in gammas]
-            products = [beta @ gamma.T for gamma in gammas]
-        else:
-            pairs = [factorise([alpha], int(target.options["rank"])) for alpha in alphas]
-            factors[path] = [{"beta": beta, "gamma": gammas[0]} for beta, gammas in pairs]
-            products = [beta @ gammas[0].T for beta, gammas in pairs]
-        whole = torch.cat(alphas, 1)
+    for path, each in alphas.items():
+        factors[path], products = _factors(target, path, each)
+        whole = torch.cat(each, 1)
         errors[path] = float((whole - torch.cat(products, 1)).norm() / whole.norm().clamp(min=1e-12))
     for number, name in enumerate(source.tasks):
         target.add_task(source.task(name))
@@ -82,6 +67,31 @@ def compress(source: MultiTaskModel, target: MultiTaskModel) -> dict[str, float]
         found = {f"{path}.{key}": value for path, parts in factors.items() for key, value in parts[number].items()}
         target.load_task_tensors(name, {**own, **found})
     return errors
+
+
+def _checked(source: MultiTaskModel, target: MultiTaskModel) -> tuple[TaskModel, TaskModel]:
+    """Both models; raises OptionError unless one has parallel adapters, and the other a form of them to be filled."""
+    if isinstance(source, TaskModel) and isinstance(target, TaskModel) and not target.tasks:
+        low_rank = target.method.name == "parallel" and target.options.get("rank")
+        if source.method.name == "parallel" and (target.method.name == "parallel_svd" or low_rank):
+            return source, target
+    raise OptionError("compress takes a parallel model, and a parallel_svd or low-rank parallel one without tasks.")
+
+
+def _factors(target: TaskModel, path: str, alphas: list[Tensor]) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+    """What each task gets of one layer's α_t, by the increment's names, and the product that it stands for.
+
+    Where the target's tasks share a basis, it is put into the layer.
+    """
+    if target.method.name == "parallel_svd":
+        basis = target.backbone.get_submodule(f"{path}.shared")
+        assert isinstance(basis, Basis)
+        beta, gammas = factorise(alphas, basis.beta.shape[1])
+        basis.beta.data.copy_(beta)
+        return [{"gamma": gamma} for gamma in gammas], [beta @ gamma.T for gamma in gammas]
+    pairs = [factorise([alpha], int(target.options["rank"])) for alpha in alphas]
+    own = [{"beta": beta, "gamma": gammas[0]} for beta, gammas in pairs]
+    return own, [beta @ gammas[0].T for beta, gammas in pairs]
 
 
 def begin_jointly(source: MultiTaskModel, target: JointModel) -> dict[str, float]:

@@ -1,0 +1,8 @@
+"""Trained models as smaller ones, without training.
+
+Training goes on from there in `zoo.training`; weights as rings are made in `zoo.ring`.
+"""
+
+from zoo.compression.factors import begin_jointly, compress, compress_entry, compressed_entry, factorise
+
+__all__ = ["begin_jointly", "compress", "compress_entry", "compressed_entry", "factorise"]
