@@ -24,7 +24,7 @@ import zoo
 from zoo.report import show
 from zoo.storage.tensors import read
 from zoo.timing import interleaved, medians, ratio
-from zoo.training import update
+from zoo.training.optimizers import update
 
 SETTINGS = {  # the flags of `zoo train`
     "float32, channels-last (default)": [],

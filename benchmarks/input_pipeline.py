@@ -24,12 +24,12 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import zoo
-from zoo.batches import augmentations
 from zoo.catalog.recipe import load_recipe
 from zoo.catalog.task import IMAGENET_MEAN, IMAGENET_STD
 from zoo.datasets import Images, Transformed, get_benchmark
 from zoo.report import show
 from zoo.timing import interleaved, medians, ratio
+from zoo.training.batches import augmentations
 
 COUNT, BATCH = 64, 32
 

@@ -26,8 +26,8 @@ from zoo.catalog.recipe import recipe_file
 from zoo.catalog.registry import default_registry
 from zoo.loader import counted_parameters
 from zoo.report import show
-from zoo.runs import RunOptions, train_entry
 from zoo.storage.tensors import read
+from zoo.training.runs import RunOptions, train_entry
 
 SAMPLES = {  # what is added to a recipe
     "50": "samples: 50",

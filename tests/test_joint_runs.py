@@ -15,7 +15,7 @@ from zoo.export import run, session
 
 import zoo
 from tests.datasets import joint_layouts
-from zoo import patterns, runs
+from zoo import patterns
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry, default_registry, register
 from zoo.catalog.store import SHARED
@@ -25,8 +25,9 @@ from zoo.deployment import latencies
 from zoo.errors import OptionError
 from zoo.joint import JointModel
 from zoo.joint.trmtl import TRMTL
-from zoo.runs import RunOptions, train_entry
 from zoo.storage import tensors
+from zoo.training import runs
+from zoo.training.runs import RunOptions, train_entry
 
 RECIPE = """
 summary: a quick one
@@ -71,16 +72,16 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 ) -> None:
     one, options = entry(name), RunOptions(recipe=recipe, quiet=True)
     train_entry(one, Registry(), one.tasks, tmp_path / "whole", options)
-    saved = runs.training.checkpoint.save
+    saved = runs.loop.checkpoint.save
 
     def stop(*arguments: Any) -> None:
         saved(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs.training.checkpoint, "save", stop)
+    monkeypatch.setattr(runs.loop.checkpoint, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         train_entry(one, Registry(), one.tasks, tmp_path / "parts", options)
-    monkeypatch.setattr(runs.training.checkpoint, "save", saved)
+    monkeypatch.setattr(runs.loop.checkpoint, "save", saved)
     with pytest.raises(OptionError, match="--resume goes on"):
         train_entry(one, Registry(), one.tasks, tmp_path / "parts", options)
     train_entry(one, Registry(), one.tasks, tmp_path / "parts", replace(options, resume=True))
@@ -192,7 +193,7 @@ def test_published_files_are_verified(recipe: str, tmp_path: Path) -> None:
     one = replace(entry(), name="mine", recipe=recipe, folder=tmp_path)
     registry = Registry([one])
     files = train_entry(one, registry, one.tasks, out, RunOptions(quiet=True))
-    from zoo.publishing import publish
+    from zoo.training.publishing import publish
 
     registry.update(publish(one, files, "file:out/"))
     file = tmp_path / "registry.yaml"

@@ -20,9 +20,9 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry, default_registry
 from zoo.cli import main
 from zoo.datasets import get_benchmark
-from zoo.publishing import publish
 from zoo.storage import tensors
 from zoo.storage.files import WeightsFile, sha256
+from zoo.training.publishing import publish
 
 pytestmark = pytest.mark.slow
 ENTRIES = [default_registry().entry(name) for name in default_registry().names()]

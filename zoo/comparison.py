@@ -14,7 +14,7 @@ from zoo.errors import OptionError
 from zoo.loader import load
 from zoo.models.multitask import MultiTaskModel
 from zoo.timing import interleaved, medians
-from zoo.training import update
+from zoo.training.optimizers import update
 
 BATCH = 32
 

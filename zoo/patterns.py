@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from zoo.batches import seed_of
 from zoo.catalog.entry import Entry
 from zoo.catalog.recipe import Recipe
 from zoo.catalog.registry import Registry
@@ -26,10 +25,11 @@ from zoo.joint import JointModel
 from zoo.joint.trmtl import TRMTL
 from zoo.kinds import get_kind
 from zoo.loader import counted_parameters, fresh_model, load_adapters
-from zoo.publishing import publish
 from zoo.ring import RingLayer
-from zoo.runs import RunOptions, given, recipe_of, splits_of, train_entry
 from zoo.storage.tensors import read
+from zoo.training.batches import seed_of
+from zoo.training.publishing import publish
+from zoo.training.runs import RunOptions, given, recipe_of, splits_of, train_entry
 
 log = logging.getLogger(__name__)
 STRATEGIES = ("greedy", "bottom-heavy", "similarity")

@@ -18,13 +18,13 @@ from zoo.catalog.store import adapter_files
 from zoo.catalog.task import Task
 from zoo.datasets import get_benchmark
 from zoo.errors import DataError, WeightsError
-from zoo.evaluation import measure
 from zoo.loader import load
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
-from zoo.runs import RunOptions, train_entry
 from zoo.storage.fetch import fetch
 from zoo.storage.tensors import read
+from zoo.training.evaluation import measure
+from zoo.training.runs import RunOptions, train_entry
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from tests.datasets import joint_layouts, layouts
-from zoo.batches import Turns
 from zoo.catalog.recipe import Optimizer, Recipe
 from zoo.catalog.task import Preprocessing, Task
 from zoo.cli import main
@@ -28,6 +27,7 @@ from zoo.datasets.twins.shapes2 import HALVES
 from zoo.datasets.video import open_video
 from zoo.errors import DataError, OptionError, TrainingError
 from zoo.kinds import get_kind
+from zoo.training.batches import Turns
 
 # -- the publishers' layouts ------------------------------------------------------------------------------------------
 

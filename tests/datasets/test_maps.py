@@ -15,13 +15,13 @@ from torchvision.transforms import v2
 
 from tests.datasets import layouts
 from tests.models.test_dense import FOUR, SIZE, command
-from zoo.batches import augmentations
 from zoo.catalog import recipe
 from zoo.datasets import get_benchmark
 from zoo.datasets.dense import DepthMap, NormalMap, Zoom, target_map, zoomed
 from zoo.datasets.twins import rooms
 from zoo.errors import DataError, UnknownNameError
 from zoo.kinds import IGNORE
+from zoo.training.batches import augmentations
 
 # -- maps under transforms ------------------------------------------------------------------------------------------
 

@@ -27,10 +27,10 @@ from zoo.cli import main
 from zoo.datasets import get_benchmark, open_image
 from zoo.datasets.twins import rooms
 from zoo.errors import ConfigError, DataError, OptionError, UnknownNameError, WeightsError
-from zoo.evaluation import measure
 from zoo.loader import load
 from zoo.models.adapted import TaskModel
 from zoo.models.placement import Placement
+from zoo.training.evaluation import measure
 
 FOUR = {"edge": ("edges", 1), "semseg": ("segmentation", 10), "normals": ("normals", 3), "depth": ("depth", 1)}
 SIZE = Preprocessing(48, None, width=64)

@@ -46,8 +46,8 @@ def train(
     own_name: str | None, method: str | None, rank: str | None, margin: float | None, out: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
-    from zoo import domains, runs
     from zoo.storage import resources
+    from zoo.training import domains, runs
 
     narrate()
     click.get_current_context().call_on_close(runs.end_processes)
@@ -161,7 +161,8 @@ def search_sharing(
     registry: Registry, /, name: str, strategy: str, threshold: float, out: Path, as_json: bool, **options: Any
 ) -> None:
     """Find out which cores the tasks of NAME should share, on held-out training images; then train that pattern."""
-    from zoo import patterns, runs
+    from zoo import patterns
+    from zoo.training import runs
 
     narrate()
     entry = registry.entry(name)
@@ -214,8 +215,8 @@ def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool) -> None
     For maintainers of a checkout of the zoo: files go to zoo/weights/, and registry.yaml gets their hashes, sizes
     and measured accuracy.
     """
-    from zoo import publishing
     from zoo.storage import resources
+    from zoo.training import publishing
 
     registry = Registry.read(resources.registry_file())
     for name in names:

@@ -87,7 +87,7 @@ def _score(entry: Entry, registry: Registry, figures: dict[str, float]) -> dict[
 def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None, as_json: bool) -> None:
     """Check a model's files, parameters and accuracy against the registry; exit 1 on a difference."""
     from zoo import verification
-    from zoo.runs import RunOptions
+    from zoo.training.runs import RunOptions
 
     narrate()
     if known := registry.backbone(name):

@@ -16,9 +16,7 @@ import torch
 from accelerate import Accelerator, PartialState
 
 import zoo
-from zoo import training
 from zoo.backbones import build
-from zoo.batches import seed_of
 from zoo.catalog.entry import Backbone, Entry
 from zoo.catalog.recipe import Recipe, load_recipe
 from zoo.catalog.registry import Registry
@@ -27,13 +25,15 @@ from zoo.catalog.task import Task
 from zoo.compression.factors import compress_entry
 from zoo.datasets import Splits, fraction_of, get_benchmark, held_out, some_of
 from zoo.errors import DataError, OptionError
-from zoo.evaluation import measure
 from zoo.loader import fresh_model, load_shared
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage import resources
 from zoo.storage.tensors import read, write
-from zoo.training import Execution, run_identity
+from zoo.training import loop
+from zoo.training.batches import seed_of
+from zoo.training.evaluation import measure
+from zoo.training.loop import Execution, run_identity
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def end_processes() -> None:
 
 
 def _accelerator(options: RunOptions, out: Path) -> Accelerator:
-    return training.make_accelerator(options.precision, options.cpu, options.tracker, out)
+    return loop.make_accelerator(options.precision, options.cpu, options.tracker, out)
 
 
 def _train(
@@ -197,7 +197,7 @@ def _train(
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Train one task, or several together, and test each; the metrics by task."""
     used = {task: given(splits, task, recipe, options) for task, splits in data.items()}
-    figures = training.train_tasks(
+    figures = loop.train_tasks(
         model, used, recipe, accelerator=accelerator, checkpoint_file=_checkpoint(file), resume=options.resume,
         execution=options, quiet=options.quiet,
     )  # fmt: skip

@@ -15,10 +15,10 @@ from zoo.catalog.task import Task
 from zoo.datasets import get_benchmark
 from zoo.increments import get_method
 from zoo.loader import fresh_model
-from zoo.publishing import publish
-from zoo.runs import RunOptions, train_entry
 from zoo.storage.files import weights_file
 from zoo.storage.tensors import fingerprint, read, write
+from zoo.training.publishing import publish
+from zoo.training.runs import RunOptions, train_entry
 
 
 def train_own(

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import zoo
 from tests.conftest import SmallNet, equal, snapshot, write_images
-from zoo import batches, training
 from zoo.catalog.recipe import Augment, Optimizer, Recipe, load_recipe, recipe_names
 from zoo.catalog.registry import default_registry
 from zoo.catalog.task import Preprocessing, Task
@@ -22,7 +21,8 @@ from zoo.errors import DataError, OptionError, TrainingError, WeightsError
 from zoo.increments import get_method
 from zoo.joint import JointModel, Network, joined
 from zoo.models.adapted import TaskModel
-from zoo.training import Execution
+from zoo.training import batches, loop, optimizers
+from zoo.training.loop import Execution
 
 SGD = Optimizer("sgd", 0.05, momentum=0.9)
 RECIPE = Recipe(
@@ -63,7 +63,7 @@ def fresh(method: str = "ftn") -> TaskModel:
 
 
 def train(model: TaskModel, recipe: Recipe = RECIPE, **options: object) -> dict[str, float]:
-    return training.train_tasks(model, {"t": DATA}, recipe, quiet=True, **options)  # type: ignore[arg-type]
+    return loop.train_tasks(model, {"t": DATA}, recipe, quiet=True, **options)  # type: ignore[arg-type]
 
 
 def test_it_learns() -> None:
@@ -118,7 +118,7 @@ def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(after: int, tmp_path:
 
     file = tmp_path / "t.checkpoint"
     with pytest.raises(Stopped):
-        training.train_tasks(fresh(), {"t": replace(DATA, train=Stopping())}, RECIPE, checkpoint_file=file, quiet=True)
+        loop.train_tasks(fresh(), {"t": replace(DATA, train=Stopping())}, RECIPE, checkpoint_file=file, quiet=True)
     resumed = fresh()
     train(resumed, checkpoint_file=file, resume=True)
     assert equal(resumed.task_tensors("t"), undisturbed.task_tensors("t"))
@@ -139,13 +139,13 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 def test_schedules_are_the_formulas() -> None:
     cosine = replace(RECIPE, schedule="cosine")
-    assert [training.schedule(cosine, p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
-    assert training.schedule(cosine, 0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert [optimizers.schedule(cosine, p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert optimizers.schedule(cosine, 0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
     polynomial = replace(RECIPE, schedule="polynomial", power=0.9)
-    assert training.schedule(polynomial, 0.3) == pytest.approx(0.7**0.9)
-    assert training.schedule(replace(RECIPE, schedule="constant"), 0.9) == 1
+    assert optimizers.schedule(polynomial, 0.3) == pytest.approx(0.7**0.9)
+    assert optimizers.schedule(replace(RECIPE, schedule="constant"), 0.9) == 1
     warm = replace(cosine, warmup=0.2)
-    assert [training.schedule(warm, p) for p in (0, 0.1, 0.2, 1)] == pytest.approx([0, 0.5, 1, 0])
+    assert [optimizers.schedule(warm, p) for p in (0, 0.1, 0.2, 1)] == pytest.approx([0, 0.5, 1, 0])
 
 
 def test_cosine_agrees_with_torchs_scheduler() -> None:
@@ -153,21 +153,21 @@ def test_cosine_agrees_with_torchs_scheduler() -> None:
     optimizer = torch.optim.SGD([parameter], 0.05)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
     for step in range(20):
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * training.schedule(RECIPE, step / 20))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * optimizers.schedule(RECIPE, step / 20))
         optimizer.step()
         scheduler.step()
 
 
 def test_increments_and_the_rest_have_optimisers_of_their_own() -> None:
     model = fresh()
-    first, second = training.build_optimizers(model, ["t"], RECIPE)
+    first, second = optimizers.build_optimizers(model, ["t"], RECIPE)
     assert isinstance(first, torch.optim.Adam)
     assert isinstance(second, torch.optim.SGD)
     ids = [{id(p) for group in o.param_groups for p in group["params"]} for o in (first, second)]
     assert ids[0] == {id(p) for p in model.increment_parameters("t")}
     assert ids[0] | ids[1] == {id(p) for _, p in model.task_parameters("t")}
     assert not ids[0] & ids[1]
-    (single,) = training.build_optimizers(fresh("finetune"), ["t"], replace(RECIPE, increments=None))
+    (single,) = optimizers.build_optimizers(fresh("finetune"), ["t"], replace(RECIPE, increments=None))
     assert len(single.param_groups[0]["params"]) == len(list(SmallNet().parameters()))
 
 
@@ -197,11 +197,11 @@ def test_one_scaler_serves_both_optimisers() -> None:
     x = torch.tensor([1.0, -2.0, 3.0])
 
     def run(parameters: list[torch.nn.Parameter], scaler: torch.amp.GradScaler | None, steps: int) -> None:
-        optimizers = [torch.optim.Adam(parameters[:1], 0.1), torch.optim.SGD(parameters[1:], 0.1)]
+        both = [torch.optim.Adam(parameters[:1], 0.1), torch.optim.SGD(parameters[1:], 0.1)]
         for _ in range(steps):
             loss = ((parameters[0] * x).sum() - 1) ** 2 + (parameters[1] * x).sum() ** 2
             (scaler.scale(loss) if scaler else loss).backward()
-            training.update(optimizers, scaler)
+            optimizers.update(both, scaler)
 
     run(plain, None, 8)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3)  # it grows while the eight steps go on
@@ -274,7 +274,7 @@ def test_every_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     model = zoo.adapt(network, {}, method.pop("name"), **method)
     model.add_task(Task.of("d", data.classes, recipe.input))
     before = snapshot(model.state_dict())
-    figures = training.train_tasks(model, {"d": data}, recipe, execution=Execution(max_steps=2), quiet=True)
+    figures = loop.train_tasks(model, {"d": data}, recipe, execution=Execution(max_steps=2), quiet=True)
     assert math.isfinite(figures["loss"])
     assert not equal(model.state_dict(), before)
 
@@ -298,7 +298,7 @@ def test_every_joint_recipe_runs_a_round(name: str, tmp_path: Path) -> None:
         model.add_task(Task.of(task, data.classes, recipe.of(task).input))
     before = snapshot(model.state_dict())
     execution = Execution(max_steps=len(entry.tasks))
-    figures = training.train_tasks(model, dict.fromkeys(entry.tasks, data), recipe, execution=execution, quiet=True)
+    figures = loop.train_tasks(model, dict.fromkeys(entry.tasks, data), recipe, execution=execution, quiet=True)
     assert {f"{task}/loss" for task in entry.tasks} <= set(figures)
     assert all(not equal(model.task_tensors(task), own) for task, own in per_task(model, before).items())
 
@@ -321,4 +321,4 @@ def test_a_diverged_training_is_no_result(tmp_path: Path) -> None:
 def test_what_an_accelerator_cannot_give_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(OptionError, match="pip install tensorboard"):
-        training.make_accelerator(tracker="tensorboard")
+        loop.make_accelerator(tracker="tensorboard")

@@ -17,20 +17,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo import checkpoint
-from zoo.batches import Turns, seed_of
-from zoo.catalog.recipe import Optimizer, Recipe
+from zoo.catalog.recipe import Recipe
 from zoo.datasets import Splits
 from zoo.errors import OptionError, TrainingError
-from zoo.evaluation import measure
 from zoo.kinds import get_kind
 from zoo.kinds.base import Kind
 from zoo.models.multitask import MultiTaskModel
 from zoo.progress.reporter import Reporter
-
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+from zoo.training import checkpoint
+from zoo.training.batches import Turns, seed_of
+from zoo.training.evaluation import measure
+from zoo.training.optimizers import build_optimizers, set_learning_rates, update
 
 
 @dataclass(frozen=True)
@@ -75,54 +74,78 @@ def train_tasks(
         TrainingError: there is no full batch, or the loss is no longer finite.
     """
     execution = execution or Execution()
-    recipes = {task: recipe.of(task) for task in data}
-    recipe = recipe if len(data) > 1 else recipes[next(iter(data))]
-    accelerator = accelerator or make_accelerator(execution.precision)
-    if len(data) > 1 and accelerator.num_processes > 1:
-        raise OptionError("Tasks that share weights are trained by one process; start it without torchrun.")
-    layout = torch.channels_last if execution.channels_last else torch.contiguous_format
-    model.to(memory_format=layout)
-    kinds = {task: _kind(model, task, own) for task, own in recipes.items()}
-    optimizers, scaler = build_optimizers(model, list(data), recipe), accelerator.scaler
-    trained, name = trained_tensors(model, list(data)), "+".join(data)
-    run = {"task": name, "recipe": run_identity(recipe, execution)}
+    run = _Run(model, data, recipe, accelerator or make_accelerator(execution.precision), execution)
     start, figures = 0, {"loss": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
-        saved = checkpoint.load(checkpoint_file, trained, optimizers, run)
-        start, figures = saved["epochs_done"], saved["figures"]
-        if scaler:
-            scaler.load_state_dict(saved["scaler"])
-    network, feed = accelerator.prepare(model), Turns(data, recipes, accelerator, execution.workers)
-    total = recipe.epochs * len(feed)
-
-    def step(number: int, task: str, inputs: Tensor, targets: Tensor) -> tuple[float, int, int]:
-        set_learning_rates(optimizers, recipe, number / total)
-        outputs = network(inputs.to(memory_format=layout) if inputs.ndim == 4 else inputs, task)
-        loss = recipes[task].loss_weight * kinds[task].loss(outputs, targets, recipes[task])
-        penalty = model.penalty(task)
-        accelerator.backward(loss if penalty is None else loss + penalty)
-        update(optimizers, scaler)
-        return loss.item(), *kinds[task].right(outputs.detach(), targets)
-
-    silent = quiet or not accelerator.is_main_process
-    reporter = Reporter(name, recipe.epochs, len(feed), start, silent)
-    with deterministic(recipe.threads), compiled(model, execution.compile), reporter as report:
-        for epoch in range(start, recipe.epochs):
-            torch.manual_seed(seed_of(recipe.seed, name, epoch, accelerator.process_index))
-            network.train()
-            steps = itertools.islice(enumerate(feed.epoch(epoch), epoch * len(feed)), execution.max_steps)
-            figures = run_epoch(steps, step, functools.partial(report.step, epoch), accelerator)
-            model.end_epoch()
-            if len(data) > 1 and execution.hold_out:
-                figures |= validated(model, data, accelerator)
+        start, figures = run.resume(checkpoint_file)
+    reporter = Reporter(run.name, run.recipe.epochs, len(run.feed), start, quiet or not run.accelerator.is_main_process)
+    with deterministic(run.recipe.threads), compiled(model, execution.compile), reporter as report:
+        for epoch in range(start, run.recipe.epochs):
+            figures = run.epoch(epoch, report)
             report.epoch(epoch, figures)
-            accelerator.log({f"{name}/{key}": value for key, value in figures.items()}, step=epoch)
-            if checkpoint_file and accelerator.is_main_process:
-                state = {**run, "epochs_done": epoch + 1, "figures": figures}
-                state |= {"scaler": scaler.state_dict()} if scaler else {}
-                checkpoint.save(checkpoint_file, trained, optimizers, state)
+            run.accelerator.log({f"{run.name}/{key}": value for key, value in figures.items()}, step=epoch)
+            if checkpoint_file and run.accelerator.is_main_process:
+                run.save(checkpoint_file, epoch + 1, figures)
     model.eval()
     return figures
+
+
+class _Run:
+    """One training: what it moves, what it is fed with, and how far it is."""
+
+    def __init__(
+        self, model: MultiTaskModel, data: Mapping[str, Splits], recipe: Recipe, accelerator: Accelerator,
+        execution: Execution,
+    ) -> None:  # fmt: skip
+        if len(data) > 1 and accelerator.num_processes > 1:
+            raise OptionError("Tasks that share weights are trained by one process; start it without torchrun.")
+        self.model, self.data, self.accelerator, self.execution = model, data, accelerator, execution
+        self.recipes = {task: recipe.of(task) for task in data}
+        self.recipe = recipe if len(data) > 1 else next(iter(self.recipes.values()))
+        self.name = "+".join(data)
+        self.identity = {"task": self.name, "recipe": run_identity(self.recipe, execution)}
+        self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
+        model.to(memory_format=self.layout)
+        self.kinds = {task: _kind(model, task, own) for task, own in self.recipes.items()}
+        self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe), accelerator.scaler
+        self.network = accelerator.prepare(model)
+        self.feed = Turns(data, self.recipes, accelerator, execution.workers)
+
+    def epoch(self, number: int, report: Reporter) -> dict[str, float]:
+        """Train for an epoch; its figures."""
+        torch.manual_seed(seed_of(self.recipe.seed, self.name, number, self.accelerator.process_index))
+        self.network.train()
+        steps = itertools.islice(enumerate(self.feed.epoch(number), number * len(self.feed)), self.execution.max_steps)
+        figures = run_epoch(steps, self.step, functools.partial(report.step, number), self.accelerator)
+        self.model.end_epoch()
+        if len(self.data) > 1 and self.execution.hold_out:
+            figures |= validated(self.model, self.data, self.accelerator)
+        return figures
+
+    def step(self, number: int, task: str, inputs: Tensor, targets: Tensor) -> tuple[float, int, int]:
+        """Step `number` of the training, on a batch of one task: its loss, right answers, answers."""
+        kind, recipe = self.kinds[task], self.recipes[task]
+        set_learning_rates(self.optimizers, self.recipe, number / (self.recipe.epochs * len(self.feed)))
+        outputs = self.network(inputs.to(memory_format=self.layout) if inputs.ndim == 4 else inputs, task)
+        loss = recipe.loss_weight * kind.loss(outputs, targets, recipe)
+        penalty = self.model.penalty(task)
+        self.accelerator.backward(loss if penalty is None else loss + penalty)
+        update(self.optimizers, self.scaler)
+        return loss.item(), *kind.right(outputs.detach(), targets)
+
+    def save(self, file: Path, epochs_done: int, figures: Mapping[str, float]) -> None:
+        """Write all that the rest of the training depends on."""
+        state = {**self.identity, "epochs_done": epochs_done, "figures": dict(figures)}
+        state |= {"scaler": self.scaler.state_dict()} if self.scaler else {}
+        checkpoint.save(file, trained_tensors(self.model, list(self.data)), self.optimizers, state)
+
+    def resume(self, file: Path) -> tuple[int, dict[str, float]]:
+        """Read back what `save` wrote: the epochs that are done, and the figures of the last."""
+        trained = trained_tensors(self.model, list(self.data))
+        saved = checkpoint.load(file, trained, self.optimizers, self.identity)
+        if self.scaler:
+            self.scaler.load_state_dict(saved["scaler"])
+        return saved["epochs_done"], saved["figures"]
 
 
 def validated(model: MultiTaskModel, data: Mapping[str, Splits], accelerator: Accelerator) -> dict[str, float]:
@@ -180,18 +203,6 @@ def _means(*sums: Tensor) -> dict[str, float]:
     return {"loss": loss / seen, **({"accuracy": 100 * right / answers} if answers else {})}
 
 
-def update(optimizers: Sequence[torch.optim.Optimizer], scaler: torch.amp.GradScaler | None = None) -> None:
-    """A step of each optimiser; one scaler serves all, so that all of them undo the scale that the loss was given."""
-    for optimizer in optimizers:
-        if scaler:
-            scaler.step(optimizer)  # none where a gradient has overflowed
-        else:
-            optimizer.step()
-        optimizer.zero_grad()
-    if scaler:
-        scaler.update()
-
-
 def run_identity(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     """What, beside the data and the machine, decides which weights a run ends with; defaults are left out."""
     chosen = {f.name: (getattr(execution, f.name), f.default) for f in dataclasses.fields(Execution)}
@@ -228,43 +239,6 @@ def make_accelerator(
     if tracker:
         accelerator.init_trackers("ftn-zoo")
     return accelerator
-
-
-def build_optimizers(model: MultiTaskModel, tasks: Sequence[str], recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """One optimiser for the increments, if the recipe names one, and one for everything else that is trained."""
-    increments = [p for task in tasks for p in model.increment_parameters(task)] if recipe.increments else []
-    apart = {id(parameter) for parameter in increments}
-    rest = [p for task in tasks for _, p in model.task_parameters(task) if id(p) not in apart]
-    rest += [p for p in model.common_parameters() if id(p) not in {id(q) for q in rest}]
-    groups = [(increments, recipe.increments), (rest, recipe.rest)]
-    return [_optimizer(parameters, config) for parameters, config in groups if parameters and config]
-
-
-def _optimizer(parameters: list[nn.Parameter], config: Optimizer) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.name == "sgd":
-        options |= {"momentum": config.momentum, "nesterov": config.nesterov}
-    optimizer: torch.optim.Optimizer = OPTIMIZERS[config.name](parameters, **options)
-    return optimizer
-
-
-def set_learning_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, progress: float) -> None:
-    """The schedule, as a function of the share of all steps that is done; so a resumed run needs no scheduler state."""
-    configs = [recipe.increments, recipe.rest] if len(optimizers) == 2 else [recipe.rest]
-    for optimizer, config in zip(optimizers, configs, strict=True):
-        assert config is not None
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * schedule(recipe, progress)
-
-
-def schedule(recipe: Recipe, progress: float) -> float:
-    """The factor on the learning rates when a share `progress` of all steps is done."""
-    if progress < recipe.warmup:
-        return progress / recipe.warmup
-    after = (progress - recipe.warmup) / (1 - recipe.warmup)
-    if recipe.schedule == "cosine":
-        return (1 + math.cos(math.pi * after)) / 2
-    return float((1 - after) ** recipe.power) if recipe.schedule == "polynomial" else 1.0
 
 
 @contextlib.contextmanager
