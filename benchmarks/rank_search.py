@@ -14,7 +14,7 @@ import click
 from record import save
 
 from zoo.catalog.registry import default_registry
-from zoo.ranks import search
+from zoo.search.ranks import search
 from zoo.training.runs import RunOptions
 
 NAME = "resnet20-ftn-r16-shapes"

@@ -21,7 +21,7 @@ from papers_report import papers_section
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import default_registry
 from zoo.drawing.plots import accuracy_by_parameters
-from zoo.ranks import family
+from zoo.search.ranks import family
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

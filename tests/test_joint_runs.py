@@ -15,7 +15,6 @@ from zoo.export import run, session
 
 import zoo
 from tests.datasets import joint_layouts
-from zoo import patterns
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry, default_registry, register
 from zoo.catalog.store import SHARED
@@ -25,6 +24,7 @@ from zoo.deployment import latencies
 from zoo.errors import OptionError
 from zoo.joint import JointModel
 from zoo.joint.trmtl import TRMTL
+from zoo.search import patterns
 from zoo.storage import tensors
 from zoo.training import runs
 from zoo.training.runs import RunOptions, train_entry

@@ -161,7 +161,7 @@ def search_sharing(
     registry: Registry, /, name: str, strategy: str, threshold: float, out: Path, as_json: bool, **options: Any
 ) -> None:
     """Find out which cores the tasks of NAME should share, on held-out training images; then train that pattern."""
-    from zoo import patterns
+    from zoo.search import patterns
     from zoo.training import runs
 
     narrate()
@@ -179,7 +179,7 @@ def search_sharing(
 def _search_ranks(
     entry: Entry, registry: Registry, tasks: list[str], out: Path | None, settings: Any, margin: float
 ) -> None:
-    from zoo import ranks
+    from zoo.search import ranks
     from zoo.storage import resources
 
     name = entry.name.replace(f"-r{entry.method.get('rank')}-", "-auto-")

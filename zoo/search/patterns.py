@@ -81,33 +81,58 @@ def search(
         raise OptionError(f"The strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}.")
     if len({entry.metric(task) for task in entry.tasks}) > 1:
         raise OptionError(f"The tasks of {entry.name} are measured in several units, so patterns have no mean figure.")
-    able, tried, differences = shareable(entry, registry), {}, {}
-    trial = replace(options, hold_out=HELD_OUT, resume=True)
-
-    def validated(pattern: Pattern) -> float:
-        name = short(pattern)
-        if name not in tried:
-            files = train_entry(_with(entry, pattern), registry, entry.tasks, out / "tried" / name, trial)
-            figures = [float(read(files[task])[1]["metrics"][entry.metric(task).name]) for task in entry.tasks]
-            tried[name] = statistics.mean(figures)
-            log.info("%s: %.2f on held-out images", name, tried[name])
-        return tried[name]
-
+    able, trials = shareable(entry, registry), _Trials(entry, registry, out, options)
+    differences: dict[tuple[int, int], float] = {}
     if strategy == "similarity":
-        none: Pattern = [[] for _ in able]
-        validated(none)
-        files = {task: out / "tried" / short(none) / f"{task}.safetensors" for task in entry.tasks}
-        model = load_adapters(_with(entry, none), registry, files)
-        assert isinstance(model, JointModel)
-        recipe = recipe_of(entry.recipe, options)
-        data = {task: given(splits_of(entry, task, options), task, recipe, trial) for task in entry.tasks}
-        differences = reactions(model, data, recipe, able)
+        differences = reactions(*trials.unshared(able), able)
         pattern = [[place for place in places if differences[number, place] <= threshold]
                    for number, places in enumerate(able, 1)]  # fmt: skip
-        validated(pattern)
+        trials.validated(pattern)
     else:
-        pattern = greedy(able, validated, entry.metric(entry.tasks[0]).higher_is_better, strategy == "bottom-heavy")
-    return Found(pattern, tried, _trained(entry, registry, out, options, pattern), differences)
+        rising = entry.metric(entry.tasks[0]).higher_is_better
+        pattern = greedy(able, trials.validated, rising, strategy == "bottom-heavy")
+    return Found(pattern, trials.figures, _trained(entry, registry, out, options, pattern), differences)
+
+
+class _Trials:
+    """The patterns that a search has tried, each trained once, with images held out.
+
+    Attributes:
+        figures: the mean figure of all tasks on the held-out images, by the pattern's short form.
+    """
+
+    def __init__(self, entry: Entry, registry: Registry, out: Path, options: RunOptions) -> None:
+        self.entry, self.registry, self.folder = entry, registry, out / "tried"
+        self.options = replace(options, hold_out=HELD_OUT, resume=True)
+        self.figures: dict[str, float] = {}
+
+    def validated(self, pattern: Pattern) -> float:
+        """How good a pattern is on the held-out images."""
+        name = short(pattern)
+        if name not in self.figures:
+            files = train_entry(
+                _with(self.entry, pattern), self.registry, self.entry.tasks, self.folder / name, self.options
+            )
+            metrics = {task: read(file)[1]["metrics"] for task, file in files.items()}
+            self.figures[name] = statistics.mean(
+                float(found[self.entry.metric(task).name]) for task, found in metrics.items()
+            )
+            log.info("%s: %.2f on held-out images", name, self.figures[name])
+        return self.figures[name]
+
+    def unshared(self, able: Pattern) -> tuple[JointModel, dict[str, Splits], Recipe]:
+        """The model that shares nothing, trained; what it was trained and held out on; and by which recipe."""
+        none: Pattern = [[] for _ in able]
+        self.validated(none)
+        files = {task: self.folder / short(none) / f"{task}.safetensors" for task in self.entry.tasks}
+        model = load_adapters(_with(self.entry, none), self.registry, files)
+        assert isinstance(model, JointModel)
+        recipe = recipe_of(self.entry.recipe, self.options)
+        data = {
+            task: given(splits_of(self.entry, task, self.options), task, recipe, self.options)
+            for task in self.entry.tasks
+        }
+        return model, data, recipe
 
 
 def shareable(entry: Entry, registry: Registry) -> Pattern:

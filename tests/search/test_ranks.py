@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 import zoo
-from zoo import ranks
 from zoo.catalog.entry import Entry
 from zoo.catalog.recipe import recipe_file
 from zoo.catalog.registry import Registry, default_registry
 from zoo.cli import main
 from zoo.drawing.plots import accuracy_by_rank
 from zoo.errors import OptionError
+from zoo.search import ranks
 from zoo.storage.tensors import read
 
 
