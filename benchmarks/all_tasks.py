@@ -18,7 +18,7 @@ from record import save
 import zoo
 from zoo.models.adapted import TaskModel
 from zoo.report import show
-from zoo.timing import interleaved, medians, ratio
+from zoo.verification.timing import interleaved, medians, ratio
 
 CASES = {  # entry: batches
     "resnet20-ftn-r8-rooms": (1, 4, 16),

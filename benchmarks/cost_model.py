@@ -16,7 +16,7 @@ from zoo.increments.cp import CP, cheaper_route
 from zoo.models.layers import AdaptedConv2d
 from zoo.models.placement import Placement
 from zoo.models.selection import Selection
-from zoo.timing import interleaved, medians
+from zoo.verification.timing import interleaved, medians
 
 CASES = [("resnet18", 20), ("resnet34", 40), ("resnet50", 50)]
 

@@ -23,8 +23,8 @@ from record import save
 import zoo
 from zoo.report import show
 from zoo.storage.tensors import read
-from zoo.timing import interleaved, medians, ratio
 from zoo.training.optimizers import update
+from zoo.verification.timing import interleaved, medians, ratio
 
 SETTINGS = {  # the flags of `zoo train`
     "float32, channels-last (default)": [],

@@ -28,8 +28,8 @@ from zoo.catalog.recipe import load_recipe
 from zoo.catalog.task import IMAGENET_MEAN, IMAGENET_STD
 from zoo.datasets import Images, Transformed, get_benchmark
 from zoo.report import show
-from zoo.timing import interleaved, medians, ratio
 from zoo.training.batches import augmentations
+from zoo.verification.timing import interleaved, medians, ratio
 
 COUNT, BATCH = 64, 32
 

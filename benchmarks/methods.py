@@ -22,9 +22,9 @@ from record import save
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import default_registry
 from zoo.catalog.store import SHARED
-from zoo.comparison import compare
 from zoo.report import show
 from zoo.storage.tensors import read
+from zoo.verification.comparison import compare
 
 SOURCE = "real"  # the domain that the backbones were trained on
 

@@ -23,7 +23,7 @@ from zoo.report import show
 from zoo.ring import RingLayer, TRLinear
 from zoo.ring.layers import chosen_modes
 from zoo.ring.routes import cheaper_route
-from zoo.timing import interleaved, medians, ratio
+from zoo.verification.timing import interleaved, medians, ratio
 
 CASES = [  # network, layer, the batch's form without its first dimension, ranks
     ("mnist_mlp", "fc1", (784,), (5, 15)),

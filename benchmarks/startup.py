@@ -12,7 +12,7 @@ import click
 from record import save
 
 from zoo.report import show
-from zoo.timing import interleaved, medians, ratio
+from zoo.verification.timing import interleaved, medians, ratio
 
 COMMANDS = {
     "import click, yaml, rich": [sys.executable, "-c", "import click, yaml, rich"],

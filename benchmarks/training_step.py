@@ -20,7 +20,7 @@ from zoo.catalog.task import Task
 from zoo.increments import get_method
 from zoo.models.adapted import TaskModel
 from zoo.models.placement import Placement
-from zoo.timing import interleaved, medians, ratio
+from zoo.verification.timing import interleaved, medians, ratio
 
 CASES = [("resnet18", 20), ("resnet34", 40), ("resnet50", 50)]
 CLASSES = 100

@@ -16,7 +16,7 @@ from torch import nn
 from training_step import CLASSES, step
 
 import zoo
-from zoo.timing import interleaved, medians, ratio
+from zoo.verification.timing import interleaved, medians, ratio
 
 PEERS = {"ftn_qv": "qkv", "lora": "qkv", "ftn_o": "proj"}  # of each method, the layers of every attention
 

@@ -19,8 +19,8 @@ from zoo.backbones import build
 from zoo.catalog.registry import default_registry
 from zoo.datasets import get_benchmark
 from zoo.report import show
-from zoo.timing import interleaved, ratio
 from zoo.training.evaluation import measure
+from zoo.verification.timing import interleaved, ratio
 
 NAME = "resnet20-ftn-r8-shapes"
 OUT = Path("demo-output")

@@ -20,7 +20,7 @@ from zoo.datasets.twins.shapes import render
 from zoo.errors import DataError
 from zoo.storage import resources
 from zoo.storage.tensors import read
-from zoo.verification import evaluate
+from zoo.verification.claims import evaluate
 
 NAME = "resnet20-ftn-r8-shapes"
 

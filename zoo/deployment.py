@@ -25,7 +25,7 @@ from zoo.loader import load, load_adapters, plain_network
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import sha256
 from zoo.storage.tensors import read
-from zoo.timing import interleaved, medians, ratio
+from zoo.verification.timing import interleaved, medians, ratio
 
 log = logging.getLogger(__name__)
 REAL_IMAGES = 16  # test images per task that a graph is compared on

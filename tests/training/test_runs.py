@@ -101,19 +101,6 @@ def test_two_processes_end_where_one_does(quick: Path, tmp_path: Path) -> None:
         assert len(list(two.iterdir())) == 2
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "zoo/resnet20@shapes",
-        *(f"resnet20-{m}-shapes" for m in ("features", "bn", "ftn-r1", "finetune", "series", "parallel_svd")),
-    ],
-)
-def test_the_registrys_accuracy_is_measured_again(name: str) -> None:
-    out = zoo("verify", name)
-    assert "accuracy" in out
-    assert " no " not in out
-
-
 def test_the_package_runs_as_a_module() -> None:
     out = subprocess.run([sys.executable, "-m", "zoo", "--version"], check=True, capture_output=True, text=True).stdout
     assert out.startswith("zoo, version ")

@@ -97,7 +97,7 @@ def download(registry: Registry, name: str) -> None:
 @click.pass_obj
 def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out: Path | None, as_json: bool) -> None:
     """Compare the models that match PATTERN on their tasks: accuracy, parameters, size, speed."""
-    from zoo.comparison import compare as measure
+    from zoo.verification.comparison import compare as measure
 
     entries = registry.entries(pattern)
     if not entries:

@@ -41,7 +41,7 @@ def evaluate(
 ) -> None:
     """Measure how well a model does its tasks on their test images: a classifier's top-1 accuracy, for example."""
     from zoo.loader import load
-    from zoo.verification import evaluate as measure
+    from zoo.verification.claims import evaluate as measure
 
     narrate()
     entry, model = registry.entry(name), load(name, task=task, weights=weights, registry=registry)
@@ -86,19 +86,19 @@ def _score(entry: Entry, registry: Registry, figures: dict[str, float]) -> dict[
 @click.pass_obj
 def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None, as_json: bool) -> None:
     """Check a model's files, parameters and accuracy against the registry; exit 1 on a difference."""
-    from zoo import verification
     from zoo.training.runs import RunOptions
+    from zoo.verification import claims
 
     narrate()
     if known := registry.backbone(name):
         if retrain:
             raise OptionError(f"--retrain is for entries; `zoo train {name} --out DIR` runs a backbone's recipe again.")
-        checks = verification.verify_backbone(known)
+        checks = claims.verify_backbone(known)
     else:
         entry = registry.entry(name)
-        checks = verification.verify(entry, registry, data_root) if entry.weights or not retrain else []
+        checks = claims.verify(entry, registry, data_root) if entry.weights or not retrain else []
     if retrain:
-        checks += verification.retrain(entry, registry, RunOptions(data_root=data_root))
+        checks += claims.retrain(entry, registry, RunOptions(data_root=data_root))
     show([{"task": c.task, "check": c.what, "passed": c.passed, "detail": c.detail} for c in checks], as_json)
     failed = [check for check in checks if not check.passed]
     if failed:

@@ -59,7 +59,7 @@ def accuracy_by_parameters(
     """Draw the mean accuracy against the parameters per task, a point per model, as `<stem>.png` and `<stem>.svg`.
 
     Args:
-        rows: of `zoo.comparison.compare`; those without a mean are left out.
+        rows: of `zoo.verification.comparison.compare`; those without a mean are left out.
         metric: what the mean is of.
 
     Raises:

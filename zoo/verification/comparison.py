@@ -13,8 +13,8 @@ from zoo.catalog.registry import Registry
 from zoo.errors import OptionError
 from zoo.loader import load
 from zoo.models.multitask import MultiTaskModel
-from zoo.timing import interleaved, medians
 from zoo.training.optimizers import update
+from zoo.verification.timing import interleaved, medians
 
 BATCH = 32
 
