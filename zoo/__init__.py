@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from zoo.catalog.registry import register as register
     from zoo.catalog.task import Preprocessing as Preprocessing
     from zoo.catalog.task import Task as Task
+    from zoo.deployment.interchange import load_peft as load_peft
+    from zoo.deployment.interchange import save_peft as save_peft
     from zoo.errors import ZooError as ZooError
-    from zoo.interchange import load_peft as load_peft
-    from zoo.interchange import save_peft as save_peft
     from zoo.loader import adapt as adapt
     from zoo.loader import load as load
     from zoo.models.adapted import TaskModel as TaskModel
@@ -28,9 +28,9 @@ _HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need n
     "adapt": "zoo.loader",
     "list_models": "zoo.catalog.registry",
     "load": "zoo.loader",
-    "load_peft": "zoo.interchange",
+    "load_peft": "zoo.deployment.interchange",
     "register": "zoo.catalog.registry",
-    "save_peft": "zoo.interchange",
+    "save_peft": "zoo.deployment.interchange",
 }
 __all__ = [
     "Preprocessing", "Task", "TaskModel", "ZooError", "adapt", "export", "list_models", "load", "load_peft", "register",

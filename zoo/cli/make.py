@@ -120,7 +120,8 @@ def convert(
     registry: Registry, source: str, task: str | None, backbone: str | None, own_name: str | None, out: Path
 ) -> None:
     """Write the model SOURCE as a LoRA checkpoint of PEFT's; with --backbone, read the one in the folder SOURCE."""
-    from zoo import interchange, loader
+    from zoo import loader
+    from zoo.deployment import interchange
 
     if backbone:
         name = own_name or Path(source).resolve().name

@@ -124,14 +124,14 @@ def export(
     provider: str, weights: str, data_root: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write one ONNX graph per task, each compared with its source; exit 1 where they differ."""
-    from zoo import deployment
+    from zoo.deployment.entries import export_entry
 
     narrate()
     entry = registry.entry(name)
     chosen = [entry.known_task(task) for task in tasks]
     if bool(chosen) == all_tasks:
         raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")
-    made = deployment.export_entry(
+    made = export_entry(
         entry, registry, chosen or list(entry.tasks), out, data_root=data_root, weights=weights,
         preprocess=preprocess, half=half, provider=provider,
     )  # fmt: skip
@@ -164,7 +164,7 @@ def predict(
     as_json: bool,
 ) -> None:
     """Tell what a model's tasks see in IMAGES: the most probable classes, or, of dense tasks, pictures."""
-    from zoo.deployment import classify
+    from zoo.deployment.entries import classify
     from zoo.loader import load
 
     narrate()
@@ -215,6 +215,6 @@ def _draw(model: MultiTaskModel, images: Sequence[Path], out: Path, skip_unreada
 @click.pass_obj
 def bench(registry: Registry, name: str, task: str | None, batch: int, rounds: int, as_json: bool) -> None:
     """Time a model fused, unfused and in ONNX Runtime against its plain backbone, in turn in one process."""
-    from zoo.deployment import latencies
+    from zoo.deployment.entries import latencies
 
     show(latencies(registry.entry(name), registry, task, batch, rounds), as_json)

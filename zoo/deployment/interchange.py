@@ -1,15 +1,9 @@
-"""LoRA checkpoints of Hugging Face PEFT, to and from.
-
-PEFT writes a folder: adapter_config.json, and adapter_model.safetensors with the factors of each layer and the modules
-that were trained whole.
-"""
+"""LoRA checkpoints of Hugging Face PEFT, to and from."""
 
 from __future__ import annotations
 
 import copy
 import json
-import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +15,7 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry, default_registry
 from zoo.catalog.store import with_files
 from zoo.catalog.task import Preprocessing, Task
+from zoo.deployment.peft_files import CONFIG, PREFIX, WEIGHTS, read_config, scaling, sort_tensors
 from zoo.errors import OptionError, WeightsError
 from zoo.increments import Increment, get_method
 from zoo.loader import pretrained_network
@@ -30,16 +25,6 @@ from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import NORMS, Placement
 from zoo.storage.files import atomic_path
 from zoo.storage.tensors import read, write
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-HARMLESS = {  # settings of PEFT's that are acted on, or that do not change what a trained checkpoint computes
-    "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
-    "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout", "target_modules",
-    "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "init_lora_weights", "eva_config",
-    "megatron_core", "qalora_group_size", "ensure_weight_tying",
-}  # fmt: skip
-INITIAL = (True, False, "gaussian", "eva", "orthogonal")  # ways to begin that leave the backbone's weights alone
 
 
 def load_peft(
@@ -58,13 +43,13 @@ def load_peft(
         OptionError: the checkpoint does something that `lora` cannot; nothing is converted in part.
     """
     registry = registry or default_registry()
-    config, (tensors, header) = _read_config(Path(folder)), read(Path(folder) / WEIGHTS)
-    pairs, saved = _sorted(tensors)
+    config, (tensors, header) = read_config(Path(folder)), read(Path(folder) / WEIGHTS)
+    pairs, saved = sort_tensors(tensors)
     whole = {name.rpartition(".")[0] for name in saved}
     network = backbone if isinstance(backbone, nn.Module) else pretrained_network(backbone, registry, whole)
     _check_layers(network, pairs)
     changes = {
-        path: (_scaling(config, path, len(down)) * up.flatten(1), down.flatten(1)) for path, (down, up) in pairs.items()
+        path: (scaling(config, path, len(down)) * up.flatten(1), down.flatten(1)) for path, (down, up) in pairs.items()
     }
     head = _head(network)
     model = _model_like(network, head, changes, whole)
@@ -112,22 +97,32 @@ def save_peft(model: MultiTaskModel, task: str, folder: str | Path, base_model: 
         raise OptionError(f"The method {model.method.name!r} adapts no layer, so there is nothing for LoRA to hold.")
     _check_endings(model.backbone, whole)
     rank = max(len(down) for _, down in pairs.values())
+    tensors = _peft_factors(model, pairs, rank)
+    tensors |= {n: t for n, t in model.task_tensors(task).items() if n.startswith(tuple(f"{path}." for path in whole))}
+    header = {"task": {"classes": list(known.classes), "preprocessing": vars(known.preprocessing)}}
+    write(folder / WEIGHTS, {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()}, header)
+    config = {
+        "peft_type": "LORA", "task_type": None, "base_model_name_or_path": base_model, "inference_mode": True,
+        "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none",
+        "target_modules": sorted(pairs), "modules_to_save": whole,
+    }  # fmt: skip
+    with atomic_path(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _peft_factors(model: TaskModel, pairs: Mapping[str, tuple[Tensor, Tensor]], rank: int) -> dict[str, Tensor]:
+    """The layers' factors under PEFT's names and in PEFT's shapes, all of one rank.
+
+    Args:
+        pairs: ΔW of each layer as (up, down).
+    """
     tensors = {}
     for path, (up, down) in pairs.items():
         weight = model.backbone.get_submodule(path).get_parameter("weight")
         a, b = _filled(down, up, rank)
         tensors[f"{path}.lora_A.weight"] = a.view(rank, *weight.shape[1:])
         tensors[f"{path}.lora_B.weight"] = b.view(*b.shape, *[1] * (weight.ndim - 2))
-    tensors |= {n: t for n, t in model.task_tensors(task).items() if n.startswith(tuple(f"{path}." for path in whole))}
-    config = {
-        "peft_type": "LORA", "task_type": None, "base_model_name_or_path": base_model, "inference_mode": True,
-        "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": sorted(pairs), "modules_to_save": whole,
-    }  # fmt: skip
-    header = {"task": {"classes": list(known.classes), "preprocessing": vars(known.preprocessing)}}
-    write(folder / WEIGHTS, {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()}, header)
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return tensors
 
 
 def converted_entry(folder: Path, backbone: str, registry: Registry, out: Path, name: str, task: str) -> Entry:
@@ -153,50 +148,6 @@ def converted_entry(folder: Path, backbone: str, registry: Registry, out: Path, 
     own.update(entry)
     own.write(out / "registry.yaml")
     return entry
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """PEFT's settings, of which none is beyond `lora`."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("it holds no settings by name")
-    except FileNotFoundError:
-        raise WeightsError(f"There is no {folder / CONFIG}; a PEFT checkpoint is a folder with one.") from None
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / CONFIG} does not read ({error}). Save the adapter again.") from error
-    if config.get("peft_type") != "LORA":
-        raise OptionError(f"{folder / CONFIG} is no LoRA checkpoint: its peft_type is {config.get('peft_type')!r}.")
-    odd = {
-        key: value
-        for key, value in config.items()
-        if key not in HARMLESS and value and (key, value) != ("bias", "none")
-    }
-    if config.get("init_lora_weights", True) not in INITIAL:  # PiSSA and others take their start off the backbone
-        odd["init_lora_weights"] = config["init_lora_weights"]
-    if odd:
-        settings = ", ".join(f"{key}={value!r}" for key, value in odd.items())
-        raise OptionError(f"{folder} was trained with {settings}, which has no counterpart in the zoo's LoRA.")
-    return config
-
-
-def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
-    """The factors (A, B) by layer, and the tensors of modules that were trained whole."""
-    found: dict[str, dict[str, Tensor]] = {}
-    saved = {}
-    for key, tensor in tensors.items():
-        name = key.removeprefix(PREFIX)
-        if match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
-            found.setdefault(match[1], {})[match[2]] = tensor.float()
-        elif "lora_" in name:
-            raise OptionError(f"The checkpoint holds {key}, which has no counterpart in the zoo's LoRA.")
-        else:
-            saved[name] = tensor
-    if odd := [path for path, pair in found.items() if len(pair) < 2]:
-        raise WeightsError(f"The checkpoint holds one factor of {odd[0]} alone. Save the adapter again.")
-    if not found:
-        raise WeightsError("The checkpoint holds no LoRA factors. Save the adapter again.")
-    return {path: (pair["A"], pair["B"]) for path, pair in found.items()}, saved
 
 
 def _check_layers(network: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -264,19 +215,6 @@ def _task(name: str, header: Mapping[str, Any], classes: int, network: nn.Module
         return Task(name, tuple(known["classes"]), Preprocessing.from_data(known["preprocessing"]))
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"The checkpoint's header is damaged: {error!r}. Save the adapter again.") from error
-
-
-def _scaling(config: Mapping[str, Any], path: str, rank: int) -> float:
-    """What PEFT multiplies the product of a layer's factors by: α/R, or α/√R where it is rank-stabilised."""
-    try:
-        alphas = (config.get("alpha_pattern") or {}).items()
-        fitting = (alpha for pattern, alpha in alphas if re.match(rf"(.*\.)?({pattern})$", path))
-        alpha = float(next(fitting, config.get("lora_alpha", 8)))
-    except (AttributeError, TypeError, ValueError, re.error) as error:
-        raise WeightsError(f"{CONFIG} has a damaged lora_alpha or alpha_pattern: {error}.") from error
-    if not math.isfinite(alpha):
-        raise WeightsError(f"{CONFIG} has a damaged lora_alpha: {alpha}.")
-    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _filled(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,8 @@ import zoo
 from tests.conftest import SmallNet, disturb
 from zoo.catalog.registry import Registry, default_registry
 from zoo.cli import main
+from zoo.deployment.interchange import CONFIG, WEIGHTS, load_peft, save_peft
 from zoo.errors import OptionError, WeightsError
-from zoo.interchange import CONFIG, WEIGHTS, load_peft, save_peft
 from zoo.storage import tensors
 
 SMALL = {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3}
