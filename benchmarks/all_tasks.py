@@ -16,8 +16,8 @@ import torch
 from record import save
 
 import zoo
+from zoo.cli.tables import show
 from zoo.models.adapted import TaskModel
-from zoo.report import show
 from zoo.verification.timing import interleaved, medians, ratio
 
 CASES = {  # entry: batches

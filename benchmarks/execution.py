@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from record import save
 
 import zoo
-from zoo.report import show
+from zoo.cli.tables import show
 from zoo.storage.tensors import read
 from zoo.training.optimizers import update
 from zoo.verification.timing import interleaved, medians, ratio

@@ -26,8 +26,8 @@ from torchvision.transforms import v2
 import zoo
 from zoo.catalog.recipe import load_recipe
 from zoo.catalog.task import IMAGENET_MEAN, IMAGENET_STD
+from zoo.cli.tables import show
 from zoo.datasets import Images, Transformed, get_benchmark
-from zoo.report import show
 from zoo.training.batches import augmentations
 from zoo.verification.timing import interleaved, medians, ratio
 

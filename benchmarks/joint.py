@@ -24,8 +24,8 @@ from record import save
 from zoo.catalog.entry import Entry
 from zoo.catalog.recipe import recipe_file
 from zoo.catalog.registry import default_registry
+from zoo.cli.tables import show
 from zoo.loader import counted_parameters
-from zoo.report import show
 from zoo.storage.tensors import read
 from zoo.training.runs import RunOptions, train_entry
 

@@ -11,8 +11,8 @@ import click
 from record import save
 
 from zoo.catalog.registry import default_registry
+from zoo.cli.tables import show
 from zoo.deployment.entries import latencies
-from zoo.report import show
 
 CASES = [("resnet20-ftn-r8-shapes", 64), ("resnet34-ftn-r40-domainnet", 4), ("resnet50-ftn-r50-sketch", 4)]
 

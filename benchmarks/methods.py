@@ -22,7 +22,7 @@ from record import save
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import default_registry
 from zoo.catalog.store import SHARED
-from zoo.report import show
+from zoo.cli.tables import show
 from zoo.storage.tensors import read
 from zoo.verification.comparison import compare
 

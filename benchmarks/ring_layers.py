@@ -18,8 +18,8 @@ import torch
 from record import save
 from torch import Tensor
 
+from zoo.cli.tables import show
 from zoo.joint.tables import network
-from zoo.report import show
 from zoo.ring import RingLayer, TRLinear
 from zoo.ring.layers import chosen_modes
 from zoo.ring.routes import cheaper_route

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from record import save
 
-from zoo.report import show
+from zoo.cli.tables import show
 from zoo.verification.timing import interleaved, medians, ratio
 
 COMMANDS = {

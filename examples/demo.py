@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import zoo
 from zoo.backbones import build
 from zoo.catalog.registry import default_registry
+from zoo.cli.tables import show
 from zoo.datasets import get_benchmark
-from zoo.report import show
 from zoo.training.evaluation import measure
 from zoo.verification.timing import interleaved, ratio
 

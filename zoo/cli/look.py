@@ -10,8 +10,8 @@ import click
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.cli.base import COUNT, FILE, as_json, data_root, main
+from zoo.cli.tables import show, show_one
 from zoo.errors import CheckFailed, OptionError
-from zoo.report import show, show_one
 
 
 @main.command("ls")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.cli.base import COUNT, FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
+from zoo.cli.tables import show
 from zoo.errors import OptionError
-from zoo.report import show
+from zoo.storage import resources
+
+if TYPE_CHECKING:
+    from zoo.training.runs import RunOptions
 
 
 @main.command()
@@ -46,8 +50,7 @@ def train(
     own_name: str | None, method: str | None, rank: str | None, margin: float | None, out: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
-    from zoo.storage import resources
-    from zoo.training import domains, runs
+    from zoo.training import runs
 
     narrate()
     click.get_current_context().call_on_close(runs.end_processes)
@@ -59,13 +62,7 @@ def train(
             raise OptionError(
                 "For domains of your own give --backbone, --data and --out; no NAME, --task or --data-root."
             )
-        if rank and not rank.isdecimal():
-            raise OptionError(f"With --backbone, --rank is a whole number, not {rank!r}.")
-        spec = {"name": method or "ftn"} | ({"rank": int(rank)} if rank else {})
-        entry, file = domains.train_own(backbone, data, spec, out, registry, settings, own_name or "")
-        if entry.measured:
-            show([{"task": task, "accuracy %": value} for task, value in entry.measured.items()])
-            click.echo(f"Wrote {entry.name}. Use it with: zoo --registry {file} eval {entry.name}")
+        _train_own(registry, backbone, data, out, method or "ftn", rank, own_name or "", settings)
         return
     if own_name or method or rank not in (None, "auto"):
         raise OptionError("--name, --method and --rank N belong to --backbone; an entry of the zoo has its own.")
@@ -74,8 +71,7 @@ def train(
     if known := registry.backbone(name):
         from zoo.catalog.store import stored_backbone
 
-        file = out / "backbone.safetensors" if out else stored_backbone(name)
-        click.echo(runs.train_backbone(known, file, settings))
+        click.echo(runs.train_backbone(known, out / "backbone.safetensors" if out else stored_backbone(name), settings))
         return
     entry = registry.entry(name)
     chosen = [entry.known_task(task) for task in tasks] or list(entry.tasks)
@@ -84,6 +80,22 @@ def train(
         return
     for path in runs.train_entry(entry, registry, chosen, out or resources.store_dir() / name, settings).values():
         click.echo(path)
+
+
+def _train_own(
+    registry: Registry, backbone: str, data: Path, out: Path, method: str, rank: str | None, name: str,
+    settings: RunOptions,
+) -> None:  # fmt: skip
+    """Train adapters for the user's own domains, and tell how they are used."""
+    from zoo.training.domains import train_own
+
+    if rank and not rank.isdecimal():
+        raise OptionError(f"With --backbone, --rank is a whole number, not {rank!r}.")
+    spec = {"name": method} | ({"rank": int(rank)} if rank else {})
+    entry, file = train_own(backbone, data, spec, out, registry, settings, name)
+    if entry.measured:
+        show([{"task": task, "accuracy %": value} for task, value in entry.measured.items()])
+        click.echo(f"Wrote {entry.name}. Use it with: zoo --registry {file} eval {entry.name}")
 
 
 @main.command()
@@ -178,10 +190,9 @@ def search_sharing(
 
 
 def _search_ranks(
-    entry: Entry, registry: Registry, tasks: list[str], out: Path | None, settings: Any, margin: float
+    entry: Entry, registry: Registry, tasks: list[str], out: Path | None, settings: RunOptions, margin: float
 ) -> None:
     from zoo.search import ranks
-    from zoo.storage import resources
 
     name = entry.name.replace(f"-r{entry.method.get('rank')}-", "-auto-")
     folder = out or resources.store_dir() / (name if name != entry.name else f"{name}-auto")
@@ -216,7 +227,6 @@ def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool) -> None
     For maintainers of a checkout of the zoo: files go to zoo/weights/, and registry.yaml gets their hashes, sizes
     and measured accuracy.
     """
-    from zoo.storage import resources
     from zoo.training import publishing
 
     registry = Registry.read(resources.registry_file())

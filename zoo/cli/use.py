@@ -13,8 +13,8 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.score import decathlon_score, scale
 from zoo.catalog.task import is_dense
 from zoo.cli.base import FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
+from zoo.cli.tables import show
 from zoo.errors import CheckFailed, DataError, OptionError
-from zoo.report import show
 
 if TYPE_CHECKING:
     from zoo.models.multitask import MultiTaskModel
