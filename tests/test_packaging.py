@@ -71,7 +71,7 @@ def test_public_names() -> None:
 def test_quick_commands_import_no_torch(command: list[str], tmp_path: Path) -> None:
     code = f"""
 import sys
-from zoo.cli import main
+from zoo.cli.base import main
 main({command!r}, standalone_mode=False)
 print("torch" in sys.modules, "numpy" in sys.modules)
 """

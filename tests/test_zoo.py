@@ -18,7 +18,7 @@ from tests.datasets import layouts
 from zoo.backbones.lookup import architecture
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry, default_registry
-from zoo.cli import main
+from zoo.cli.base import main
 from zoo.datasets import get_benchmark
 from zoo.storage import tensors
 from zoo.storage.files import WeightsFile, sha256

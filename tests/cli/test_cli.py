@@ -15,7 +15,7 @@ import zoo as package
 from tests.conftest import equal, write_images
 from zoo.backbones import build
 from zoo.catalog.entry import Entry
-from zoo.cli import main
+from zoo.cli.base import main
 from zoo.datasets.twins.shapes import render
 from zoo.errors import DataError
 from zoo.storage import resources

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from tests.datasets import layouts
 from zoo.catalog.registry import default_registry
-from zoo.cli import main
+from zoo.cli.base import main
 from zoo.datasets import BENCHMARKS, get_benchmark
 from zoo.datasets.base import PublishedBenchmark
 from zoo.datasets.decathlon import Decathlon

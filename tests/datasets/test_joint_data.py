@@ -19,7 +19,7 @@ from torch import Tensor
 from tests.datasets import joint_layouts, layouts
 from zoo.catalog.recipe import Optimizer, Recipe
 from zoo.catalog.task import Preprocessing, Task
-from zoo.cli import main
+from zoo.cli.base import main
 from zoo.datasets import Images, Splits, get_benchmark, some_of
 from zoo.datasets.twins import clips, digits
 from zoo.datasets.twins.shapes import CLASSES, render

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import zoo
 from tests.conftest import SmallNet, disturb
 from zoo.catalog.registry import Registry, default_registry
-from zoo.cli import main
+from zoo.cli.base import main
 from zoo.deployment.interchange import CONFIG, WEIGHTS, load_peft, save_peft
 from zoo.errors import OptionError, WeightsError
 from zoo.storage import tensors

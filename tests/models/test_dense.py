@@ -23,7 +23,7 @@ from zoo.backbones.deeplab import deeplab, deeplab_resnet20
 from zoo.catalog import recipe
 from zoo.catalog.registry import default_registry
 from zoo.catalog.task import METRICS, Preprocessing, Task
-from zoo.cli import main
+from zoo.cli.base import main
 from zoo.datasets import get_benchmark, open_image
 from zoo.datasets.twins import rooms
 from zoo.errors import ConfigError, DataError, OptionError, UnknownNameError, WeightsError

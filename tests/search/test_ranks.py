@@ -13,7 +13,7 @@ import zoo
 from zoo.catalog.entry import Entry
 from zoo.catalog.recipe import recipe_file
 from zoo.catalog.registry import Registry, default_registry
-from zoo.cli import main
+from zoo.cli.base import main
 from zoo.drawing.plots import accuracy_by_rank
 from zoo.errors import OptionError
 from zoo.search import ranks

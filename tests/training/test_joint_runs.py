@@ -18,7 +18,7 @@ from tests.datasets import joint_layouts
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry, default_registry, register
 from zoo.catalog.store import SHARED
-from zoo.cli import main
+from zoo.cli.base import main
 from zoo.datasets import get_benchmark
 from zoo.deployment.entries import latencies
 from zoo.errors import OptionError

@@ -16,7 +16,7 @@ from tests.conftest import equal
 from zoo.catalog.recipe import recipe_file
 from zoo.catalog.registry import Registry, default_registry
 from zoo.catalog.store import SHARED
-from zoo.cli import main
+from zoo.cli.base import main
 from zoo.storage import resources
 from zoo.storage.tensors import read
 

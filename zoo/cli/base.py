@@ -1,7 +1,12 @@
-"""The group of commands, and what its commands share."""
+"""The group of commands, and what its commands share.
+
+A command's file is imported when the command is called, and a command imports what it needs when it runs, so that
+`zoo ls` and `zoo --help` are quick.
+"""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +24,23 @@ data_root = click.option("--data-root", type=FOLDER, help="Where the benchmark's
 skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave out images that do not decode.")
 
 
+COMMANDS = {  # and the file of this folder that each stands in
+    **dict.fromkeys(("ls", "info", "download", "compare", "plot", "data"), "look"),
+    **dict.fromkeys(("train", "compress", "convert", "search-sharing", "pack", "cp"), "make"),
+    **dict.fromkeys(("eval", "verify", "export", "predict", "bench"), "use"),
+}
+
+
 class Zoo(click.Group):
     """The group of commands; prints the zoo's own errors in a line or two."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            importlib.import_module(f"{__package__}.{COMMANDS[cmd_name]}")
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
