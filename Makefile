@@ -17,12 +17,14 @@ test: $(VENV)/ready  ## The test suite; ROOM=models runs one room's tests.
 slow: $(VENV)/ready  ## Its slow part: every entry of the zoo and every recipe.
 	$(PYTEST) -m slow
 
-lint: $(VENV)/ready  ## Formatting, lint and types.
+lint: $(VENV)/ready  ## Formatting, lint, dependencies, types, and which room may import which.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/deptry zoo export
 	rm -rf build/types
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
 	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --package zoo
+	cd build/types && $(abspath $(BIN))/lint-imports --no-cache ../../pyproject.toml
 
 $(VENV)/ready: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=…"; exit 1; }
