@@ -1,20 +1,34 @@
 """The packages, and registry.yaml, which stand at the top of the project and go into the built package."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
+INDEX = """
+import sys
+from pathlib import Path
+from zoo.catalog.registry import write_index
+write_index(Path(sys.argv[1]))
+"""
+
 
 class BuildWithRegistry(build_py):
-    """build_py, and the registry. An editable install finds the registry in the checkout."""
+    """build_py, the registry and its index. An editable install finds the registry in the checkout."""
 
     def run(self) -> None:
-        """Build, then add the registry."""
+        """Build, then add the registry, and what is parsed and checked of it."""
         super().run()
         if not self.editable_mode:
-            shutil.copyfile("registry.yaml", Path(self.build_lib, "zoo", "registry.yaml"))
+            package = Path(self.build_lib).resolve() / "zoo"
+            shutil.copyfile("registry.yaml", package / "registry.yaml")
+            # In a process of its own, by the code that has just been built.
+            environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+            subprocess.run([sys.executable, "-P", "-c", INDEX, package / "registry.yaml"], check=True, env=environment)
 
 
 setup(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +31,12 @@ class OneThread(onnxruntime.SessionOptions):  # type: ignore[misc]
 
 
 onnxruntime.SessionOptions = OneThread
+
+
+def pytest_configure() -> None:
+    """Keep what is read before the first test, when tests are collected, out of the user's cache too."""
+    os.environ["ZOO_CACHE"] = tempfile.mkdtemp(prefix="zoo-tests-")
+    atexit.register(shutil.rmtree, os.environ["ZOO_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -68,11 +68,18 @@ def test_public_names() -> None:
 
 
 @pytest.mark.parametrize("command", [["ls"], ["--help"], ["info", "resnet20-ftn-r8-shapes"], ["cp", "--help"]])
-def test_quick_commands_import_no_torch(command: list[str], tmp_path: Path) -> None:
+def test_quick_commands_import_little(command: list[str], installed: Path, tmp_path: Path) -> None:
+    """No torch; of the zoo's rooms those alone that tell what the zoo holds; and for `ls` no YAML, but the index."""
     code = f"""
 import sys
 from zoo.cli.base import main
 main({command!r}, standalone_mode=False)
-print("torch" in sys.modules, "numpy" in sys.modules)
+print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {{"torch", "numpy", "huggingface_hub", "urllib3"}}))
+print(*sorted({{name.split(".")[1] for name in sys.modules if name.startswith("zoo.")}}))
+print("yaml" in sys.modules, "platformdirs" in sys.modules)
 """
-    assert python(ROOT, code, tmp_path).splitlines()[-1] == "False False"
+    *_, others, rooms, slow = python(installed, code, tmp_path).splitlines()
+    assert others == ""
+    assert set(rooms.split()) <= {"catalog", "cli", "errors", "storage"}
+    if command == ["ls"]:
+        assert slow == "False False"

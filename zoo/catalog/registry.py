@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zoo.catalog import index
 from zoo.catalog.entry import Backbone, Entry, as_data
 from zoo.errors import ConfigError, OptionError, UnknownNameError
 from zoo.storage import resources
@@ -44,7 +45,13 @@ class Registry:
 
     @classmethod
     def _read(cls, path: Path) -> Registry:
-        return cls(*_parsed(read_text(path), path))
+        text = read_text(path)
+        key = index.key_of(text.encode())
+        known = index.load(path, key)
+        if known is None:
+            known = _parsed(text, path)
+            index.save(key, *known)
+        return cls(*known)
 
     def add(self, item: Entry | Backbone) -> None:
         """Add an entry or a backbone; raises ConfigError where the name is taken."""
@@ -121,7 +128,7 @@ class Registry:
             temporary.write_text(re.sub(r"\n(?=  \S|entries:)", "\n\n", text), encoding="utf-8")
 
 
-def _parsed(text: str, path: Path) -> tuple[list[Entry], list[Backbone]]:
+def _parsed(text: str, path: Path) -> index.Items:
     """The entries and backbones that a registry's YAML states; raises ConfigError with every problem."""
     from zoo.catalog.yaml_files import parse_yaml
 
@@ -144,6 +151,12 @@ def _parsed(text: str, path: Path) -> tuple[list[Entry], list[Backbone]]:
         [replace(entry, name=name, folder=path.parent) for name, entry in entries.items()],
         [replace(backbone, name=name, folder=path.parent) for name, backbone in backbones.items()],
     )
+
+
+def write_index(path: Path) -> None:
+    """Write the index of a registry beside it, as a wheel has it."""
+    text = read_text(path)
+    index.save(index.key_of(text.encode()), *_parsed(text, path), index.packaged_index(path))
 
 
 def _section(kind: type[T], data: dict[str, Any], section: str, problems: list[str]) -> dict[str, T]:

@@ -1,0 +1,133 @@
+"""What is kept of a registry gives what its YAML gives, or is not believed; it is never an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from zoo.catalog import index
+from zoo.catalog import registry as registries
+from zoo.catalog.registry import Registry
+from zoo.storage import resources
+
+TEXT = """format: 1
+backbones:
+  zoo/resnet20@mine: {benchmark: shapes, task: real, recipe: shapes/pretrain, parameters: 5}
+entries:
+  one:
+    backbone: zoo/resnet20@mine
+    method: {name: ftn, rank: 3}
+    benchmark: shapes
+    classes: {sketch: 12}
+    recipe: shapes/ftn
+    parameters: {backbone: 5, per_task: 2, by_task: {sketch: 2}}
+    weights:
+      sketch: {uri: "file:a", sha256: "%s", size: 7}
+    reported: {source: "a paper", figures: {sketch: 88}, mean: 88.0}
+""" % ("0" * 64)
+
+
+def write(folder: Path, text: str = TEXT) -> Path:
+    file = folder / "registry.yaml"
+    file.write_text(text)
+    return file
+
+
+def contents(registry: Registry) -> object:
+    return registry._entries, registry._backbones
+
+
+def parsed(file: Path) -> object:
+    """What the YAML alone says."""
+    return contents(Registry(*registries._parsed(file.read_text(), file)))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The registries whose YAML is read."""
+    read: list[Path] = []
+    real = registries._parsed
+    monkeypatch.setattr(registries, "_parsed", lambda text, path: read.append(path) or real(text, path))
+    return read
+
+
+@pytest.mark.parametrize("file", [resources.registry_file(), None], ids=["the zoo's", "one's own"])
+def test_the_index_gives_what_the_yaml_gives(file: Path | None, tmp_path: Path, counted: list[Path]) -> None:
+    file = file or write(tmp_path)
+    first, second = Registry.read(file), Registry.read(file)
+    assert counted == [file]
+    assert contents(first) == contents(second) == parsed(file)
+
+
+def test_an_index_beside_the_registry_is_used(tmp_path: Path, counted: list[Path]) -> None:
+    file = write(tmp_path)
+    registries.write_index(file)
+    counted.clear()
+    assert contents(Registry.read(file)) == parsed(file)
+    assert counted == [file]  # by this test alone
+
+
+def test_a_changed_registry_is_read_anew(tmp_path: Path, counted: list[Path]) -> None:
+    Registry.read(write(tmp_path))
+    registries.write_index(tmp_path / "registry.yaml")
+    changed = write(tmp_path, TEXT.replace("rank: 3", "rank: 4"))
+    assert Registry.read(changed).entry("one").method["rank"] == 4
+
+
+def test_an_index_of_other_code_is_not_believed(
+    tmp_path: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path)
+    Registry.read(file)
+    code = tmp_path / "catalog"
+    code.mkdir()
+    monkeypatch.setattr(index, "__file__", str(code / "index.py"))
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "storage" / "files.py").write_text("")
+    Registry.read(file)
+    assert counted == [file, file]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_damaged_index_is_not_believed(tmp_path: Path, data: st.DataObject) -> None:
+    """Wherever it was cut or altered."""
+    file = write(tmp_path)
+    expected = parsed(file)
+    registries.write_index(file)
+    packaged = index.packaged_index(file)
+    whole = packaged.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    altered = bytearray(whole)
+    altered[place] = data.draw(st.integers(0, 255).filter(lambda byte: byte != whole[place]))
+    for content in (bytes(altered), whole[:place], whole + whole[place:], b""):
+        packaged.write_bytes(content)
+        (cached := index._cached(index.key_of(file.read_bytes()))).parent.mkdir(parents=True, exist_ok=True)
+        cached.write_bytes(content)
+        assert contents(Registry.read(file)) == expected
+
+
+def test_an_index_that_cannot_be_written_is_no_error(
+    tmp_path: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path)
+    (tmp_path / "taken").write_text("a file, and no folder")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "taken"))
+    assert contents(Registry.read(file)) == contents(Registry.read(file)) == parsed(file)
+
+
+@pytest.mark.parametrize("value", ["2024-01-02", "{1: 2}", ".nan", ".inf", "!!binary aGk="])
+def test_options_that_json_does_not_have_stay_as_they_are(value: str, tmp_path: Path) -> None:
+    file = write(tmp_path, TEXT.replace("rank: 3", f"rank: 3, odd: {value}"))
+    first, second = (Registry.read(file).entry("one").method["odd"] for _ in range(2))
+    assert (repr(first), type(first)) == (repr(second), type(second))
+
+
+def test_a_registry_with_mistakes_has_no_index(tmp_path: Path) -> None:
+    file = write(tmp_path, TEXT.replace("rank: 3", "rank: 0"))
+    for _ in range(2):
+        with pytest.raises(Exception, match=r"method\.rank must be a whole number"):
+            Registry.read(file)
