@@ -8,12 +8,14 @@ ZooError
 ├── DataError           a dataset folder or image that is not as it should be
 ├── TrainingError       a training that cannot go on
 ├── ExportError         a graph that could not be written or that disagrees with its source
+├── MissingExtraError   something that needs a package which is not installed
 └── CheckFailed         a verification that ran and found a difference
 
 The message says what is wrong, with the value, and what to do about it.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 
 class ZooError(Exception):
@@ -76,3 +78,28 @@ class ExportError(ZooError):
 
 class CheckFailed(ZooError):
     """A verification that ran to its end and found a difference."""
+
+
+class MissingExtraError(ZooError, ImportError):
+    """Something that needs a package which the core of the zoo does without."""
+
+    exit_status = 2
+
+
+@contextlib.contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Around the import of what belongs to the extra `name` of pyproject.toml.
+
+    Args:
+        what: needs it, such as "The figure of edges".
+
+    Raises:
+        MissingExtraError: it is not installed; the message has the command that installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        raise MissingExtraError(
+            f"{what} needs {package}, which is not installed here: pip install 'ftn-zoo[{name}]'."
+        ) from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.catalog import recipe
 from zoo.errors import DataError
 from zoo.kinds import IGNORE, get_kind
-from zoo.kinds.boundaries import ODSF, matches
+from zoo.kinds._boundaries import ODSF, matches
 
 RECIPE = recipe.load_recipe("rooms/ftn")
 

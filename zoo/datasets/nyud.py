@@ -17,7 +17,7 @@ import torch
 from zoo.datasets.base import Counts, Images, PublishedBenchmark, Splits
 from zoo.datasets.dense import target_map
 from zoo.datasets.images import below, open_image, read_lines, require
-from zoo.errors import DataError
+from zoo.errors import DataError, extra
 from zoo.kinds import IGNORE
 
 LAYOUT = """Expected layout:
@@ -73,12 +73,13 @@ def _either(folder: Path, name: str, suffixes: list[str], layout: str) -> Path:
 
 def _values(path: Path) -> npt.NDArray[Any]:
     """What a file holds: an array, the one variable of a .mat file, or a picture's pixels."""
+    if path.suffix == ".mat":
+        with extra("dense", "Reading NYUD's .mat files"):
+            from scipy.io import loadmat
     try:
         if path.suffix == ".npy":
             return np.asarray(np.load(path, allow_pickle=False))
         if path.suffix == ".mat":
-            from scipy.io import loadmat
-
             return np.asarray(loadmat(path)[{"segmentation": "segmentation", "depth": "depth"}[path.parent.name]])
         from PIL import Image
 

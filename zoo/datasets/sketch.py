@@ -19,7 +19,7 @@ from torchvision.datasets import Flowers102, StanfordCars
 from zoo.datasets.base import Counts, Images, PublishedBenchmark, Splits
 from zoo.datasets.folder import class_folders, images_below
 from zoo.datasets.images import Box, ListedImages, below, open_image, read_lines, require
-from zoo.errors import DataError
+from zoo.errors import DataError, extra
 
 Transform = Callable[[Any], Any] | None
 
@@ -122,18 +122,25 @@ def _by_split(folder: Path, split: str, layout: str) -> ListedImages:
     return images_below(folders[split], classes)
 
 
+def _loadmat() -> Callable[..., Any]:
+    """scipy's reader of .mat files, which torchvision's Flowers102 and StanfordCars use too."""
+    with extra("sketch", "Reading the .mat files of flowers and cars"):
+        from scipy.io import loadmat
+
+    return loadmat  # type: ignore[no-any-return]
+
+
 def cars(root: Path, split: str = "train", transform: Transform = None, layout: str = LAYOUT) -> StanfordCars:
     """torchvision's StanfordCars, cropped to the cars."""
-    from scipy.io import loadmat
-
     folder = Path(root) / "stanford_cars"
     marks = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}[split]
     for part in ("devkit/cars_meta.mat", marks, f"cars_{split}"):
         require(folder / part, layout)
+    read_mat = _loadmat()
     try:
         boxes: dict[str, Box] = {
             str(mark["fname"]): (int(mark["bbox_x1"]), int(mark["bbox_y1"]), int(mark["bbox_x2"]), int(mark["bbox_y2"]))
-            for mark in loadmat(folder / marks, squeeze_me=True)["annotations"]
+            for mark in read_mat(folder / marks, squeeze_me=True)["annotations"]
         }
         loader = functools.partial(_open_cropped, boxes)
         return StanfordCars(root, split, transform, target_transform=int, loader=loader)
@@ -150,6 +157,7 @@ def flowers(root: Path, split: str = "train", transform: Transform = None, layou
     for part in ("jpg", "imagelabels.mat", "setid.mat"):
         require(Path(root) / "flowers-102" / part, layout)
     parts = {"train": ("train", "val"), "test": ("test",)}[split]
+    _loadmat()
     try:
         return ConcatDataset([Flowers102(root, part, transform, loader=open_image) for part in parts])
     except RuntimeError as error:  # torchvision's word for a wrong checksum

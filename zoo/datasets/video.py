@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.datasets.base import Images
-from zoo.errors import DataError, OptionError
+from zoo.errors import DataError, extra
 
 
 def open_video(path: Path | str, frames: int) -> Tensor:
@@ -18,12 +18,10 @@ def open_video(path: Path | str, frames: int) -> Tensor:
 
     Raises:
         DataError: the file does not decode, or holds no frame.
-        OptionError: PyAV is not installed.
+        MissingExtraError: PyAV is not installed.
     """
-    try:
+    with extra("video", "Decoding clips"):
         import av
-    except ImportError:
-        raise OptionError("Clips are decoded by PyAV: pip install av.") from None
     try:
         with av.open(str(path)) as container:
             found = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

@@ -50,7 +50,8 @@ def draw_answers(model: MultiTaskModel, path: Path, folder: Path) -> list[Path]:
 
     Raises:
         DataError: the image does not decode.
-        OptionError: matplotlib is missing, or no task is dense.
+        OptionError: no task is dense.
+        MissingExtraError: matplotlib is not installed.
     """
     image, tasks = open_image(path), dense_tasks(model)
     found = answers(model, image)

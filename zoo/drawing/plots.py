@@ -9,7 +9,7 @@ from typing import Any
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.task import CLASSIFICATION, METRICS
-from zoo.errors import OptionError
+from zoo.errors import OptionError, extra
 from zoo.storage.files import atomic_path
 
 MARKERS = "osD^vPX*<>"
@@ -68,9 +68,9 @@ def accuracy_by_parameters(
     measured = [row for row in rows if row["mean %"] is not None and row["parameters"] is not None]
     if not measured:
         raise OptionError("None of these models has a mean of measured figures to draw.")
+    figure, axes = pyplot().subplots(figsize=(10, 6), layout="constrained")
     from matplotlib.transforms import Bbox
 
-    figure, axes = pyplot().subplots(figsize=(10, 6), layout="constrained")
     for row in measured:
         axes.plot(row["parameters"], row["mean %"], "o")
     axes.set_xscale("symlog", linthresh=1000)
@@ -104,11 +104,9 @@ def _label(axes: Any, name: str, point: tuple[float, float], taken: Sequence[Any
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, drawing to files; raises OptionError where it is not installed."""
-    try:
+    """matplotlib's pyplot, drawing to files; raises MissingExtraError where it is not installed."""
+    with extra("plot", "Drawing pictures"):
         import matplotlib
-    except ImportError:
-        raise OptionError("Pictures are drawn by matplotlib: pip install matplotlib.") from None
     matplotlib.use("agg")
     matplotlib.rcParams["svg.hashsalt"] = "zoo"  # the same figures give the same file
     from matplotlib import pyplot

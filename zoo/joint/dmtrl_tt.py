@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from zoo.errors import extra
 from zoo.joint.stacked import Array, Factors, Size, Stacked
 
 
@@ -32,8 +33,9 @@ class Train(Factors):
         return weight[0]
 
     def fill(self, stack: Array) -> Array:
-        import tensorly
-        from tensorly.decomposition import tensor_train
+        with extra("rings", "Beginning with factors of trained networks"):
+            import tensorly
+            from tensorly.decomposition import tensor_train
 
         with tensorly.backend_context("numpy", local_threadsafe=True):
             found = list(tensor_train(stack, self.ranks))

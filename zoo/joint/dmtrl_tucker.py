@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from zoo.errors import extra
 from zoo.joint.stacked import Array, Factors, Size, Stacked, bounded
 
 
@@ -31,8 +32,9 @@ class Tucker(Factors):
         return weight
 
     def fill(self, stack: Array) -> Array:
-        import tensorly
-        from tensorly.decomposition import tucker
+        with extra("rings", "Beginning with factors of trained networks"):
+            import tensorly
+            from tensorly.decomposition import tucker
 
         with tensorly.backend_context("numpy", local_threadsafe=True):
             core, matrices = tucker(stack, [*self.ranks, self.own_length])

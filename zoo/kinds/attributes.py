@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.catalog.recipe import Recipe
-from zoo.kinds.base import LabelKind
-
-if TYPE_CHECKING:
-    from torchmetrics import Metric
+from zoo.kinds.base import LabelKind, Mean
 
 
 class Attributes(LabelKind):
@@ -22,10 +17,8 @@ class Attributes(LabelKind):
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype))
 
-    def meter(self, outputs: int) -> Metric:
-        from torchmetrics import MeanMetric
-
-        return MeanMetric()
+    def meter(self, outputs: int) -> Mean:
+        return Mean()
 
     def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         right = ((outputs > 0) == (targets > 0)).double()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from zoo.catalog.recipe import Recipe
@@ -15,10 +16,54 @@ from zoo.errors import DataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from torchmetrics import Metric
 
 NOTHING = "Every target of the test set is ignored or invalid, so there is nothing to measure."
 IGNORE = 255  # the label of pixels that nothing is known of
+
+
+class Meter(Protocol):
+    """What gathers a figure over a test set, batch by batch: a metric of torchmetrics', or as much of one as is used.
+
+    Where several processes test a share of the images each, `compute` gives all of them the figure of all shares.
+    """
+
+    def set_dtype(self, dst_type: torch.dtype) -> Any:
+        """The meter, which adds up in this type."""
+
+    def to(self, device: torch.device | str) -> Any:
+        """The meter, which adds up on this device."""
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Take a batch of what `Kind.compared` gives."""
+
+    def compute(self) -> Tensor:
+        """The figure; not a number where nothing was taken."""
+
+
+class Mean:
+    """A mean of weighted values, as a Meter: of right and wrong answers (1 and 0), or of angles."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(2, dtype=torch.float64)  # of the values, each times its weight; of the weights
+
+    def set_dtype(self, dst_type: torch.dtype) -> Mean:
+        self.sums = self.sums.to(dst_type)
+        return self
+
+    def to(self, device: torch.device | str) -> Mean:
+        self.sums = self.sums.to(device)
+        return self
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Take values of any shape, and their weights, of the same shape or one that broadcasts to it."""
+        weights = targets.expand_as(predictions)
+        self.sums += torch.stack([(predictions * weights).sum(), weights.sum()]).to(self.sums)
+
+    def compute(self) -> Tensor:
+        sums = self.sums.clone()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        return sums[0] / sums[1]
 
 
 class Kind(ABC):
@@ -35,7 +80,7 @@ class Kind(ABC):
         """What training minimises: a scalar, the mean over all that is known of the targets, 0 where nothing is."""
 
     @abstractmethod
-    def meter(self, outputs: int) -> Metric:
+    def meter(self, outputs: int) -> Meter:
         """What gathers the task's metric over a test set, batch by batch.
 
         Args:
@@ -50,7 +95,7 @@ class Kind(ABC):
         """How many answers are right, of how many; of none for a kind whose answers are not simply right or wrong."""
         return 0, 0
 
-    def figure(self, meter: Metric) -> float:
+    def figure(self, meter: Meter) -> float:
         """What a meter has gathered, in the unit of the task's metric.
 
         Raises:

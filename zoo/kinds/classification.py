@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.catalog.recipe import Recipe
-from zoo.kinds.base import LabelKind
-
-if TYPE_CHECKING:
-    from torchmetrics import Metric
+from zoo.kinds.base import LabelKind, Mean
 
 
 class Classification(LabelKind):
@@ -22,10 +17,8 @@ class Classification(LabelKind):
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         return F.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
 
-    def meter(self, outputs: int) -> Metric:
-        from torchmetrics import MeanMetric
-
-        return MeanMetric()  # of right and wrong answers; torchmetrics' own accuracy needs two classes at least
+    def meter(self, outputs: int) -> Mean:
+        return Mean()
 
     def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         right = (outputs.argmax(1) == targets).double()

@@ -8,11 +8,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from zoo.catalog.recipe import Recipe
-from zoo.kinds.base import DenseKind, masked_mean
+from zoo.errors import extra
+from zoo.kinds.base import DenseKind, Meter, masked_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from torchmetrics import Metric
 
 
 def _known(targets: Tensor) -> Tensor:
@@ -36,8 +36,9 @@ class Depth(DenseKind):
     def answer(self, outputs: Tensor) -> Tensor:
         return outputs[:, 0]
 
-    def meter(self, outputs: int) -> Metric:
-        from torchmetrics import MeanSquaredError
+    def meter(self, outputs: int) -> Meter:
+        with extra("dense", "The figure of depth"):
+            from torchmetrics import MeanSquaredError
 
         return MeanSquaredError(squared=False)
 

@@ -10,17 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.catalog.recipe import Recipe
-from zoo.errors import DataError
-from zoo.kinds.base import IGNORE, DenseKind, masked_mean
+from zoo.errors import DataError, extra
+from zoo.kinds.base import IGNORE, DenseKind, Meter, masked_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from torchmetrics import Metric
 
 
 class Edges(DenseKind):
     """Logits (B, 1, H, W) against maps (B, H, W) of 1 on an edge, 0 off it, 255 where unknown: cross-entropy in which
-    an edge counts `recipe.positive_weight` and its absence the rest of 1, and odsF (`zoo.kinds.boundaries`).
+    an edge counts `recipe.positive_weight` and its absence the rest of 1, and odsF (`zoo.kinds._boundaries`).
     """
 
     name = "edges"
@@ -35,8 +34,9 @@ class Edges(DenseKind):
     def answer(self, outputs: Tensor) -> Tensor:
         return outputs[:, 0].sigmoid()
 
-    def meter(self, outputs: int) -> Metric:
-        from zoo.kinds.boundaries import ODSF
+    def meter(self, outputs: int) -> Meter:
+        with extra("dense", "The figure of edges"):
+            from zoo.kinds._boundaries import ODSF
 
         return ODSF()
 

@@ -1,4 +1,7 @@
-"""Kinds of tasks by name: every file of this folder that defines one names it `KIND`."""
+"""Kinds of tasks by name: every file of this folder that defines one names it `KIND`.
+
+One whose name begins with an underscore serves another file, and is imported where it is needed alone.
+"""
 
 import functools
 import importlib
@@ -12,8 +15,8 @@ from zoo.kinds.base import Kind
 @functools.cache
 def kinds() -> dict[str, Kind]:
     """Every kind of task by its name, as found in the files of this folder."""
-    files = pkgutil.iter_modules([str(Path(__file__).parent)])
-    modules = [importlib.import_module(f"{__package__}.{file.name}") for file in files]
+    files = [file.name for file in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    modules = [importlib.import_module(f"{__package__}.{name}") for name in files if not name.startswith("_")]
     return {module.KIND.name: module.KIND for module in modules if hasattr(module, "KIND")}
 
 

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.catalog.recipe import Recipe
-from zoo.kinds.base import DenseKind, masked_mean
+from zoo.kinds.base import DenseKind, Mean, masked_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from torchmetrics import Metric
 
 
 def _known(targets: Tensor) -> Tensor:
@@ -38,10 +37,8 @@ class Normals(DenseKind):
     def answer(self, outputs: Tensor) -> Tensor:
         return F.normalize(outputs, dim=1)
 
-    def meter(self, outputs: int) -> Metric:
-        from torchmetrics import MeanMetric
-
-        return MeanMetric()
+    def meter(self, outputs: int) -> Mean:
+        return Mean()
 
     def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         known = _known(targets)

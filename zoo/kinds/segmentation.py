@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.catalog.recipe import Recipe
-from zoo.errors import DataError
-from zoo.kinds.base import IGNORE, NOTHING, DenseKind
+from zoo.errors import DataError, extra
+from zoo.kinds.base import IGNORE, NOTHING, DenseKind, Meter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from torchmetrics import Metric
 
 
 class Segmentation(DenseKind):
@@ -34,12 +33,13 @@ class Segmentation(DenseKind):
     def answer(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(1)
 
-    def meter(self, outputs: int) -> Metric:
-        from torchmetrics.classification import MulticlassJaccardIndex
+    def meter(self, outputs: int) -> Meter:
+        with extra("dense", "The figure of segmentation"):
+            from torchmetrics.classification import MulticlassJaccardIndex
 
         return MulticlassJaccardIndex(outputs, average="macro", ignore_index=IGNORE, validate_args=False)
 
-    def figure(self, meter: Metric) -> float:
+    def figure(self, meter: Any) -> float:
         counted: Any = meter.confmat
         if not counted.any():
             raise DataError(NOTHING)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import OptionError
+from zoo.errors import OptionError, extra
 from zoo.models.composed import LAYERS, weight_of
 from zoo.ring.cores import Shape
 from zoo.ring.layers import Modes, RingLayer, chosen_modes
@@ -23,8 +23,9 @@ def ring_svd(matrix: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
     The first unfolding bounds R_1 R_2 by M_1 N_1. Where the shapes ask for more, smaller ranks are taken and the cores
     filled up with zeros: R_1 the one with which R_1 R_2 is largest.
     """
-    import tensorly  # slow to import
-    from tensorly.decomposition import tensor_ring
+    with extra("rings", "Bringing a layer into tensor-ring format"):
+        import tensorly  # slow to import
+        from tensorly.decomposition import tensor_ring
 
     sizes = [m * n for _, m, n, _ in shapes]
     if len(shapes) == 1:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.datasets.base import Benchmark, Images, Relabelled, Splits, of_classes
 from zoo.datasets.mnist import PARITY
-from zoo.errors import UnknownNameError
+from zoo.errors import UnknownNameError, extra
 
 EVERY = 3  # every third digit, in the order of the file, is a test image
 
@@ -18,7 +18,8 @@ EVERY = 3  # every third digit, in the order of the file, is a test image
 @functools.cache
 def loaded() -> tuple[Tensor, list[int]]:
     """All digits, uint8 (1797, 1, 8, 8), and what they are (E. Alpaydin and C. Kaynak, UCI Repository, 1998)."""
-    from sklearn.datasets import load_digits  # slow to import
+    with extra("digits", "The benchmark digits"):
+        from sklearn.datasets import load_digits  # slow to import
 
     found = load_digits()
     images = torch.from_numpy(found.images)[:, None]  # in 17 shades, 0 to 16
