@@ -27,8 +27,10 @@ class BuildWithRegistry(build_py):
             package = Path(self.build_lib).resolve() / "zoo"
             shutil.copyfile("registry.yaml", package / "registry.yaml")
             # In a process of its own, by the code that has just been built.
-            environment = {**os.environ, "PYTHONPATH": str(package.parent)}
-            subprocess.run([sys.executable, "-P", "-c", INDEX, package / "registry.yaml"], check=True, env=environment)
+            paths = [str(package.parent), *filter(None, sys.path)]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+            run = [sys.executable, "-B", "-P", "-c", INDEX, package / "registry.yaml"]
+            subprocess.run(run, check=True, env=environment)
 
 
 setup(
