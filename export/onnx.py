@@ -89,22 +89,27 @@ def to_onnx(
     """
     path, preprocessing = Path(path), task.preprocessing if task else Preprocessing()
     inner, dense = preprocessing if preprocess else None, task is not None and is_dense(task.kind)
-    model = _graph_model(Graph(module, inner, half), _random(preprocessing, preprocess, 2), preprocess, dense)
-    _describe(model, task, preprocess, half, metadata or {})
     reference = Graph(module, inner)
-    other = replace(preprocessing, size=37, width=51, resize=None) if dense else preprocessing  # no multiples of 16
-    batches = [_random(preprocessing, preprocess, 1), _random(other, preprocess, 3)]
-    batches += [images] if images is not None else []
+    source = Graph(module, inner, half=True) if half else reference
+    batches = [*_random_batches(preprocessing, preprocess, dense), *([] if images is None else [images])]
     with atomic_path(path) as temporary:
+        model = _graph_model(source, _random(preprocessing, preprocess, 2), preprocess, dense)
+        _describe(model, task, preprocess, half, metadata or {})
         onnx.save(model, temporary)
-        try:
-            onnx.checker.check_model(str(temporary), full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(f"{path}: the exported graph is not valid ONNX: {error}") from error
+        del model  # as large as the network
+        _check_valid(temporary, path)
         parity = compare(reference, session(temporary, provider), batches, TOLERANCE_HALF if half else TOLERANCE)
         if not parity.passed:
             raise ExportError(f"{path}: the graph differs from its source by more than {parity.tolerance}: {parity}.")
     return parity
+
+
+def _check_valid(file: Path, path: Path) -> None:
+    """Raise ExportError, naming `path`, unless a file is valid ONNX with shapes that fit each other."""
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{path}: the exported graph is not valid ONNX: {error}") from error
 
 
 def _graph_model(graph: Graph, example: Tensor, preprocess: bool, dense: bool) -> onnx.ModelProto:
@@ -137,6 +142,12 @@ def _describe(
         facts["preprocessing_in_graph"] = preprocess
     for key, value in {**facts, **metadata}.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+
+
+def _random_batches(preprocessing: Preprocessing, preprocess: bool, dense: bool) -> list[Tensor]:
+    """One image, and three; where maps are answered, of a height and a width that no stride divides."""
+    other = replace(preprocessing, size=37, width=51, resize=None) if dense else preprocessing
+    return [_random(preprocessing, preprocess, 1), _random(other, preprocess, 3)]
 
 
 def _random(preprocessing: Preprocessing, preprocess: bool, batch: int) -> Tensor:

@@ -1,4 +1,7 @@
-"""Every entry of the zoo at its real input size: built, fused, exported, compared. `make slow` runs these."""
+"""Every entry of the zoo at its real input size: built, fused, exported, compared; and every recipe.
+
+`make slow` runs these; `make test` fuses and exports one of each family of graphs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from zoo.export import run, session, to_onnx
+from zoo.export import to_onnx
 
 import zoo
 from tests.conftest import disturb
@@ -24,8 +27,13 @@ from zoo.storage import tensors
 from zoo.storage.files import WeightsFile, sha256
 from zoo.training.publishing import publish
 
-pytestmark = pytest.mark.slow
 ENTRIES = [default_registry().entry(name) for name in default_registry().names()]
+FAMILIES = {  # of graphs, by what their networks' names begin with, and the one that stands for each in `make test`
+    "efficientnet": "efficientnet_b4-features-sketch", "resnet": "resnet50-ftn-r20-sketch",
+    "vit": "vit_b32_clip-ftn_o-r4-clip5", "deeplab": "resnet18-ftn-r1-nyud", "mlp": "mlp-trmtl_410-mnist_odd_even",
+    "cnn": "cnn-trmtl_432-omniglot5", "lstm": "lstm-trmtl_4-clips",
+}  # fmt: skip
+LARGE = ("5410-cifar10", "omniglot_mnist", "lstm-trmtl-ucf11", "dmtrl_tt-cifar10", "officehome")  # a gigabyte and more
 SIZES = {"sketch": {224}, "domainnet": {224}, "domainnet_joint": {224}, "decathlon": {72}, "shapes": {32},
          "pentathlon": {24, 28, 32, 36, 40}, "places": {64}, "clip5": {224}, "nyud": {425}, "rooms": {48},
          "mnist_odd_even": {28}, "omniglot5": {105}, "omniglot_mnist": {28, 105}, "cifar10_3": {16, 32}, "ucf11": {120},
@@ -38,7 +46,23 @@ def sizes(entry: Entry) -> set[int]:
     return next((size for name, size in special.items() if name in entry.backbone), SIZES[entry.benchmark])
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+def marked(entry: Entry, quick: bool = False) -> object:
+    """A case for pytest: slow, unless it is a quick one; the largest networks one after another, for their memory."""
+    marks = [] if quick else [pytest.mark.slow]
+    if any(word in entry.name for word in LARGE):
+        marks.append(pytest.mark.xdist_group("large"))
+    return pytest.param(entry, marks=marks)
+
+
+def test_each_family_of_graphs_has_its_quick_test() -> None:
+    for entry in ENTRIES:
+        network = entry.name if entry.networks else entry.backbone.removeprefix("zoo/").removeprefix("timm/tf_")
+        network = network.removeprefix("torchvision/").removeprefix("timm/").removeprefix("entry/")
+        assert any(network.startswith(family) for family in FAMILIES), network
+    assert set(FAMILIES.values()) <= {entry.name for entry in ENTRIES}
+
+
+@pytest.mark.parametrize("entry", [marked(e, e.name in FAMILIES.values()) for e in ENTRIES], ids=lambda e: e.name)
 def test_fusing_and_exporting_change_nothing(entry: Entry, tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = entry.tasks[0]
@@ -50,10 +74,11 @@ def test_fusing_and_exporting_change_nothing(entry: Entry, tmp_path: Path) -> No
     with torch.no_grad():
         logits = model(images, task)
         torch.testing.assert_close(plain(images), logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max()))
-    parity = to_onnx(plain, tmp_path / "graph.onnx", task=known, images=images)
+    model = None  # the largest networks have a gigabyte and more
+    parity = to_onnx(plain, tmp_path / "graph.onnx", task=known, images=images)  # which compares with `plain`
     assert parity.passed
-    found = torch.from_numpy(run(session(tmp_path / "graph.onnx"), images.numpy()))
-    torch.testing.assert_close(found, logits, rtol=1e-3, atol=2e-4 * float(logits.abs().max()))
+    assert parity.images == 1 + 3 + 1
+    (tmp_path / "graph.onnx").unlink()
 
 
 # -- recipes, through the command line ------------------------------------------------------------------------------
@@ -86,7 +111,7 @@ def on_a_small_scale(entry: Entry, folder: Path, name: str = "small") -> Entry:
     return replace(small, backbone_weights=weights)
 
 
-@pytest.mark.parametrize("entry", OF_RECIPE.values(), ids=lambda e: e.recipe)
+@pytest.mark.parametrize("entry", [marked(entry) for entry in OF_RECIPE.values()], ids=lambda e: e.recipe)
 def test_every_recipe_trains_two_steps_and_its_result_evaluates(
     entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
