@@ -1,4 +1,4 @@
-"""Keeping what a benchmark measured, with what it was measured on, for report.py to tell."""
+"""Keeping what a benchmark measured, with what it was measured on, for benchmarks/reports to tell."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -21,15 +23,24 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "reports"))
     return importlib.import_module("report")
+
+
+def read(name: str) -> Any:
+    """The figures that a benchmark wrote."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["rows"]
 
 
 def test_results_and_readme_are_what_the_report_writes(report: ModuleType) -> None:
     assert (ROOT / "docs" / "results.md").read_text() == report.results()
-    readme = (ROOT / "README.md").read_text()
+    page, readme = (ROOT / "docs" / "zoo.md").read_text(), (ROOT / "README.md").read_text()
+    assert page == report.zoo_page()
     assert readme == report.readme(readme)
-    listed = re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE)
+    patterns = re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE)
+    packaged = {entry.name for entry in default_registry().entries() if entry.weights}
+    assert packaged <= {name for pattern in patterns for name in default_registry().names(pattern)}
+    listed = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
     ranks = [(name, re.search(r"\{(.*)\}", name)) for name in listed]
     names = [name.replace(m[0], rank) for name, m in ranks if m for rank in m[1].split(",")]
     assert sorted(names + [name for name, m in ranks if not m]) == sorted(default_registry().names())
@@ -52,9 +63,9 @@ def test_the_python_on_joint_networks_runs_as_it_stands() -> None:
     assert set(names["errors"]) == {"0", "2"}  # type: ignore[call-overload]
 
 
-def test_the_picture_of_sharing_shows_what_was_measured(report: ModuleType) -> None:
+def test_the_picture_of_sharing_shows_what_was_measured() -> None:
     """Every pattern and number of cores five times; STL and TRMTL with each number of samples."""
-    rows = report.read("joint")
+    rows = read("joint")
     assert all(len(values) == 5 for row in rows for values in row["figures"].values())
     by_samples: dict[str, set[str]] = {row["samples"]: set() for row in rows}
     for row in rows:
@@ -88,9 +99,9 @@ def test_every_name_in_the_readme_exists() -> None:
     assert "shapes/ftn" in recipe_names()
 
 
-def test_the_methods_stand_in_the_papers_order(report: ModuleType) -> None:
+def test_the_methods_stand_in_the_papers_order() -> None:
     """Tables 1 and 2: features < bn < FTN R=1 < FTN R=8; the last near fine-tuning at a fifth of its size."""
-    rows = {row["entry"]: row["figures"]["mean"] for row in report.read("methods_resnet20_shapes")}
+    rows = {row["entry"]: row["figures"]["mean"] for row in read("methods_resnet20_shapes")}
     assert set(rows) == set(default_registry().names("resnet20-*-shapes"))
     mean = {name.removeprefix("resnet20-").removesuffix("-shapes"): sum(v) / len(v) for name, v in rows.items()}
     assert all(len(values) >= 3 for values in rows.values())
@@ -102,9 +113,9 @@ def test_the_methods_stand_in_the_papers_order(report: ModuleType) -> None:
     assert entries["ftn-r8"].per_task < 0.2 * entries["finetune"].per_task
 
 
-def test_the_methods_on_rooms_stand_in_the_papers_order(report: ModuleType) -> None:
+def test_the_methods_on_rooms_stand_in_the_papers_order() -> None:
     """Table 4, each task: decoder < decoder and norms < FTN R=1 < FTN R=8; the last about as good as networks apart."""
-    rows = {row["entry"]: row["figures"] for row in report.read("methods_resnet20_rooms")}
+    rows = {row["entry"]: row["figures"] for row in read("methods_resnet20_rooms")}
     assert set(rows) == set(default_registry().names("resnet20-*-rooms"))
     assert all(len(values) == 3 for figures in rows.values() for values in figures.values())
     metric = default_registry().entry("resnet20-single-rooms").metric
@@ -122,6 +133,7 @@ def test_the_methods_on_rooms_stand_in_the_papers_order(report: ModuleType) -> N
     assert sum(s * g for s, g in zip(signs, gain, strict=True)) / 4 > -0.02
 
 
+@pytest.mark.long
 def test_a_method_is_added_as_the_page_says(tmp_path: Path) -> None:
     """The files of docs/adding-a-method.md, put where it says, in a copy of the checkout; then its commands."""
     copy = tmp_path / "checkout"

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from figures import machine, whole
 from markdown_table import table
 
 from zoo.drawing.plots import pyplot
 
-RESULTS = Path(__file__).parent / "results"
 BALANCED = ("50", "100", "all")
 RIVALS = ("stl", "mrn", "dmtrl_tucker", "dmtrl_tt")
-
-
-def read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return found
-
-
-def machine(found: dict[str, Any]) -> str:
-    return f"Measured on: {found['device']}; " + ", ".join(f"{k} {v}" for k, v in found["libraries"].items()) + "."
 
 
 def means(row: dict[str, Any]) -> list[float]:
@@ -84,7 +74,7 @@ def of_clips(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def joint_section() -> str:
-    found = read("joint")
+    found = whole("joint")
     rows = found["rows"]
     patterns = [
         {"pattern": pattern, **{task: spread(values) for task, values in row["figures"].items()},
@@ -159,7 +149,7 @@ def transfer(rows: list[dict[str, Any]]) -> str:
 
 
 def ring_section() -> str:
-    found = read("ring_layers")
+    found = whole("ring_layers")
     return f"""## Tensor-ring layers
 
 `python benchmarks/ring_layers.py`: a training step (forward and backward, batch 32) of layers of the TRMTL paper's
@@ -179,7 +169,7 @@ FC1 of the MNIST network (784 → 1296) at growing batches; the routes cross whe
 
 def draw_sharing(stem: Path) -> None:
     """The picture of `joint_section`."""
-    rows = read("joint")["rows"]
+    rows = whole("joint")["rows"]
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     patterns = of_patterns(rows)
     stl = of_methods(rows)["stl"]["50"]

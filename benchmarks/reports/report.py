@@ -1,0 +1,82 @@
+"""Writes docs/results.md, docs/zoo.md and the README's table, from the registry and benchmarks/results/*.json.
+
+    python benchmarks/reports/report.py
+
+A test holds all of them against what this writes, so that no figure in them is anybody's typing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from figures import ROOT
+from joint_section import draw_sharing, joint_section, ring_section
+from methods_section import draw_methods, methods_section, rooms_section
+from papers_section import papers_section
+from ranks_section import ranks_section
+from speed_section import (
+    all_tasks_section,
+    execution_section,
+    input_section,
+    install_section,
+    latency_section,
+    startup_section,
+    step_section,
+    suite_section,
+    transformer_section,
+)
+from zoo_section import families_table, zoo_table
+
+
+def results() -> str:
+    """The whole of docs/results.md."""
+    parts = [
+        "# Results",
+        "Written by `python benchmarks/reports/report.py` from what the named commands measured.",
+        "Every entry, its size and its figures: [zoo.md](zoo.md).",
+        methods_section(),
+        rooms_section(),
+        joint_section(),
+        ranks_section(),
+        step_section(),
+        transformer_section(),
+        ring_section(),
+        execution_section(),
+        latency_section(),
+        all_tasks_section(),
+        input_section(),
+        startup_section(),
+        install_section(),
+        suite_section(),
+        papers_section(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def zoo_page() -> str:
+    """The whole of docs/zoo.md."""
+    words = """# The zoo
+
+Written by `python benchmarks/reports/report.py` from the registry. Parameters leave the heads out; `measured` is what
+`zoo verify NAME` holds the packaged weights to, top-1 accuracy where nothing else is said; `reported` are a paper's own
+figures. Entries that differ in rank alone share a line."""
+    return f"{words}\n\n{zoo_table()}\n"
+
+
+def readme(text: str) -> str:
+    """The README with its table of the zoo made anew."""
+    table_of_the_zoo = f"<!-- zoo -->\n\n{families_table()}\n\n<!-- /zoo -->"
+    return re.sub("<!-- zoo -->.*?<!-- /zoo -->", lambda _: table_of_the_zoo, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    draw_methods()
+    draw_sharing(ROOT / "docs" / "sharing")
+    (ROOT / "docs" / "results.md").write_text(results(), encoding="utf-8")
+    (ROOT / "docs" / "zoo.md").write_text(zoo_page(), encoding="utf-8")
+    path = ROOT / "README.md"
+    path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
