@@ -50,6 +50,15 @@ def test_ls_lists_and_filters() -> None:
     assert "No model's name matches 'x*'" in error("ls", "x*")
 
 
+def test_ls_shows_models_with_weights_first_or_alone() -> None:
+    rows, alone = out("ls"), out("ls", "--with-weights")
+    sizes = [row["KB per task"] is not None for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+    assert alone == rows[: sum(sizes)]
+    assert 0 < sum(sizes) < len(rows) == len(package.list_models())
+    assert "None of the 7 models" in error("ls", "resnet50-ftn-*-sketch", "--with-weights")
+
+
 def test_info_shows_the_entry_or_the_nearest_names() -> None:
     assert "FTN, Table 2" in zoo("info", "resnet34-ftn-r40-domainnet").stdout
     assert json.loads(zoo("info", NAME, "--json").stdout)["method"] == {"name": "ftn", "rank": 8}

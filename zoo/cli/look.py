@@ -16,14 +16,19 @@ from zoo.errors import CheckFailed, OptionError
 
 @main.command("ls")
 @click.argument("pattern", default="*")
+@click.option("--with-weights", is_flag=True, help="Those alone that can be loaded as they are.")
 @as_json
 @click.pass_obj
-def list_command(registry: Registry, pattern: str, as_json: bool) -> None:
-    """List the models whose names match PATTERN, such as "resnet*-shapes"."""
-    rows = [_summary(entry) for entry in registry.entries(pattern)]
-    show(rows, as_json)
-    if not rows:
+def list_command(registry: Registry, pattern: str, with_weights: bool, as_json: bool) -> None:
+    """List the models whose names match PATTERN, such as "resnet*-shapes"; those with weights come first."""
+    found = registry.entries(pattern)
+    first = [entry for entry in found if entry.weights]
+    rest = [] if with_weights else [entry for entry in found if not entry.weights]
+    show([_summary(entry) for entry in [*first, *rest]], as_json)
+    if not found:
         raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
+    if with_weights and not first:
+        raise OptionError(f"None of the {len(found)} models whose names match {pattern!r} has weights.")
 
 
 def _summary(entry: Entry) -> dict[str, Any]:
