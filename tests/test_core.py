@@ -10,6 +10,8 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 from tests.check_wheel import ROOT
 from zoo.catalog.recipe import recipe_file
 
@@ -56,6 +58,7 @@ def test_the_extras_are_what_all_installs() -> None:
     assert {"scipy", "skimage", "sklearn", "tensorly", "torchmetrics", "matplotlib", "av"} <= set(MODULES)
 
 
+@pytest.mark.long
 def test_the_core_trains_evaluates_verifies_predicts_and_exports(tmp_path: Path) -> None:
     name, recipe, out = "resnet20-bn-shapes", tmp_path / "quick.yaml", tmp_path / "out"
     recipe.write_text(recipe_file("shapes/bn").read_text().replace("epochs: 40", "epochs: 1\nsamples: 64"))

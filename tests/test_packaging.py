@@ -12,6 +12,8 @@ import pytest
 import zoo
 from tests.check_wheel import ROOT, problems
 
+pytestmark = pytest.mark.xdist_group("wheel")  # built once, and not by two workers in one folder
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zoo.loader import load as load
     from zoo.models.adapted import TaskModel as TaskModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need no torch
     "Preprocessing": "zoo.catalog.task",

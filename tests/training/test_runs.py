@@ -82,6 +82,7 @@ def test_a_try_is_not_published(checkout: Path) -> None:
     assert Registry.read(checkout / "registry.yaml").entry("mine").weights is None
 
 
+@pytest.mark.long
 def test_two_processes_end_where_one_does(quick: Path, tmp_path: Path) -> None:
     """Two tasks, 720 images in batches of 120 or of 2 × 60, nothing drawn at random but their order."""
     text = re.sub("augment: .*", "augment: {crop: none}", quick.read_text())
@@ -91,7 +92,7 @@ def test_two_processes_end_where_one_does(quick: Path, tmp_path: Path) -> None:
     for method, accuracy, loss in (("features", 0.0, 1e-4), ("bn", 2.0, 0.05)):
         train = ["train", f"resnet20-{method}-shapes", *tasks, "--recipe", str(quick), "--cpu", "--quiet", "--out"]
         one, two = tmp_path / f"{method}-one", tmp_path / f"{method}-two"
-        subprocess.run([sys.executable, "-m", "zoo", *train, str(one)], check=True, timeout=300)
+        zoo(*train, str(one))
         subprocess.run([*launch, "-m", "zoo", *train, str(two)], check=True, timeout=300)
         for task in ("clipart", "sketch"):
             metrics = [read(folder / f"{task}.safetensors")[1]["metrics"] for folder in (one, two)]

@@ -58,8 +58,8 @@ def train_tasks(
 ) -> dict[str, float]:
     """Train what tasks own in `model`, and what is trained beside it, on their training images: one task, or several.
 
-    Several tasks take turns, a batch each (`take_turns`); what they share is trained by all of them. Epochs, schedule
-    and optimisers are then the recipe's; inputs, augmentation, batches, samples and losses may be each task's own.
+    Several tasks take turns, a batch each (`Turns`); what they share is trained by all of them. Epochs, schedule and
+    optimisers are then the recipe's; inputs, augmentation, batches, samples and losses may be each task's own.
 
     Everything random is drawn from the recipe's seed, the tasks' names and the epoch, so that a run which is
     stopped and resumed from `checkpoint_file`, written after each epoch, ends with the same weights.
