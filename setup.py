@@ -22,6 +22,8 @@ class BuildWithRegistry(build_py):
 
     def run(self) -> None:
         """Build, then add the registry, and what is parsed and checked of it."""
+        if not self.editable_mode:  # what an earlier version left in the folder is no part of this one
+            shutil.rmtree(Path(self.build_lib) / "zoo", ignore_errors=True)
         super().run()
         if not self.editable_mode:
             package = Path(self.build_lib).resolve() / "zoo"

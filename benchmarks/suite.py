@@ -1,6 +1,6 @@
 """What the test suite costs, from the logs of its runs.
 
-(time make test PYTEST_ADDOPTS=--durations=20) 2> LOG …
+(time make test PYTEST_ADDOPTS=--durations=20) > LOG 2>&1
 python benchmarks/suite.py --json benchmarks/results/suite.json "make test=LOG" …
 """
 
@@ -19,6 +19,8 @@ from zoo.cli.tables import show
 def figures(log: str) -> dict[str, Any]:
     """Tests, wall-clock and processor seconds, and the slowest tests, of a run that was timed by the shell."""
     times = {name: 60 * int(m) + float(s) for name, m, s in re.findall(r"(?m)^(real|user|sys)\s+(\d+)m([\d.]+)s", log)}
+    if "real" not in times:
+        raise click.ClickException("a log without the shell's `time`; see the head of this file")
     passed = re.findall(r"(\d+) passed", log)
     slowest = re.findall(r"(?m)^([\d.]+)s (?:call|setup) +(\S+)", log)
     return {

@@ -56,16 +56,9 @@ class Graph(nn.Module):
 
 
 def to_onnx(
-    module: nn.Module,
-    path: str | Path,
-    *,
-    task: Task | None = None,
-    preprocess: bool = False,
-    half: bool = False,
-    images: Tensor | None = None,
-    provider: str = "cpu",
-    metadata: Mapping[str, Any] | None = None,
-) -> Parity:
+    module: nn.Module, path: str | Path, *, task: Task | None = None, preprocess: bool = False, half: bool = False,
+    images: Tensor | None = None, provider: str = "cpu", metadata: Mapping[str, Any] | None = None,
+) -> Parity:  # fmt: skip
     """Write a plain module as one ONNX file with a dynamic batch, checked against the module before it is kept.
 
     The graph's input is `images`, its output `logits`; or, for a dense task, `maps` (B, channels, H, W), and then
@@ -89,16 +82,15 @@ def to_onnx(
     """
     path, preprocessing = Path(path), task.preprocessing if task else Preprocessing()
     inner, dense = preprocessing if preprocess else None, task is not None and is_dense(task.kind)
-    reference = Graph(module, inner)
-    source = Graph(module, inner, half=True) if half else reference
+    model = _graph_model(Graph(module, inner, half), _random(preprocessing, preprocess, 2), preprocess, dense)
+    _describe(model, task, preprocess, half, metadata or {})
     batches = [*_random_batches(preprocessing, preprocess, dense), *([] if images is None else [images])]
     with atomic_path(path) as temporary:
-        model = _graph_model(source, _random(preprocessing, preprocess, 2), preprocess, dense)
-        _describe(model, task, preprocess, half, metadata or {})
         onnx.save(model, temporary)
         del model  # as large as the network
         _check_valid(temporary, path)
-        parity = compare(reference, session(temporary, provider), batches, TOLERANCE_HALF if half else TOLERANCE)
+        made, tolerance = session(temporary, provider), TOLERANCE_HALF if half else TOLERANCE
+        parity = compare(Graph(module, inner), made, batches, tolerance)
         if not parity.passed:
             raise ExportError(f"{path}: the graph differs from its source by more than {parity.tolerance}: {parity}.")
     return parity

@@ -4,11 +4,11 @@ ZooError
 ├── UnknownNameError    a model, task, method, recipe or backbone that nobody registered
 ├── ConfigError         a registry or recipe that cannot be read as written; lists every problem at once
 ├── OptionError         an argument out of its range
+│   └── MissingExtraError   something that needs a package which is not installed
 ├── WeightsError        a missing, damaged or mismatched weights file
 ├── DataError           a dataset folder or image that is not as it should be
 ├── TrainingError       a training that cannot go on
 ├── ExportError         a graph that could not be written or that disagrees with its source
-├── MissingExtraError   something that needs a package which is not installed
 └── CheckFailed         a verification that ran and found a difference
 
 The message says what is wrong, with the value, and what to do about it.
@@ -80,10 +80,8 @@ class CheckFailed(ZooError):
     """A verification that ran to its end and found a difference."""
 
 
-class MissingExtraError(ZooError, ImportError):
+class MissingExtraError(OptionError):
     """Something that needs a package which the core of the zoo does without."""
-
-    exit_status = 2
 
 
 @contextlib.contextmanager
@@ -94,12 +92,13 @@ def extra(name: str, what: str) -> Iterator[None]:
         what: needs it, such as "The figure of edges".
 
     Raises:
-        MissingExtraError: it is not installed; the message has the command that installs it.
+        MissingExtraError: it is not installed, or broken; the message has the command that installs it.
     """
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        raise MissingExtraError(
-            f"{what} needs {package}, which is not installed here: pip install 'ftn-zoo[{name}]'."
-        ) from error
+        if package == "zoo":
+            raise
+        state = "is not installed here" if isinstance(error, ModuleNotFoundError) else f"does not import here ({error})"
+        raise MissingExtraError(f"{what} needs {package}, which {state}: pip install 'ftn-zoo[{name}]'.") from error

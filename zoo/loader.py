@@ -18,6 +18,7 @@ from zoo.catalog.registry import Registry, default_registry
 from zoo.catalog.store import adapter_files, shared_file
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, WeightsError
+from zoo.joint import joined, tables
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import Placement
@@ -137,15 +138,13 @@ def _adapted_backbone(entry: Entry, registry: Registry) -> TaskModel:
 
 def _joint_model(entry: Entry, registry: Registry) -> MultiTaskModel:
     """The tasks' networks, joined; behind the backbone without its head, if the entry has one."""
-    from zoo.joint import joined
-    from zoo.joint.tables import network
-
     trunk, head = None, entry.placement.get("head", "")
     if entry.backbone:
         trunk = architecture(entry.backbone, registry)
         trunk.set_submodule(head, nn.Identity())
-    networks = {task: network(name, entry.classes[task]) for task, name in entry.networks.items()}
-    return joined(networks, entry.method["name"], entry.method_options, trunk, (f"{head}.",))
+    networks = {task: tables.network(name, entry.classes[task]) for task, name in entry.networks.items()}
+    options = entry.method_options | {key: value for key, value in entry.placement.items() if key != "head"}
+    return joined(networks, entry.method["name"], options, trunk, (f"{head}.",))
 
 
 def counted_parameters(entry: Entry, registry: Registry) -> Parameters:

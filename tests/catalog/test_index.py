@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from zoo.catalog import index
 from zoo.catalog import registry as registries
 from zoo.catalog.registry import Registry
+from zoo.errors import WeightsError
 from zoo.storage import resources
 
 TEXT = """format: 1
@@ -131,3 +132,31 @@ def test_a_registry_with_mistakes_has_no_index(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(Exception, match=r"method\.rank must be a whole number"):
             Registry.read(file)
+
+
+def test_without_the_codes_own_files_there_is_no_index(
+    tmp_path: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "__file__", str(tmp_path / "archive" / "catalog" / "index.py"))
+    file = write(tmp_path)
+    assert contents(Registry.read(file)) == parsed(file)
+    assert counted == [file, file]
+
+
+def test_a_wheels_index_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+    file = write(tmp_path, TEXT.replace("rank: 3", "rank: 3, odd: {1: 2}"))
+    with pytest.raises(WeightsError, match="There is no index of"):
+        registries.write_index(file)
+
+
+def test_the_cache_keeps_the_indices_that_are_used(tmp_path: Path) -> None:
+    used = write(tmp_path)
+    Registry.read(used)
+    kept = index._cached(index.key_of(used.read_bytes()))
+    for number in range(index.KEPT + 5):
+        (tmp_path / str(number)).mkdir()
+        other = write(tmp_path / str(number), TEXT.replace("rank: 3", f"rank: {number + 4}"))
+        Registry.read(other)
+        Registry.read(used)
+    assert kept.is_file()
+    assert len(list(kept.parent.iterdir())) == index.KEPT

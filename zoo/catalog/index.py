@@ -7,8 +7,10 @@ zoo's own index comes with the wheel; others, and a checkout's, are kept in the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,16 @@ from zoo.storage import resources
 from zoo.storage.files import WeightsFile, atomic_path
 
 PARTS = {"parameters": Parameters, "reported": Reported, "backbone_weights": WeightsFile, "shared": WeightsFile}
+KEPT = 20  # indices in the cache, those last used
 Items = tuple[list[Entry], list[Backbone]]
 
 
 def key_of(registry: bytes) -> str:
-    """What an index of a registry file with this content is known by: it depends on the code that reads the file."""
+    """What an index of a registry file with this content is known by: it depends on the code that reads the file.
+
+    Raises:
+        OSError: the code's own files are not there, as in an archive.
+    """
     digest = hashlib.sha256(registry)
     for file in sorted([*Path(__file__).parent.glob("*.py"), Path(__file__).parents[1] / "storage" / "files.py"]):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -44,6 +51,8 @@ def load(registry: Path, key: str) -> Items | None:
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError):  # no file or folder; or damage
             continue
         if found is not None:
+            with contextlib.suppress(OSError):
+                os.utime(file)  # for `save`, which keeps those that are used
             return found
     return None
 
@@ -64,6 +73,9 @@ def save(key: str, entries: Iterable[Entry], backbones: Iterable[Backbone], file
             return
         with atomic_path(file or _cached(key)) as temporary:
             temporary.write_text(f"{key}\n{_digest(content)}\n{content}", encoding="utf-8")
+        others = sorted(_cached(key).parent.glob("*.index"), key=lambda each: each.stat().st_mtime) if not file else []
+        for old in others[:-KEPT]:
+            old.unlink(missing_ok=True)
     except (OSError, RuntimeError, ValueError, TypeError, ZooError):
         return
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from zoo.catalog import index
 from zoo.catalog.entry import Backbone, Entry, as_data
-from zoo.errors import ConfigError, OptionError, UnknownNameError
+from zoo.errors import ConfigError, OptionError, UnknownNameError, WeightsError
 from zoo.storage import resources
 from zoo.storage.files import atomic_path, read_text
 
@@ -46,7 +46,10 @@ class Registry:
     @classmethod
     def _read(cls, path: Path) -> Registry:
         text = read_text(path)
-        key = index.key_of(text.encode())
+        try:
+            key = index.key_of(text.encode())
+        except OSError:
+            return cls(*_parsed(text, path))
         known = index.load(path, key)
         if known is None:
             known = _parsed(text, path)
@@ -154,9 +157,14 @@ def _parsed(text: str, path: Path) -> index.Items:
 
 
 def write_index(path: Path) -> None:
-    """Write the index of a registry beside it, as a wheel has it."""
+    """Write the index of a registry beside it, as a wheel has it; raises WeightsError where that cannot be."""
     text = read_text(path)
-    index.save(index.key_of(text.encode()), *_parsed(text, path), index.packaged_index(path))
+    key, known = index.key_of(text.encode()), _parsed(text, path)
+    index.save(key, *known, index.packaged_index(path))
+    if index.load(path, key) != known:
+        raise WeightsError(
+            f"There is no index of {path}: the folder cannot be written to, or JSON lacks a value of it."
+        )
 
 
 def _section(kind: type[T], data: dict[str, Any], section: str, problems: list[str]) -> dict[str, T]:

@@ -1,4 +1,4 @@
-"""Finding out: ls, info, download, plot, data."""
+"""Finding out: ls, info, download, compare, plot, data."""
 
 from __future__ import annotations
 
@@ -102,16 +102,17 @@ def download(registry: Registry, name: str) -> None:
 @click.pass_obj
 def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out: Path | None, as_json: bool) -> None:
     """Compare the models that match PATTERN on their tasks: accuracy, parameters, size, speed."""
+    from zoo.drawing.plots import accuracy_by_parameters, pyplot
     from zoo.verification.comparison import compare as measure
 
     entries = registry.entries(pattern)
     if not entries:
         raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
+    if out:
+        pyplot()  # where it is not installed, it is told before anything is timed
     rows = measure(entries, registry, task, rounds)
     show(rows, as_json)
     if out:
-        from zoo.drawing.plots import accuracy_by_parameters
-
         metric = entries[0].metric(task or entries[0].tasks[0]).name
         for path in accuracy_by_parameters(rows, out, metric):
             click.echo(path, err=as_json)

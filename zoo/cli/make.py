@@ -1,4 +1,4 @@
-"""Making adapters: train, pack, cp."""
+"""Making adapters: train, compress, convert, search-sharing, pack, cp."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class JointModel(MultiTaskModel):
 
     Args:
         networks: of all tasks that it may get, by name.
-        sharing: a way of sharing, such as `zoo.joint.TRMTL`.
+        sharing: a way of sharing, such as `zoo.joint.trmtl.TRMTL`.
         options: its arguments, such as `{"pattern": "410", "rank": 5}`.
         trunk: a frozen network in front of all of them, such as the convolutions of a VGG-16.
 

@@ -1,6 +1,6 @@
 """From images and a recipe to adapter files: batches, steps, whole runs, tests of what was trained, publishing.
 
-Training again and again to find something out belongs to `zoo.search` and `zoo.verification.claims`.
+Training again and again to find something out belongs to `zoo.search` and `zoo.verification`.
 """
 
 from zoo.training.domains import train_own

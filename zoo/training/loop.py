@@ -46,16 +46,9 @@ class Execution:
 
 
 def train_tasks(
-    model: MultiTaskModel,
-    data: Mapping[str, Splits],
-    recipe: Recipe,
-    *,
-    accelerator: Accelerator | None = None,
-    checkpoint_file: Path | None = None,
-    resume: bool = False,
-    execution: Execution | None = None,
-    quiet: bool = False,
-) -> dict[str, float]:
+    model: MultiTaskModel, data: Mapping[str, Splits], recipe: Recipe, *, accelerator: Accelerator | None = None,
+    checkpoint_file: Path | None = None, resume: bool = False, execution: Execution | None = None, quiet: bool = False,
+) -> dict[str, float]:  # fmt: skip
     """Train what tasks own in `model`, and what is trained beside it, on their training images: one task, or several.
 
     Several tasks take turns, a batch each (`Turns`); what they share is trained by all of them. Epochs, schedule and
@@ -161,6 +154,7 @@ def validated(model: MultiTaskModel, data: Mapping[str, Splits], accelerator: Ac
 
 def _kind(model: MultiTaskModel, task: str, recipe: Recipe) -> Kind:
     kind = get_kind(model.task(task).kind)
+    kind.meter(len(model.task(task).classes))  # where this needs what is not installed, it is told before the training
     if kind.name == "depth" and recipe.augment.crop == "random_resized":
         raise OptionError(
             "A random_resized crop enlarges an image and leaves its depths; use zoom, which divides them."
