@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ROOM ?=
 WORKERS ?= 2
 # Two workers of one thread each: more threads than cores would wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup tests/$(ROOM)
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal tests/$(ROOM)
 
 .PHONY: demo test slow lint clean
 

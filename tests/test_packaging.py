@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +13,19 @@ import pytest
 import zoo
 from tests.check_wheel import ROOT, problems
 
-pytestmark = pytest.mark.xdist_group("wheel")  # built once, and not by two workers in one folder
-
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the built wheel is installed in."""
+    """A folder that the wheel is installed in, built of a copy: several workers may build at once."""
     folder = tmp_path_factory.mktemp("wheel")
+    checkout = folder / "checkout"
+    for name in ("zoo", "export", "recipes"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("registry.yaml", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     flags = ["--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "wheel", *flags, "--wheel-dir", folder, ROOT], check=True, cwd=folder)
+    subprocess.run([*pip, "wheel", *flags, "--wheel-dir", folder, checkout], check=True, cwd=folder)
     (wheel,) = folder.glob("*.whl")
     assert problems(wheel) == []
     subprocess.run([*pip, "install", *flags, "--target", folder / "site", wheel], check=True, cwd=folder)

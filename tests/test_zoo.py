@@ -37,7 +37,6 @@ FAMILIES = {  # of graphs, by what their networks' names begin with, and the one
     "vit": "vit_b32_clip-ftn_o-r4-clip5", "deeplab": "resnet18-ftn-r1-nyud", "mlp": "mlp-trmtl_410-mnist_odd_even",
     "cnn": "cnn-trmtl_432-omniglot5", "lstm": "lstm-trmtl_4-clips",
 }  # fmt: skip
-LARGE = ("5410-cifar10", "omniglot_mnist", "lstm-trmtl-ucf11", "dmtrl_tt-cifar10", "officehome")  # a gigabyte and more
 SIZES = {"sketch": {224}, "domainnet": {224}, "domainnet_joint": {224}, "decathlon": {72}, "shapes": {32},
          "pentathlon": {24, 28, 32, 36, 40}, "places": {64}, "clip5": {224}, "nyud": {425}, "rooms": {48},
          "mnist_odd_even": {28}, "omniglot5": {105}, "omniglot_mnist": {28, 105}, "cifar10_3": {16, 32}, "ucf11": {120},
@@ -51,11 +50,8 @@ def sizes(entry: Entry) -> set[int]:
 
 
 def marked(entry: Entry, quick: bool = False) -> object:
-    """A case for pytest: slow, unless it is a quick one; the largest networks one after another, for their memory."""
-    marks = [] if quick else [pytest.mark.slow]
-    if any(word in entry.name for word in LARGE):
-        marks.append(pytest.mark.xdist_group("large"))
-    return pytest.param(entry, marks=marks)
+    """A case for pytest: slow, unless it is a quick one."""
+    return pytest.param(entry, marks=[] if quick else [pytest.mark.slow])
 
 
 def test_each_family_of_graphs_has_its_quick_test() -> None:

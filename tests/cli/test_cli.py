@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -15,7 +16,7 @@ import zoo as package
 from tests.conftest import equal, write_images
 from zoo.backbones import build
 from zoo.catalog.entry import Entry
-from zoo.cli.base import main
+from zoo.cli.base import COMMANDS, main
 from zoo.datasets.twins.shapes import render
 from zoo.errors import DataError
 from zoo.storage import resources
@@ -40,6 +41,14 @@ def error(*arguments: object, status: int = 2) -> str:
     result = zoo(*arguments, status=status)
     assert "Traceback" not in result.output
     return result.stderr
+
+
+def test_each_command_stands_in_the_file_that_the_table_says() -> None:
+    for name, home in COMMANDS.items():
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        assert command.callback is None or command.callback.__module__ == f"zoo.cli.{home}"
+    assert set(main.commands) == set(COMMANDS)
 
 
 def test_ls_lists_and_filters() -> None:

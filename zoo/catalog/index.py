@@ -51,8 +51,9 @@ def load(registry: Path, key: str) -> Items | None:
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError):  # no file or folder; or damage
             continue
         if found is not None:
-            with contextlib.suppress(OSError):
-                os.utime(file)  # for `save`, which keeps those that are used
+            if place == "cached":
+                with contextlib.suppress(OSError):
+                    os.utime(file)  # for `save`, which keeps those that are used
             return found
     return None
 
