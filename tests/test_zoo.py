@@ -75,9 +75,9 @@ def test_fusing_and_exporting_change_nothing(entry: Entry, tmp_path: Path) -> No
         logits = model(images, task)
         torch.testing.assert_close(plain(images), logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max()))
     model = None  # the largest networks have a gigabyte and more
-    parity = to_onnx(plain, tmp_path / "graph.onnx", task=known, images=images)  # which compares with `plain`
+    parity = to_onnx(plain, tmp_path / "graph.onnx", task=known)  # which compares with `plain`
     assert parity.passed
-    assert parity.images == 1 + 3 + 1
+    assert parity.images == 1 + 3
     if entry.name in FAMILIES.values():  # and here with the unfused model, in a session of its own
         found = torch.from_numpy(run(session(tmp_path / "graph.onnx"), images.numpy()))
         torch.testing.assert_close(found, logits, rtol=1e-3, atol=2e-4 * float(logits.abs().max()))
@@ -139,7 +139,7 @@ def test_every_recipe_trains_two_steps_and_its_result_evaluates(
 ) -> None:
     """On the benchmark's real layout; then `verify` evaluates what was trained, and finds what training has stated."""
     needs_root = get_benchmark(entry.benchmark).needs_root
-    root = layouts.make(entry.benchmark, tmp_path / "data", monkeypatch) if needs_root else None
+    root = layouts.shared(entry.benchmark, monkeypatch) if needs_root else None
     data = ("--data-root", root) if root else ()
     small, registry, file = on_a_small_scale(entry, tmp_path, random_backbones), Registry(), tmp_path / "registry.yaml"
     if entry.source:

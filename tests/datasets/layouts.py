@@ -1,11 +1,17 @@
-"""Small folders in exactly the layouts of the papers' benchmarks: every class, hardly an image."""
+"""Small folders in exactly the layouts of the papers' benchmarks: every class, hardly an image.
+
+`make` makes one for a test to alter; `shared` lends one that is made once, for tests that only read.
+"""
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import io
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +268,29 @@ def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if benchmark == "nyud":
         return nyud(root)
     return decathlon(root) if benchmark.startswith("decathlon") else domainnet(root)
+
+
+class Recorder(pytest.MonkeyPatch):
+    """Remembers what it was asked to set, and sets nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[Any, str, Any]] = []
+
+    def setattr(self, target: Any, name: Any, value: Any = None, raising: bool = True) -> None:
+        self.asked.append((target, name, value))
+
+
+@functools.cache
+def _made(benchmark: str) -> tuple[Path, list[tuple[Any, str, Any]]]:
+    root, recorder = Path(tempfile.mkdtemp(prefix="zoo-layout-")), Recorder()
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return make(benchmark, root / "data", recorder), recorder.asked
+
+
+def shared(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of one of the papers' benchmarks, made once for all tests of a process; not to be altered."""
+    root, asked = _made(benchmark)
+    for target, name, value in asked:
+        monkeypatch.setattr(target, name, value)
+    return root

@@ -28,8 +28,8 @@ PAPERS = sorted(name for name, benchmark in BENCHMARKS.items() if isinstance(ben
 
 
 @pytest.fixture(params=PAPERS)
-def benchmark(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
-    return request.param, layouts.make(request.param, tmp_path, monkeypatch)
+def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    return request.param, layouts.shared(request.param, monkeypatch)
 
 
 def test_every_task_loads_with_the_classes_of_the_registry(benchmark: tuple[str, Path]) -> None:
@@ -138,8 +138,11 @@ NEEDED = {  # a part of the folder, and the task that cannot do without
 }  # fmt: skip
 
 
-def test_what_is_missing_is_named_with_the_layout_and_the_source(benchmark: tuple[str, Path]) -> None:
-    name, root = benchmark
+@pytest.mark.parametrize("name", PAPERS)
+def test_what_is_missing_is_named_with_the_layout_and_the_source(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = layouts.make(name, tmp_path, monkeypatch)
     for part, task in NEEDED[name]:
         path = root / part
         shutil.move(path, root / "away")
