@@ -101,23 +101,26 @@ def suite_section() -> str:
     runs = [
         {
             "run": name,
-            "tests": run["tests"],
+            "tests": run["tests"] or "–",
             "wall": f"{run['wall'] / 60:.1f} min",
             "processor": f"{run['processor'] / 60:.1f} min",
         }
         for name, run in found.items()
     ]
+    now = [run for name, run in found.items() if name.endswith("0.2.0")]
+    wall, processor = (sum(run[key] for run in now) / 60 for key in ("wall", "processor"))
     slowest = {name: run["slowest"][:20] for name, run in found.items() if run["slowest"]}
     blocks = [
         f"### The slowest of `{name}`\n\n{table([{'s': row['seconds'], 'test': row['test']} for row in rows])}"
         for name, rows in slowest.items()
     ]
+    total = f"Of 0.2.0 together, which is `.ci/run` without installing: {wall:.1f} min, {processor:.1f} of a processor."
     words = f"""## The test suite
 
-`python benchmarks/suite.py --json FILE NAME=LOG …`, from the logs of `time make test` and `time make slow` with
+`python benchmarks/suite.py --json FILE NAME=LOG …`, from the logs of `time make test` and the like, with
 `PYTEST_ADDOPTS=--durations=20`. 0.1.0 was run with one thread, one test after another; 0.2.0 as the Makefile does, on
 two workers. {measured_on("suite")}"""
-    return "\n\n".join([words, table(runs), *blocks])
+    return "\n\n".join([words, table(runs), total, *blocks])
 
 
 def install_section() -> str:
