@@ -37,3 +37,8 @@ def spread(values: Sequence[float], places: int = 1) -> str:
     """The mean and, of several values, their standard deviation."""
     deviation = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{places}f}{deviation}"
+
+
+def method_of(entry: str) -> str:
+    """The method of BACKBONE-METHOD-BENCHMARK."""
+    return entry.partition("-")[2].rpartition("-")[0]

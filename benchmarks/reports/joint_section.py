@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from figures import machine, whole
+from figures import machine, spread, whole
 from markdown_table import table
 
 from zoo.drawing.plots import pyplot
@@ -19,10 +18,6 @@ RIVALS = ("stl", "mrn", "dmtrl_tucker", "dmtrl_tt")
 def means(row: dict[str, Any]) -> list[float]:
     """The mean over the tasks, of each repetition."""
     return [statistics.mean(each) for each in zip(*row["figures"].values(), strict=True)]
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 def _method(row: dict[str, Any]) -> str:

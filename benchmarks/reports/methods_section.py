@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from figures import ROOT, measured_on, read, spread
+from figures import ROOT, measured_on, method_of, read, spread
 from markdown_table import table
 
 from zoo.catalog.registry import default_registry
@@ -32,7 +32,7 @@ in turn in one process, of a training step, and of inference fused and with the 
 def _method(row: dict[str, Any], extra: dict[str, Any] | None = None, places: int = 1) -> dict[str, Any]:
     """A method's line in a table of methods."""
     return {
-        "method": _short(row["entry"]),
+        "method": method_of(row["entry"]),
         "seeds": len(next(iter(row["figures"].values()))),
         **{task: spread(values, places) for task, values in row["figures"].items()},
         **(extra or {}),
@@ -43,7 +43,7 @@ def _method(row: dict[str, Any], extra: dict[str, Any] | None = None, places: in
 
 
 def rooms_section() -> str:
-    rows = {_short(row["entry"]): row for row in read("methods_resnet20_rooms")}
+    rows = {method_of(row["entry"]): row for row in read("methods_resnet20_rooms")}
     single = rows["single"]["figures"]
     gains = {name: 100 * statistics.mean(_gain(row["figures"], single).values()) for name, row in rows.items()}
     shown = [
@@ -76,8 +76,3 @@ def draw_methods() -> None:
             for row in read(f"methods_{backbone}_shapes")
         ]
         accuracy_by_parameters(rows, ROOT / "docs" / f"methods_{backbone}_shapes")
-
-
-def _short(entry: str) -> str:
-    """The method of BACKBONE-METHOD-BENCHMARK."""
-    return entry.partition("-")[2].rpartition("-")[0]

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from figures import method_of
 from markdown_table import table
 
 from zoo.catalog.entry import Entry
@@ -78,14 +79,14 @@ def families_table() -> str:
     families: dict[tuple[str, str], list[Entry]] = {}
     for entry in default_registry().entries():
         if entry.weights:
-            network, _, benchmark = entry.name.partition("-")[0], "", entry.name.rpartition("-")[2]
+            network, benchmark = entry.name.partition("-")[0], entry.name.rpartition("-")[2]
             families.setdefault((network, benchmark), []).append(entry)
     return table([_family(*names, entries) for names, entries in families.items()])
 
 
 def _family(network: str, benchmark: str, entries: list[Entry]) -> dict[str, Any]:
     sizes = [file.size / 1000 for entry in entries for file in (entry.weights or {}).values()]
-    methods = dict.fromkeys(re.sub(r"-r\d+$", "", e.name.partition("-")[2].rpartition("-")[0]) for e in entries)
+    methods = dict.fromkeys(re.sub(r"-r\d+$", "", method_of(e.name)) for e in entries)
     means = [mean for entry in entries if (mean := entry.mean(entry.measured)) is not None]
     return {
         "models": f"`{network}-*-{benchmark}`",
