@@ -36,7 +36,7 @@ def measure(model: TaskModel, batch: int, rounds: int, device: str) -> dict[str,
     channels_last = images.contiguous(memory_format=torch.channels_last)
 
     def each(x: torch.Tensor) -> dict[str, torch.Tensor]:
-        outputs = {task: model(x, task) for task in model.tasks}
+        outputs = {task: model(x, task=task) for task in model.tasks}
         if device != "cpu":
             torch.cuda.synchronize()
         return outputs

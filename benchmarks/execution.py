@@ -52,7 +52,7 @@ def step(flags: list[str], device: str) -> Callable[[], None]:
 
     def run() -> None:
         with precision:
-            loss = F.cross_entropy(model(images, TASK).float(), labels)
+            loss = F.cross_entropy(model(images, task=TASK).float(), labels)
         (scaler.scale(loss) if scaler else loss).backward()
         update([optimizer], scaler)
 

@@ -92,7 +92,7 @@ def gpu_rate() -> float | None:
             torch.cuda.synchronize()
             start = time.perf_counter()
         with torch.autocast("cuda", torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(model(images, "flowers"), labels)
+            loss = torch.nn.functional.cross_entropy(model(images, task="flowers"), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

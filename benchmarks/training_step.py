@@ -53,7 +53,7 @@ def candidates(name: str, rank: int, images: torch.Tensor, route: str) -> dict[s
     peft = like(get_peft_model(build(), config))
     return {
         "fine-tuning": step(plain, plain, images),
-        "ftn": step(lambda x: adapted(x, "task"), adapted, images),
+        "ftn": step(lambda x: adapted(x, task="task"), adapted, images),
         "peft-lora": step(peft, peft, images),
     }
 

@@ -38,7 +38,7 @@ def main(rounds: int, batch: int, rank: int, device: str, json_file: Path | None
     candidates = {"fine-tuning": step(plain, plain, images)}
     for method in PEERS:
         model = zoo.adapt(vit(), {"task": CLASSES}, method, rank=rank).to(device)
-        candidates[method] = step(lambda x, model=model: model(x, "task"), model, images)
+        candidates[method] = step(lambda x, model=model: model(x, task="task"), model, images)
     for layer in dict.fromkeys(PEERS.values()):
         named = [f"blocks.{block}.attn.{layer}" for block in range(12)]
         peft = get_peft_model(vit(), LoraConfig(r=rank, target_modules=named, modules_to_save=["head"])).to(device)

@@ -72,7 +72,7 @@ def test_fusing_and_exporting_change_nothing(entry: Entry, tmp_path: Path) -> No
     assert known.preprocessing.size in sizes(entry)
     images = torch.randn(1, *known.preprocessing.input_size)
     with torch.no_grad():
-        logits = model(images, task)
+        logits = model(images, task=task)
         torch.testing.assert_close(plain(images), logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max()))
     model = None  # the largest networks have a gigabyte and more
     parity = to_onnx(plain, tmp_path / "graph.onnx", task=known)  # which compares with `plain`

@@ -20,6 +20,7 @@ from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, WeightsError
 from zoo.joint import joined, tables
 from zoo.models.adapted import TaskModel
+from zoo.models.frozen import copy_of
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import Placement
 from zoo.storage.fetch import fetch
@@ -84,11 +85,12 @@ def adapt(
     head: str | None = None,
     placement: str = "all",
     projections: Sequence[str] | None = None,
+    may_rest: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     kinds: Mapping[str, str] | None = None,
     **options: Any,
 ) -> TaskModel:
-    """Plug a method into any module with Conv2d or Linear layers. The module itself stays as it is.
+    """Plug a method into any module with convolutions or Linear layers. The module itself stays as it is.
 
     Args:
         module: a classifier of torchvision, of timm, or of your own; its weights are copied and frozen.
@@ -98,6 +100,7 @@ def adapt(
         head: the path of the classifier, or of a decoder. See `zoo.models.Placement` for what is taken by default.
         placement: "all", "early", "mid", "late" or "half" of the layers; see there too.
         projections: of attention, such as `["query", "value"]`, for methods that adapt these; see there too.
+        may_rest: patterns of adapted layers that not every pass calls, such as auxiliary heads and experts; see there.
         preprocessing: of every task; by default what timm says of its networks, for others ImageNet's at 224 pixels.
         kinds: of the tasks that do not classify, such as `{"depth": "depth"}`; see `zoo.kinds`.
         options: the method's own, such as `rank=20`.
@@ -107,7 +110,8 @@ def adapt(
     """
     if strange := sorted(set(kinds or {}) - set(tasks)):
         raise OptionError(f"kinds names {', '.join(strange)}, which are none of the tasks: {', '.join(tasks)}.")
-    model = TaskModel(copy.deepcopy(module), method, options, Placement(layers, norms, head, placement, projections))
+    chosen = Placement(layers, norms, head, placement, projections, may_rest)
+    model = TaskModel(copy_of(module), method, options, chosen)
     for name, classes in tasks.items():
         kind = (kinds or {}).get(name, CLASSIFICATION)
         model.add_task(Task.of(name, classes, preprocessing or Preprocessing.of(module), kind))

@@ -155,7 +155,7 @@ def test_a_backbone_may_be_another_entrys_network(tmp_path: Path, monkeypatch: p
     plain = first.fuse("a")
     for name, tensor in second.backbone_tensors().items():
         assert torch.equal(tensor, plain.state_dict()[name])
-    assert second(images, "a").shape == (2, 2)
+    assert second(images, task="a").shape == (2, 2)
     loop = read(tmp_path, text.replace("zoo/resnet20@shapes", "entry/next/a"))
     with pytest.raises(ConfigError, match="made of each other"):
         zoo.load("next", weights=None, registry=loop)
@@ -169,7 +169,7 @@ def test_every_entry_loads_without_weights(entry: Entry) -> None:
     task = entry.tasks[-1]
     x = torch.randn(1, *model.task(task).preprocessing.input_size)
     shape = (1, entry.classes[task], *(x.shape[2:] if is_dense(entry.kind(task)) else ()))
-    assert model(x, task).shape == shape
+    assert model(x, task=task).shape == shape
 
 
 def test_every_backbones_parameters_are_recomputed() -> None:

@@ -38,8 +38,8 @@ def test_at_full_rank_the_adapters_are_reproduced() -> None:
     assert max(errors.values()) < 1e-5
     x = torch.randn(4, 3, 16, 16)
     for task in source.tasks:
-        torch.testing.assert_close(target(x, task), source(x, task), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(target.fuse(task)(x), target(x, task), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(target(x, task=task), source(x, task=task), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(target.fuse(task)(x), target(x, task=task), rtol=1e-5, atol=1e-5)
 
 
 def test_the_error_is_that_of_the_singular_values_left_out() -> None:
@@ -97,7 +97,7 @@ def test_adapter_files_belong_to_their_basis(tmp_path: Path) -> None:
     other.load_shared_tensors(target.shared_tensors())
     other.load_adapter(tmp_path / "t1.safetensors")
     x = torch.randn(2, 3, 16, 16)
-    assert torch.equal(other(x, "t1"), target(x, "t1"))
+    assert torch.equal(other(x, task="t1"), target(x, task="t1"))
 
 
 def test_a_further_domain_starts_as_the_backbone_and_learns_on_the_frozen_basis() -> None:
@@ -110,8 +110,8 @@ def test_a_further_domain_starts_as_the_backbone_and_learns_on_the_frozen_basis(
     plain.add_task(Task.of("further", 4))
     head = {k: v for k, v in target.task_tensors("further").items() if k.startswith("classifier")}
     plain.load_task_tensors("further", {**plain.task_tensors("further"), **head})
-    assert torch.equal(target(x, "further"), plain(x, "further"))
-    target(x, "further").sum().backward()
+    assert torch.equal(target(x, task="further"), plain(x, task="further"))
+    target(x, task="further").sum().backward()
     assert target.get_submodule("backbone.body.0").tasks["further"].gamma.grad.abs().sum() > 0  # type: ignore[index]
     assert all(torch.equal(before[key], value) for key, value in target.shared_tensors().items())
 

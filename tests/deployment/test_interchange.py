@@ -65,7 +65,7 @@ def test_a_checkpoint_of_peft_gives_its_logits(tmp_path: Path, config: dict[str,
     model = zoo.load_peft(tmp_path, vit())
     with torch.no_grad():
         expected = peft(x := images())
-        torch.testing.assert_close(model(x, "task"), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(x, task="task"), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(model.fuse("task")(x), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -80,9 +80,9 @@ def test_peft_loads_what_the_zoo_writes(tmp_path: Path, method: str, options: di
     peft = PeftModel.from_pretrained(vit(4), str(tmp_path / "peft")).eval()
     again = load_peft(tmp_path / "peft", vit(4), task="a")
     with torch.no_grad():
-        expected = model(x := images(), "a")
+        expected = model(x := images(), task="a")
         torch.testing.assert_close(peft(x), expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(again(x, "a"), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(again(x, task="a"), expected, rtol=1e-5, atol=1e-5)
     assert again.task("a") == model.task("a")
     with pytest.raises(OptionError, match="holds a checkpoint already"):
         save_peft(model, "a", tmp_path / "peft")
@@ -96,8 +96,8 @@ def test_batch_norms_travel_with_their_statistics(tmp_path: Path) -> None:
     peft = PeftModel.from_pretrained(copy.deepcopy(network), str(tmp_path)).eval()
     again = load_peft(tmp_path, network)
     with torch.no_grad():
-        expected = model(x := images(), "a")
-        torch.testing.assert_close(again(x, "task"), expected, rtol=1e-5, atol=1e-5)
+        expected = model(x := images(), task="a")
+        torch.testing.assert_close(again(x, task="task"), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(peft(x), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -211,7 +211,7 @@ def test_the_command_line_converts_there_and_back(tmp_path: Path) -> None:
     registry = default_registry().merged(Registry.read(tmp_path / "own" / "registry.yaml"))
     model = zoo.load(name, registry=registry)
     with torch.no_grad():
-        torch.testing.assert_close(model(x := images(), "clipart"), peft.eval()(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(x := images(), task="clipart"), peft.eval()(x), rtol=1e-5, atol=1e-5)
     command = ["--registry", str(tmp_path / "own" / "registry.yaml"), "convert", name, "--task", "clipart"]
     back = CliRunner().invoke(main, [*command, "-o", str(tmp_path / "back")], catch_exceptions=False)
     assert back.exit_code == 0

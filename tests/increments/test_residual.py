@@ -109,7 +109,7 @@ def test_at_the_start_the_network_is_the_backbone_bit_for_bit(method: str) -> No
         head = {k: v for k, v in plain.task_tensors("t").items() if k.startswith(plain.head_paths)}
         adapted.load_task_tensors("t", {**adapted.task_tensors("t"), **head})
         x = torch.randn(2, 3, 32, 32)
-        assert torch.equal(adapted(x, "t"), plain(x, "t"))
+        assert torch.equal(adapted(x, task="t"), plain(x, task="t"))
         fused = adapted.fuse("t").state_dict()
         assert all(torch.equal(fused[key], value) for key, value in plain.fuse("t").state_dict().items())
 
@@ -123,7 +123,7 @@ def test_nothing_drifts_and_the_backbone_stays(method: str) -> None:
     x = torch.randn(4, 3, 16, 16)
     for _ in range(20):
         for task in model.tasks:
-            torch.testing.assert_close(model.fuse(task)(x), model(x, task), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(model.fuse(task)(x), model(x, task=task), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
@@ -160,7 +160,7 @@ def test_dropout_acts_on_the_second_convolution_of_a_block_in_training() -> None
     assert {rate for path, rate in rates.items() if path.endswith("conv1")} == {0.0}
     disturb(model, "t")
     x = torch.randn(2, 3, 32, 32)
-    assert torch.equal(model(x, "t"), model(x, "t"))
+    assert torch.equal(model(x, task="t"), model(x, task="t"))
     conv = model.backbone.get_submodule("layer1.0.conv2").train()
     y = torch.randn(2, 16, 8, 8)
     assert not torch.equal(run_as(model, conv, y), run_as(model, conv, y))
@@ -216,7 +216,7 @@ def test_series_in_double_precision_and_on_layers_of_their_own_kind() -> None:
             return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
 
     model = zoo.adapt(SmallNet().double(), {"t": 3}, "series").train()
-    assert model(torch.randn(4, 3, 16, 16).double(), "t").dtype == torch.float64
+    assert model(torch.randn(4, 3, 16, 16).double(), task="t").dtype == torch.float64
     network = nn.Sequential(nn.Conv2d(3, 4, 3), Standardised(4, 4, 3), nn.Conv2d(4, 5, 1))
     with pytest.raises(OptionError, match=r"^1: .*has its own forward"):
         zoo.adapt(network, {"t": 3}, "series")

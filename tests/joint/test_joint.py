@@ -54,7 +54,7 @@ LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
 
 
 def step(made: JointModel, task: str, optimizer: torch.optim.Optimizer) -> None:
-    loss = nn.functional.cross_entropy(made(IMAGES, task), LABELS)
+    loss = nn.functional.cross_entropy(made(IMAGES, task=task), LABELS)
     penalty = made.penalty(task)
     (loss if penalty is None else loss + penalty).backward()
     optimizer.step()
@@ -97,11 +97,11 @@ def test_what_is_shared_lives_once(method: str) -> None:
     assert all(not one & other for one, other in itertools.combinations(places, 2))
     counted = {id(p) for p in made.parameters()}
     assert len(counted) == sum(map(len, owners))
-    before = made(IMAGES, "a"), made(IMAGES, "b")
+    before = made(IMAGES, task="a"), made(IMAGES, task="b")
     with torch.no_grad():
         for parameter in made.sharing.parameters():
             parameter.mul_(1.5)
-    changed = [not torch.equal(made(IMAGES, task), then) for task, then in zip("ab", before, strict=True)]
+    changed = [not torch.equal(made(IMAGES, task=task), then) for task, then in zip("ab", before, strict=True)]
     assert changed == [method != "stl"] * 2
 
 
@@ -112,7 +112,7 @@ def test_fused_networks_are_torchs_own_and_agree(method: str) -> None:
     for task in made.tasks:
         plain = made.fuse(task)
         assert all(type(part).__module__.startswith("torch.nn.modules.") for part in plain.modules())
-        torch.testing.assert_close(plain(IMAGES), made(IMAGES, task), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(plain(IMAGES), made(IMAGES, task=task), rtol=1e-5, atol=1e-5)
         assert [tuple(p.shape) for p in plain.parameters()] == [
             tuple(p.shape) for p in Network.of(mlp(), 5).plain().parameters()
         ]
@@ -126,13 +126,13 @@ def test_fused_networks_are_torchs_own_and_agree(method: str) -> None:
 def test_copies_share_among_themselves_alone(method: str) -> None:
     made = model(method)
     copied = copy.deepcopy(made)
-    torch.testing.assert_close(copied(IMAGES, "b"), made(IMAGES, "b"))
-    before = made(IMAGES, "b")
+    torch.testing.assert_close(copied(IMAGES, task="b"), made(IMAGES, task="b"))
+    before = made(IMAGES, task="b")
     with torch.no_grad():
         for parameter in copied.sharing.parameters():
             parameter.add_(1)
-    assert torch.equal(made(IMAGES, "b"), before)
-    assert torch.equal(copied(IMAGES, "b"), before) == (method == "stl")
+    assert torch.equal(made(IMAGES, task="b"), before)
+    assert torch.equal(copied(IMAGES, task="b"), before) == (method == "stl")
 
 
 @pytest.mark.parametrize("method", OPTIONS)
@@ -149,7 +149,7 @@ def test_files_bring_back_every_bit(method: str, tmp_path: Path) -> None:
     again.load_shared_tensors(made.shared_tensors())
     for task in ("b", "a"):
         assert again.load_adapter(tmp_path / f"{task}.safetensors").classes == made.task(task).classes
-        assert torch.equal(again(IMAGES, task), made(IMAGES, task))
+        assert torch.equal(again(IMAGES, task=task), made(IMAGES, task=task))
     other = joined({t: Network.of(mlp(), 5) for t in "ab"}, "stl" if method != "stl" else "mrn", {})
     with pytest.raises(WeightsError, match=f"the method '{method}'"):
         other.load_adapter(tmp_path / "a.safetensors")
@@ -157,12 +157,12 @@ def test_files_bring_back_every_bit(method: str, tmp_path: Path) -> None:
 
 def test_a_task_can_be_forgotten_and_added_anew() -> None:
     made = model("trmtl")
-    before = made(IMAGES, "a")
+    before = made(IMAGES, task="a")
     made.remove_task("b")
     assert made.tasks == ("a",)
-    assert torch.equal(made(IMAGES, "a"), before)
+    assert torch.equal(made(IMAGES, task="a"), before)
     with pytest.raises(UnknownNameError, match="a"):
-        made(IMAGES, "b")
+        made(IMAGES, task="b")
     made.add_task(Task.of("b", 5))
     with pytest.raises(OptionError, match="a task 'b' already"):
         made.add_task(Task.of("b", 5))
@@ -242,8 +242,8 @@ def test_three_tasks_of_different_depth_width_and_input_share_what_fits() -> Non
         joined(networks, "trmtl", {"pattern": "1", "rank": 3})
     two = {name: plan for name, plan in networks.items() if name != "own"}
     made = model("trmtl", two, pattern="21", rank=3)
-    assert made(torch.randn(2, 1, 8, 8), "deep").shape == (2, 5)
-    assert made(torch.randn(2, 1, 16, 16), "wide").shape == (2, 4)
+    assert made(torch.randn(2, 1, 8, 8), task="deep").shape == (2, 5)
+    assert made(torch.randn(2, 1, 16, 16), task="wide").shape == (2, 4)
     counts = {task: made.count_parameters(task) for task in made.tasks}
     assert counts["deep"].shared == 9 * (16 + 16 + 16)
     assert counts["deep"].per_task == 9 * (8 + 8 + 3 * 16 + 16 + 16 + 8 + 8)
@@ -279,7 +279,7 @@ def test_networks_fuse_whatever_is_in_them(name: str) -> None:
     sizes = {"digits_mlp": (1, 8, 8), "digits16_mlp": (1, 16, 16), "shapes_mlp": (3, 32, 32), "mnist_mlp": (1, 28, 28),
              "shapes16_mlp": (3, 16, 16), "shapes_grey_mlp": (1, 32, 32), "clips_lstm": (12, 1, 16, 16)}  # fmt: skip
     x, plain = torch.randn(3, *sizes[name]), made.fuse("t")
-    torch.testing.assert_close(plain(x), made(x, "t"), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain(x), made(x, task="t"), rtol=1e-5, atol=1e-5)
     layers = [part for part in plain.modules() if not list(part.children())]
     assert {type(layer).__module__.partition(".modules")[0] for layer in layers} == {"torch.nn"}
     with pytest.raises(UnknownNameError, match=name):
@@ -295,11 +295,11 @@ def test_a_frozen_trunk_stands_in_front_and_in_the_fused_network(tmp_path: Path)
         made.add_task(Task.of(task, 5, EIGHT))
     made.train()
     before = {name: tensor.clone() for name, tensor in made.backbone_tensors().items()}
-    made(IMAGES, "a").sum().backward()
+    made(IMAGES, task="a").sum().backward()
     assert all(torch.equal(tensor, before[name]) for name, tensor in made.backbone_tensors().items())
     assert all(p.grad is None for p in made.trunk.parameters())
     made.eval()
-    torch.testing.assert_close(made.fuse("a")(IMAGES), made(IMAGES, "a"), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(made.fuse("a")(IMAGES), made(IMAGES, task="a"), rtol=1e-5, atol=1e-5)
     assert made.count_parameters("a").backbone == 4 * 9 + 4 + 8
     made.save_adapter("a", tmp_path / "a.safetensors")
     other = joined({"a": plan, "b": plan}, "trmtl", {"pattern": "2", "rank": 2, "cores": 2}, copy.deepcopy(trunk))
@@ -325,7 +325,7 @@ def test_dmtrl_begins_as_tensorlys_factorisation(method: str, plain: Any) -> Non
     full = model(method, networks, rank=10_000)
     assert all(error < 1e-5 for error in full.begin(sources).values())
     for task, source in sources.items():  # biases and heads too
-        torch.testing.assert_close(full(IMAGES, task), source(IMAGES), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(full(IMAGES, task=task), source(IMAGES), rtol=1e-4, atol=1e-5)
     small = model(method, networks, rank=2)
     errors = small.begin(sources)
     for number, factors in small.sharing.get_submodule("layers").named_children():

@@ -55,7 +55,7 @@ def test_a_fused_model_is_plain_and_agrees(small_model: TaskModel) -> None:
         assert not any(type(m).__module__.startswith("zoo") for m in plain.modules())
         assert plain.state_dict().keys() == SmallNet(classes).state_dict().keys()
         with torch.no_grad():
-            out = small_model(IMAGES, task)
+            out = small_model(IMAGES, task=task)
             torch.testing.assert_close(plain(IMAGES), out, rtol=1e-5, atol=1e-5)
         assert out.shape == (4, classes)
 
@@ -63,10 +63,10 @@ def test_a_fused_model_is_plain_and_agrees(small_model: TaskModel) -> None:
 def test_a_fused_model_shares_nothing(small_model: TaskModel) -> None:
     plain = small_model.fuse("a")
     with torch.no_grad():
-        before = small_model(IMAGES, "a")
+        before = small_model(IMAGES, task="a")
         for tensor in plain.state_dict().values():
             tensor.zero_()
-        assert torch.equal(small_model(IMAGES, "a"), before)
+        assert torch.equal(small_model(IMAGES, task="a"), before)
 
 
 def test_fused_equals_a_network_built_by_hand(small_model: TaskModel) -> None:
@@ -86,12 +86,12 @@ def test_fused_equals_a_network_built_by_hand(small_model: TaskModel) -> None:
 
 def test_a_thousand_switches_and_fusions_change_no_bit(small_model: TaskModel) -> None:
     before = snapshot(small_model.state_dict())
-    outputs = {task: small_model(IMAGES, task) for task in small_model.tasks}
+    outputs = {task: small_model(IMAGES, task=task) for task in small_model.tasks}
     for i in range(1000):
         task = small_model.tasks[i % 2]
         small_model.fuse(task)
         if i % 100 == 0:
-            assert torch.equal(small_model(IMAGES, task), outputs[task])
+            assert torch.equal(small_model(IMAGES, task=task), outputs[task])
     assert equal(small_model.state_dict(), before)
 
 
@@ -102,7 +102,7 @@ def test_training_a_task_moves_no_frozen_bit_and_no_other_task(small_model: Task
     small_model.train()
     for _ in range(3):
         optimizer.zero_grad()
-        small_model(IMAGES, "a").sum().backward()
+        small_model(IMAGES, task="a").sum().backward()
         optimizer.step()
     assert equal(small_model.backbone_tensors(), frozen)
     assert equal(small_model.task_tensors("b"), other)
@@ -115,7 +115,7 @@ def test_features_keep_the_frozen_norms_in_evaluation_mode() -> None:
     frozen = snapshot(model.backbone_tensors())
     model.train()
     with torch.no_grad():
-        model(IMAGES, "a")
+        model(IMAGES, task="a")
     assert equal(model.backbone_tensors(), frozen)
     assert {name for name, _ in model.task_parameters("a")} == {"classifier.weight", "classifier.bias"}
 
@@ -130,14 +130,14 @@ def test_finetuning_owns_every_weight_and_starts_as_the_backbone() -> None:
 
 
 def test_two_threads_serve_two_tasks_of_one_model(small_model: TaskModel) -> None:
-    expected = {task: small_model(IMAGES, task).detach() for task in small_model.tasks}
+    expected = {task: small_model(IMAGES, task=task).detach() for task in small_model.tasks}
     wrong: list[str] = []
     barrier = threading.Barrier(2)
 
     def work(task: str) -> None:
         barrier.wait()
         for _ in range(200):
-            if not torch.equal(small_model(IMAGES, task), expected[task]):
+            if not torch.equal(small_model(IMAGES, task=task), expected[task]):
                 wrong.append(task)
 
     threads = [threading.Thread(target=work, args=(task,)) for task in small_model.tasks]
@@ -173,14 +173,14 @@ def test_a_recomputed_forward_pass_serves_the_same_task(reentrant: bool, other_t
         disturb(model, task)
         straight.load_task_tensors(task, {n.removeprefix("net."): t for n, t in model.task_tensors(task).items()})
     x = IMAGES.clone().requires_grad_()
-    loss = model(x, "a").sum() + 2 * model(x, "b").sum()  # one graph, two tasks
+    loss = model(x, task="a").sum() + 2 * model(x, task="b").sum()  # one graph, two tasks
     if other_thread:
         thread = threading.Thread(target=loss.backward)
         thread.start()
         thread.join()
     else:
         loss.backward()
-    (straight(IMAGES, "a").sum() + 2 * straight(IMAGES, "b").sum()).backward()
+    (straight(IMAGES, task="a").sum() + 2 * straight(IMAGES, task="b").sum()).backward()
     for task in model.tasks:
         mine, theirs = dict(model.task_parameters(task)), dict(straight.task_parameters(task))
         for name, parameter in mine.items():
@@ -195,7 +195,7 @@ def test_a_layer_called_outside_the_model_says_so(small_model: TaskModel) -> Non
 def test_adding_and_removing_a_task_leaves_the_others_alone(small_model: TaskModel) -> None:
     before = snapshot(small_model.state_dict())
     small_model.add_task(Task.of("c", 3), {"rank": 5})
-    assert small_model(IMAGES, "c").shape == (4, 3)
+    assert small_model(IMAGES, task="c").shape == (4, 3)
     small_model.remove_task("c")
     assert equal(small_model.state_dict(), before)
     with pytest.raises(OptionError, match="has a task 'a' already"):
@@ -207,12 +207,12 @@ def test_adding_and_removing_a_task_leaves_the_others_alone(small_model: TaskMod
         small_model.add_task(Task.of("d", 3), {"rank": 0})
     assert equal(small_model.state_dict(), before)
     with pytest.raises(UnknownNameError, match="Unknown task 'sketchh'"):
-        small_model(IMAGES, "sketchh")
+        small_model(IMAGES, task="sketchh")
 
 
 def test_a_copied_model_selects_for_itself(small_model: TaskModel) -> None:
     twin = copy.deepcopy(small_model)
-    assert torch.equal(twin(IMAGES, "a"), small_model(IMAGES, "a"))
+    assert torch.equal(twin(IMAGES, task="a"), small_model(IMAGES, task="a"))
     assert twin.selection is not small_model.selection
 
 
@@ -223,7 +223,7 @@ def test_adapter_files_carry_everything_and_are_checked(small_model: TaskModel, 
     fresh.load_backbone_tensors(small_model.backbone_tensors())
     assert fresh.load_adapter(file) == small_model.task("a")
     assert equal(fresh.task_tensors("a"), small_model.task_tensors("a"))  # batch-norm statistics among them
-    assert torch.equal(fresh(IMAGES, "a"), small_model(IMAGES, "a"))
+    assert torch.equal(fresh(IMAGES, task="a"), small_model(IMAGES, task="a"))
 
     stranger = zoo.adapt(SmallNet(), {}, rank=3)
     with pytest.raises(WeightsError, match="trained on another backbone"):
@@ -256,7 +256,7 @@ def test_adapt_leaves_the_users_module_alone() -> None:
     before = snapshot(net.state_dict())
     model = zoo.adapt(net, {"a": ["cat", "dog"]}, rank=2)
     model.train()
-    model(IMAGES, "a").sum().backward()
+    model(IMAGES, task="a").sum().backward()
     assert equal(net.state_dict(), before)
     assert all(p.requires_grad for p in net.parameters())
     assert model.task("a").classes == ("cat", "dog")
@@ -283,7 +283,7 @@ def test_adapt_works_on_networks_it_has_never_seen(build: object, head: str) -> 
     assert model.head_paths == (head,)
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
-        out = model(x, "a")
+        out = model(x, task="a")
         torch.testing.assert_close(model.fuse("a")(x), out, rtol=1e-4, atol=1e-4 * out.abs().max().item())
     assert out.shape == (1, 5)
     assert type(model.fuse("a")) is type(net)
@@ -328,7 +328,7 @@ def test_layers_that_torch_reads_without_calling_stay_frozen() -> None:
     disturb(model, "a")
     assert {name.partition(".")[0] for name, _ in model.task_parameters("a")} == {"mix", "fc"}
     with torch.no_grad():
-        torch.testing.assert_close(model.fuse("a")(IMAGES), model(IMAGES, "a"), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model.fuse("a")(IMAGES), model(IMAGES, task="a"), rtol=1e-5, atol=1e-5)
 
 
 def test_hooks_of_the_users_network_run_once_before_and_after_fusing() -> None:
@@ -343,7 +343,7 @@ def test_hooks_of_the_users_network_run_once_before_and_after_fusing() -> None:
         if name.endswith("out_factor"):
             tensor.zero_()
     with torch.no_grad():
-        torch.testing.assert_close(model(IMAGES, "a"), net(IMAGES))
+        torch.testing.assert_close(model(IMAGES, task="a"), net(IMAGES))
         torch.testing.assert_close(model.fuse("a")(IMAGES), net(IMAGES))
 
 
@@ -370,4 +370,4 @@ def test_a_module_that_stands_in_two_places_is_adapted_once() -> None:
     plain = model.fuse("a")
     assert plain.one is plain.two
     with torch.no_grad():
-        torch.testing.assert_close(plain(IMAGES), model(IMAGES, "a"), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(plain(IMAGES), model(IMAGES, task="a"), rtol=1e-5, atol=1e-5)

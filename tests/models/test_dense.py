@@ -55,7 +55,7 @@ def test_a_decoder_is_the_tasks_own_and_fuses(method: str, tmp_path: Path) -> No
     before = model.backbone_sha256()
     with torch.no_grad():
         for task, (_, outputs) in FOUR.items():
-            found = model(images, task)
+            found = model(images, task=task)
             assert found.shape == (2, outputs, 21, 30)
             torch.testing.assert_close(model.fuse(task)(images), found, rtol=1e-4, atol=1e-5)
     own = model.task_tensors("depth")
@@ -76,7 +76,7 @@ def test_training_one_decoder_moves_nothing_else() -> None:
     backbone = model.backbone_sha256()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
     model.train()
-    model(torch.randn(2, 3, 16, 16), "depth").square().mean().backward()
+    model(torch.randn(2, 3, 16, 16), task="depth").square().mean().backward()
     optimizer.step()
     assert all(equal(model.task_tensors(task), tensors) for task, tensors in others.items())
     assert model.backbone_sha256() == backbone
@@ -101,7 +101,7 @@ def test_both_routes_of_ftn_agree_on_dilated_convolutions() -> None:
     for route in ("folded", "factored"):
         model = four_tasks("ftn", copy.deepcopy(network), rank=2, route=route)
         with torch.no_grad():
-            found[route] = model(images, "semseg")
+            found[route] = model(images, task="semseg")
     torch.testing.assert_close(found["folded"], found["factored"], rtol=1e-4, atol=1e-4)
 
 
@@ -111,12 +111,12 @@ def test_a_head_may_be_any_module_that_holds_layers() -> None:
     )
     model = TaskModel(network, "bn", placement=Placement(head="1"))
     model.add_task(Task.of("few", 2))
-    assert model(torch.randn(1, 3, 8, 8), "few").shape == (1, 2, 4, 4)
+    assert model(torch.randn(1, 3, 8, 8), task="few").shape == (1, 2, 4, 4)
     assert torch.equal(model.task_tensors("few")["1.0.weight"], network[1].make.args[0][0].weight)  # type: ignore
     up = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 9, 2, 2)))
     model = TaskModel(up, "bn", placement=Placement(head="1"))
     model.add_task(Task.of("few", 2))
-    assert model(torch.randn(1, 3, 8, 8), "few").shape == (1, 2, 12, 12)
+    assert model(torch.randn(1, 3, 8, 8), task="few").shape == (1, 2, 12, 12)
     with pytest.raises(OptionError, match="is or holds no Conv2d"):
         TaskModel(build("zoo/resnet20"), "bn", placement=Placement(head="layer1.0.bn1"))
 
@@ -132,7 +132,7 @@ def test_adapt_takes_kinds_and_a_decoder() -> None:
 
 def test_an_image_smaller_than_the_stride_is_refused() -> None:
     with pytest.raises(DataError, match=r"3×9 pixels is smaller than the network's stride, 4"):
-        four_tasks()(torch.randn(1, 3, 3, 9), "depth")
+        four_tasks()(torch.randn(1, 3, 3, 9), task="depth")
     with pytest.raises(OptionError, match="strides 4 and 16"):
         build("deeplab/timm/vgg11")
     with pytest.raises(UnknownNameError, match="deeplab/timm/resnet18"):

@@ -19,7 +19,7 @@ from zoo.models.placement import Placement
 
 def together_and_apart(model: TaskModel, images: Tensor) -> None:
     with torch.no_grad():
-        apart = {task: model(images, task) for task in model.tasks}
+        apart = {task: model(images, task=task) for task in model.tasks}
         first, together = model(images), model(images)  # the first time takes both ways and compares
     assert tuple(first) == tuple(together) == model.tasks
     assert all(torch.equal(first[task], apart[task]) for task in apart)
@@ -78,7 +78,7 @@ def test_one_pass_has_the_gradients_of_a_pass_for_each_task() -> None:
     gradients = []
     for one_pass in (True, False):
         model.zero_grad()
-        outputs = model(images) if one_pass else {task: model(images, task) for task in model.tasks}
+        outputs = model(images) if one_pass else {task: model(images, task=task) for task in model.tasks}
         sum(output.square().mean() for output in outputs.values()).backward()  # type: ignore[union-attr]
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -142,4 +142,4 @@ def test_one_pass_is_taken_where_it_is_right_alone(how: str, stacks: bool) -> No
         together_and_apart(model, torch.randn(size))
     assert set(model._stacks.values()) <= {stacks, True}
     assert (False in model._stacks.values()) is not stacks
-    assert model(torch.randn(2, 3, 8, 8), "a").shape == (2, 2, *((1, 1) if how == "rows" else (8, 8)))
+    assert model(torch.randn(2, 3, 8, 8), task="a").shape == (2, 2, *((1, 1) if how == "rows" else (8, 8)))

@@ -59,7 +59,7 @@ def test_fused_equals_unfused(network: nn.Module, method: str, options: dict[str
     plain, x = model.fuse("a"), images()
     assert {type(m).__module__.split(".")[0] for m in plain.modules()} <= {"torch", "timm"}
     with torch.no_grad():
-        torch.testing.assert_close(plain(x), model(x, "a"), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(plain(x), model(x, task="a"), rtol=1e-4, atol=1e-5)
     for name, tensor in model.backbone_tensors().items():
         assert torch.equal(tensor, untouched[name])
 
@@ -71,7 +71,7 @@ def test_a_fresh_task_is_the_backbone(network: nn.Module, method: str) -> None:
     for head in model.head_paths:
         model.backbone.get_submodule(head).tasks["a"].load_state_dict(network.get_submodule(head).state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(model(x := images(), "a"), network(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(model(x := images(), task="a"), network(x), rtol=1e-5, atol=1e-6)
 
 
 def test_rows_are_what_the_network_uses_them_for(network: nn.Module) -> None:
@@ -187,7 +187,7 @@ def test_adapters_of_every_method_survive_a_file(tmp_path: Path) -> None:
         model.save_adapter("a", tmp_path / f"{method}.safetensors")
         again.load_adapter(tmp_path / f"{method}.safetensors")
         with torch.no_grad():
-            assert torch.equal(model(x := images(), "a"), again(x, "a"))
+            assert torch.equal(model(x := images(), task="a"), again(x, task="a"))
 
 
 # -- on any layers ----------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_named_layers_are_adapted_whole(method: str, options: dict[str, object])
     model = zoo.adapt(Mixed(), {"a": 5}, method, **options)  # type: ignore[arg-type]
     disturb(model, "a")
     with torch.no_grad():
-        torch.testing.assert_close(model.fuse("a")(x := images()), model(x, "a"), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.fuse("a")(x := images()), model(x, task="a"), rtol=1e-4, atol=1e-5)
 
 
 def test_ssf_scales_and_shifts_what_the_layer_makes() -> None:
@@ -278,9 +278,9 @@ def test_output_projections_are_called_where_the_packed_layer_is_not() -> None:
     network = timm.create_model("beit_base_patch16_224", embed_dim=24, depth=1, num_heads=2)
     model = zoo.adapt(network, {"a": 5}, "ftn_o", rank=2)
     assert {path for path, _ in model.sites("a")} == {"blocks.0.attn.proj", *model.head_paths}
-    before = model(x := torch.randn(1, 3, 224, 224), "a")
+    before = model(x := torch.randn(1, 3, 224, 224), task="a")
     disturb(model, "a")
-    assert not torch.equal(model(x, "a"), before)
+    assert not torch.equal(model(x, task="a"), before)
 
 
 @pytest.mark.parametrize("method", ["lora", "kadaptation"])
@@ -301,7 +301,7 @@ def test_slow_factors_stay_shared_in_a_copy() -> None:
     first, second = (copied.backbone.get_submodule(f"blocks.{i}.attn.qkv").tasks["a"] for i in (0, 1))
     assert second._slow["query"] is first.slow["query"]
     with torch.no_grad():
-        torch.testing.assert_close(copied.fuse("a")(x := images().double()), copied(x, "a"))
+        torch.testing.assert_close(copied.fuse("a")(x := images().double()), copied(x, task="a"))
 
 
 def test_projections_choose_among_those_of_attention() -> None:
@@ -314,7 +314,7 @@ def test_projections_choose_among_those_of_attention() -> None:
 def test_all_classifiers_of_a_distilled_network_are_the_tasks() -> None:
     model: TaskModel = zoo.adapt(NETWORKS["distilled"](), {"a": 5}, "ftn_o", rank=2)  # type: ignore[no-untyped-call]
     assert model.head_paths == ("head", "head_dist")
-    assert model(images(), "a").shape == (2, 5)
+    assert model(images(), task="a").shape == (2, 5)
 
 
 # -- deployed ---------------------------------------------------------------------------------------------------------

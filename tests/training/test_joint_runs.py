@@ -157,8 +157,8 @@ def test_dmtrl_begins_with_the_trained_single_tasks(name: str, recipe: str, tmp_
     plain = zoo.load("single", registry=registry)
     images = torch.randn(4, 1, 8, 8)
     for task in one.tasks:  # at full rank the beginning is the single task's network
-        torch.testing.assert_close(begun(images, task), plain(images, task), rtol=1e-3, atol=1e-3)
-        assert not torch.allclose(trained(images, task), plain(images, task), atol=1e-3)
+        torch.testing.assert_close(begun(images, task=task), plain(images, task=task), rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(trained(images, task=task), plain(images, task=task), atol=1e-3)
 
 
 # -- used like any other entry ----------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_the_commands_know_joint_entries(recipe: str, tmp_path: Path) -> None:
     for task, side in (("odd", 8), ("even", 16)):
         images = torch.randn(3, 1, side, side)
         found = run(session(tmp_path / "onnx" / f"{task}.onnx"), images.numpy())
-        torch.testing.assert_close(torch.from_numpy(found), model(images, task), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(found), model(images, task=task), rtol=1e-4, atol=1e-4)
     picture = tmp_path / "digit.png"
     Image.new("L", (20, 20), 90).save(picture)
     answer = command("predict", name, picture, "--task", "even", "--weights", out, "--top", 5, "--json").stdout
@@ -215,7 +215,7 @@ def test_clips_are_predicted_and_exported_recurrence_and_all(tmp_path: Path) -> 
         frames = clip.movedim(-3, -1)[None].repeat(batch, 1, 1, 1, 1)  # (B, T, H, W, C), as decoded
         found = run(session(tmp_path / "onnx" / "six.onnx"), frames.numpy())
         with torch.no_grad():
-            expected = model(model.transforms("six")(clip)[None].repeat(batch, 1, 1, 1, 1), "six")
+            expected = model(model.transforms("six")(clip)[None].repeat(batch, 1, 1, 1, 1), task="six")
         torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
     moving = joint_layouts.video(tmp_path / "clip.avi", 8)
     rows = json.loads(command("predict", name, moving, "--all-tasks", "--weights", out, "--json").stdout)

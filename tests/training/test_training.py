@@ -179,7 +179,7 @@ def test_how_steps_are_carried_out_changes_little(execution: Execution) -> None:
     ]
     assert figures[1]["loss"] == pytest.approx(figures[0]["loss"], abs=0.1)
     x = torch.rand(4, 3, 16, 16)
-    assert torch.allclose(plain(x, "t"), other(x, "t"), atol=0.5)
+    assert torch.allclose(plain(x, task="t"), other(x, task="t"), atol=0.5)
     assert other.backbone._compiled_call_impl is None
 
 

@@ -99,7 +99,7 @@ def classify(
             rows.append({"image": str(path), "classes": "does not decode"})
             continue
         with torch.no_grad():
-            best = kind.probabilities(model(inputs, task)[0]).topk(min(top, len(classes)))
+            best = kind.probabilities(model(inputs, task=task)[0]).topk(min(top, len(classes)))
         guesses = {
             classes[i]: round(100 * float(p), 1) for p, i in zip(best.values, best.indices.tolist(), strict=True)
         }
@@ -131,7 +131,7 @@ def latencies(
             {
                 "torch plain": lambda: plain(inputs),
                 "torch fused": lambda: fused(inputs),
-                "torch unfused": lambda: model(inputs, task),
+                "torch unfused": lambda: model(inputs, task=task),
             },
             {
                 "onnx plain": lambda: run(graphs["plain"], array),

@@ -18,9 +18,10 @@ from zoo.catalog.task import Preprocessing, Task
 from zoo.deployment.peft_files import CONFIG, PREFIX, WEIGHTS, read_config, scaling, sort_tensors
 from zoo.errors import OptionError, WeightsError
 from zoo.increments import Increment, get_method
+from zoo.increments.forms import has_standard_forward
 from zoo.loader import pretrained_network
 from zoo.models.adapted import TaskModel
-from zoo.models.layers import AdaptedLayer, TaskHead, TaskNorm, has_standard_forward
+from zoo.models.layers import AdaptedLayer, TaskHead, TaskNorm
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import NORMS, Placement
 from zoo.storage.files import atomic_path
@@ -168,12 +169,13 @@ def _check_layers(network: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]]
 def _check_form(path: str, layer: nn.Module) -> None:
     """Raise OptionError unless PEFT's `B(A(x))` is ΔW of the layer; its A is a plain convolution, with zeros around."""
     plain = has_standard_forward(layer.frozen_class if isinstance(layer, AdaptedLayer) else type(layer))
+    plain = plain and isinstance(layer, nn.Conv2d | nn.Linear)
     if isinstance(layer, nn.Conv2d):
         plain = plain and (layer.groups, layer.padding_mode, layer.dilation) == (1, "zeros", (1, 1))
     if not plain:
         raise OptionError(
-            f"{path} is grouped, dilated, padded in another way than with zeros, or has a forward of its own; "
-            "PEFT's LoRA computes something else there than the zoo's."
+            f"{path} is no Conv2d or Linear layer, or is grouped, dilated, padded in another way than with zeros, or "
+            "has a forward of its own; PEFT's LoRA computes something else there than the zoo's."
         )
 
 
@@ -228,7 +230,7 @@ def _exact(path: str, site: AdaptedLayer, task: str) -> tuple[Tensor, Tensor]:
     increment = site.tasks[task]
     assert isinstance(increment, Increment)
     with torch.no_grad():
-        found = increment.low_rank(site.weight)
+        found = increment.low_rank(site.frozen_weight)
     if found is None:
         raise OptionError(f"{path}: the increment of this method is no product of two thin matrices.")
     _check_form(path, site)

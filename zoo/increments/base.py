@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.options import check_options
+from zoo.increments.forms import weight_of
 
 WHOLE = "whole"  # what the one block of rows is called of a layer that is adapted as it stands
 
@@ -30,14 +31,14 @@ def role_of(layer: nn.Module) -> Role:
 
 
 class FrozenLayer(Protocol):
-    """The Conv2d or Linear layer that an increment is added to; `zoo.models.layers.AdaptedLayer` is one."""
+    """The layer that an increment is added to; `zoo.models.layers.AdaptedLayer` is one."""
 
     @property
-    def weight(self) -> Tensor:
-        """(C_out, C_in / groups, k, k) or (C_out, C_in)."""
+    def frozen_weight(self) -> Tensor:
+        """(C_out, C_in / groups, …) or (C_out, C_in), whatever way the layer stores it."""
 
     @property
-    def bias(self) -> Tensor | None:
+    def frozen_bias(self) -> Tensor | None:
         """(C_out,)."""
 
     @property
@@ -46,18 +47,18 @@ class FrozenLayer(Protocol):
 
     @property
     def has_standard_forward(self) -> bool:
-        """Whether the layer computes what torch's own Conv2d or Linear computes."""
+        """Whether the layer computes what torch's own layer of its form computes."""
 
     @property
     def shared(self) -> nn.Module:
         """What all tasks' increments to this layer share, for a method that has such."""
 
     def run(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """What the layer makes of `x`, under its own weight and bias or under these."""
+        """What the layer makes of `x`, under its own weight and bias or under these, in the form of `frozen_weight`."""
 
 
 class Increment(nn.Module):
-    """One task's ΔW for one frozen Conv2d or Linear: `W_t = W + ΔW_t` (FTN, Eq. 1).
+    """One task's ΔW for one frozen layer: `W_t = W + ΔW_t` (FTN, Eq. 1).
 
     A method defines `delta`. It overrides `forward` only where a route exists
     that is cheaper than running the layer under the summed weight.
@@ -77,7 +78,7 @@ class Increment(nn.Module):
 
     def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
         """The output of `layer` under the task's weight and bias, for the input `x` that the layer takes."""
-        return layer.run(x, *self.applied(layer.weight, layer.bias))
+        return layer.run(x, *folded(self, layer.frozen_weight, layer.frozen_bias))
 
     @staticmethod
     def together(increments: Sequence[Any], x: Tensor, layer: FrozenLayer, shared: bool) -> Tensor:
@@ -93,6 +94,14 @@ class Increment(nn.Module):
         return torch.cat([increment(part, layer) for increment, part in zip(increments, inputs, strict=True)])
 
 
+def folded(increment: Increment, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The task's own weight and bias in the frozen ones' types, summed in float32 at least, and so rounded once."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    own, own_bias = increment.applied(weight.to(wide), None if bias is None else bias.to(wide))
+    narrow = weight.dtype if bias is None else bias.dtype
+    return own.to(weight.dtype), None if own_bias is None else own_bias.to(narrow)
+
+
 class RowIncrement(Increment):
     """A ΔW that is made of one matrix for each of some blocks of the weight's rows; the others keep every bit.
 
@@ -101,7 +110,7 @@ class RowIncrement(Increment):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.rows: Mapping[str, slice] = role_of(layer).rows or {WHOLE: slice(0, len(layer.get_parameter("weight")))}
+        self.rows: Mapping[str, slice] = role_of(layer).rows or {WHOLE: slice(0, len(weight_of(layer)))}
 
     def part(self, kind: str) -> Tensor:
         """What is added to the rows of one block, (rows, C_in k²)."""

@@ -11,19 +11,22 @@ from torch import Tensor, nn
 from zoo.catalog.options import whole_number
 from zoo.errors import OptionError
 from zoo.increments.base import FrozenLayer, Increment, Method
+from zoo.increments.forms import weight_of
 
 ROUTES = ("auto", "folded", "factored")
 
 
 class CP(Increment):
-    """`ΔW[o, c, :] = Σ_r out[o, r] · in[r, c] · spatial[r, :]` for a Conv2d or Linear layer.
+    """`ΔW[o, c, :] = Σ_r out[o, r] · in[r, c] · spatial[r, :]` for a convolution or a Linear layer.
 
-    It has `R (C_out + C_in / groups + k²)` parameters; a Linear layer counts as a 1×1 convolution.
+    It has `R (C_out + C_in / groups + k²)` parameters, with k or k³ taps in one or three dimensions; a Linear layer
+    counts as a 1×1 convolution.
     Each factor starts Xavier-uniform, so that ΔW starts near zero (FTN, Section 3.1).
 
     Two routes compute the same output. *Folded* runs the layer under `W + ΔW`. *Factored* adds to the
     frozen layer's output a branch of R channels, 1×1 → depthwise k×k → 1×1, and so spares the gradient
-    of the whole filter bank. `route` forces one of them; "auto" takes the cheaper, by `cheaper_route`.
+    of the whole filter bank. `route` forces one of them; "auto" takes the cheaper, by `cheaper_route`. Only Conv2d and
+    Linear layers have the factored route.
     """
 
     def __init__(self, layer: nn.Module, rank: int, route: str = "auto") -> None:
@@ -31,7 +34,7 @@ class CP(Increment):
         whole_number("rank of FTN", rank)
         if route not in ROUTES:
             raise OptionError(f"The route of FTN must be one of {', '.join(ROUTES)}, not {route!r}.")
-        weight = layer.get_parameter("weight")
+        weight = weight_of(layer)
         c_out, c_in, taps = weight.shape[0], weight.shape[1], weight[0, 0].numel()
         self.rank, self.route = rank, route
         self.out_factor = nn.Parameter(torch.empty(c_out, rank))  # w3: output channels
@@ -101,6 +104,8 @@ class CP(Increment):
     def _takes_factored(self, x: Tensor, layer: FrozenLayer) -> bool:
         if not layer.has_standard_forward or self.route == "folded":
             return False  # a subclass with a forward of its own (padding, weight standardisation) is only ever folded
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            return False
         if self.route == "factored":
             return True
         if isinstance(layer, nn.Conv2d):

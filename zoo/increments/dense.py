@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from zoo.increments.base import Increment, Method
+from zoo.increments.forms import weight_of
 
 
 class Dense(Increment):
@@ -17,8 +18,8 @@ class Dense(Increment):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.weight = nn.Parameter(layer.get_parameter("weight").detach().clone())
-        bias = layer.bias
+        self.weight = nn.Parameter(weight_of(layer).detach().clone())
+        bias = layer._parameters["bias"]
         self.bias = nn.Parameter(bias.detach().clone()) if isinstance(bias, Tensor) else None
 
     def delta(self, weight: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo.catalog.options import whole_number
 from zoo.errors import OptionError
 from zoo.increments.base import FrozenLayer, Method, RowIncrement, role_of
+from zoo.increments.forms import weight_of
 
 
 class Factors(nn.Module):
@@ -59,11 +60,12 @@ class LowRank(RowIncrement):
         return self.scale * torch.cat(padded, 1), torch.cat(downs)
 
     def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
-        if not layer.has_standard_forward or (layer.groups > 1 if isinstance(layer, nn.Conv2d) else x.ndim < 2):
+        beside = layer.groups == 1 if isinstance(layer, nn.Conv2d) else isinstance(layer, nn.Linear) and x.ndim > 1
+        if not layer.has_standard_forward or not beside:
             return super().forward(x, layer)
-        up, down = (matrix.to(x.dtype) for matrix in self.low_rank(layer.weight))
+        up, down = (matrix.to(x.dtype) for matrix in self.low_rank(layer.frozen_weight))
         if isinstance(layer, nn.Conv2d):
-            seen = layer.run(x, down.view(-1, *layer.weight.shape[1:]))  # (B, parts·R, H', W')
+            seen = layer.run(x, down.view(-1, *layer.frozen_weight.shape[1:]))  # (B, parts·R, H', W')
             return layer.run(x) + F.conv2d(seen, up[:, :, None, None])
         seen, outputs = F.linear(x, down), layer.run(x)  # (…, parts·R), (…, C_out)
         return torch.addmm(outputs.flatten(0, -2), seen.flatten(0, -2), up.T).view_as(outputs)
@@ -88,10 +90,10 @@ class Pair(Factors):
 
 
 class LoRA(LowRank):
-    """`ΔW = α/R · B A` on the query and value weights, or on any whole Linear or Conv2d layers."""
+    """`ΔW = α/R · B A` on the query and value weights, or on any whole layers."""
 
     def make(self, layer: nn.Module, kind: str, rows: slice, rank: int) -> Factors:
-        return Pair(rows.stop - rows.start, layer.get_parameter("weight")[0].numel(), rank)
+        return Pair(rows.stop - rows.start, weight_of(layer)[0].numel(), rank)
 
 
 class HeadFactors(Factors):
@@ -123,7 +125,7 @@ class HeadCP(LowRank):
     """FTN on projections of attention: one CP increment of rank R for each, scaled by α/R."""
 
     def make(self, layer: nn.Module, kind: str, rows: slice, rank: int) -> Factors:
-        height, width, heads = rows.stop - rows.start, layer.get_parameter("weight").shape[1], role_of(layer).heads
+        height, width, heads = rows.stop - rows.start, weight_of(layer).shape[1], role_of(layer).heads
         output = kind == "output"
         inner, model = (width, height) if output else (height, width)
         if heads < 1 or inner % heads:

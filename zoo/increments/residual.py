@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
 from zoo.increments.base import FrozenLayer, Increment, Method, role_of
+from zoo.increments.forms import Convolution, TransposedConvolution, channel_axis, weight_of
 
 
 class Parallel(Increment):
@@ -26,13 +30,15 @@ class Parallel(Increment):
 
     def __init__(self, layer: nn.Module, rank: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
-        weight = layer.get_parameter("weight")
+        weight = weight_of(layer)
         if any(side % 2 == 0 for side in weight.shape[2:]):
             sides = "×".join(map(str, weight.shape[2:]))
             raise OptionError(f"A parallel adapter sits on the centre of a kernel; one of {sides} has none.")
         if not 0 <= dropout < 1 or (rank is not None and rank < 1):
             raise OptionError(f"Parallel adapters need rank >= 1 and 0 <= dropout < 1, not {rank} and {dropout}.")
         self.dropout = dropout if role_of(layer).second_of_block else 0.0
+        if self.dropout and isinstance(layer, TransposedConvolution):
+            raise OptionError("A parallel adapter drops no channels of a transposed convolution.")
         c_out, c_in = weight.shape[:2]
         self.alpha = nn.Parameter(torch.zeros(c_out, c_in)) if rank is None else None
         self.beta = None if rank is None else nn.Parameter(torch.zeros(c_out, rank))
@@ -53,26 +59,40 @@ class Parallel(Increment):
         if weight.ndim == 2:
             return alpha
         delta = torch.zeros_like(weight)
-        delta[:, :, weight.shape[2] // 2, weight.shape[3] // 2] = alpha
+        centre: tuple[Any, ...] = tuple(side // 2 for side in weight.shape[2:])
+        delta[(slice(None), slice(None), *centre)] = alpha
         return delta
 
     def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
-        if not layer.has_standard_forward or (isinstance(layer, nn.Conv2d) and not _keeps_its_centre(layer)):
+        if not layer.has_standard_forward or (isinstance(layer, Convolution) and not _keeps_its_centre(layer)):
             return super().forward(x, layer)
         alpha = self.matrix().to(x.dtype)
-        if not isinstance(layer, nn.Conv2d):
+        if not isinstance(layer, Convolution):
             return layer.run(x) + F.linear(x, alpha)
-        down, across = layer.stride
-        seen = x[:, :, ::down, ::across]  # the pixels that the centre meets
+        steps: tuple[Any, ...] = tuple(slice(None, None, step) for step in layer.stride)
+        seen = x[(..., *steps)]  # the pixels that the centre meets
         if self.dropout:
-            seen = F.dropout2d(seen, self.dropout, self.training)
-        return layer.run(x) + F.conv2d(seen, alpha[:, :, None, None], groups=layer.groups)
+            seen = DROPOUTS[seen.ndim](seen, self.dropout, self.training)
+        return layer.run(x) + pointwise(seen, alpha, layer)
 
 
-def _keeps_its_centre(layer: nn.Conv2d) -> bool:
+# Of whole channels, by the dimensions of a batch.
+DROPOUTS = {3: F.dropout1d, 4: F.dropout2d, 5: F.dropout3d}
+
+
+def pointwise(x: Tensor, matrix: Tensor, layer: Convolution) -> Tensor:
+    """The channels of `x`, (B, C, …), mixed at each point as a convolution of one tap in `layer.groups` does."""
+    dimensions = len(layer.kernel_size)
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[dimensions - 1]
+    return convolve(x, matrix.view(*matrix.shape, *[1] * dimensions), groups=layer.groups)
+
+
+def _keeps_its_centre(layer: Convolution) -> bool:
     """Whether the kernel's centre meets the input's pixels from the first on, so that a 1×1 convolution is aligned."""
+    if isinstance(layer, TransposedConvolution):
+        return False
     if isinstance(layer.padding, str):
-        return layer.padding == "same" or layer.kernel_size == (1, 1)
+        return layer.padding == "same" or math.prod(layer.kernel_size) == 1
     sides = zip(layer.kernel_size, layer.dilation, layer.padding, strict=True)
     return all(padding == dilation * (side - 1) // 2 for side, dilation, padding in sides)
 
@@ -94,7 +114,7 @@ class Series(Increment):
             raise OptionError(
                 "A series adapter needs a layer whose weight is used as it is; this one has its own forward."
             )
-        c_out = len(layer.get_parameter("weight"))
+        c_out = len(weight_of(layer))
         self.groups = getattr(layer, "groups", 1)
         self.alpha = nn.Parameter(torch.zeros(c_out, c_out // self.groups))
         self.scale = nn.Parameter(torch.ones(c_out))
@@ -113,16 +133,14 @@ class Series(Increment):
         if not self.training:
             return super().forward(x, layer)
         y = layer.run(x)  # (B, C, H, W) or (…, C)
-        channel = 1 if isinstance(layer, nn.Conv2d) else y.ndim - 1
+        channel = channel_axis(layer, y)
         shape = [-1 if axis == channel else 1 for axis in range(y.ndim)]
         variance = y.float().var([axis for axis in range(y.ndim) if axis != channel], correction=0)
         with torch.no_grad():
             self.variance.lerp_(variance.detach().to(self.variance.dtype), self.momentum)
         y = y * self._factor(variance).to(y.dtype).view(shape)
         alpha = self.alpha.to(y.dtype)
-        if channel != 1 or y.ndim != 4:
-            return y + F.linear(y, alpha)
-        return y + F.conv2d(y, alpha[:, :, None, None], groups=self.groups)
+        return y + (pointwise(y, alpha, layer) if isinstance(layer, Convolution) else F.linear(y, alpha))
 
     def _factor(self, variance: Tensor) -> Tensor:
         return self.scale / variance.clamp(min=self.eps).sqrt()
@@ -143,7 +161,7 @@ class Basis(nn.Module):
 
     def __init__(self, layer: nn.Module, rank: int | None = None) -> None:
         super().__init__()
-        c_out = len(layer.get_parameter("weight"))
+        c_out = len(weight_of(layer))
         rank = max(1, c_out // 2) if rank is None else rank
         if rank < 1:
             raise OptionError(f"The rank must be at least 1, not {rank}.")
@@ -162,7 +180,7 @@ class SharedParallel(Parallel):
         basis = layer.get_submodule("shared")
         assert isinstance(basis, Basis)
         self.alpha = None
-        self.gamma = nn.Parameter(torch.zeros(layer.get_parameter("weight").shape[1], basis.beta.shape[1]))
+        self.gamma = nn.Parameter(torch.zeros(weight_of(layer).shape[1], basis.beta.shape[1]))
         self._basis = [basis]  # in a list, for it is no part of the task
 
     def matrix(self) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError
 from zoo.increments.base import FrozenLayer, Increment, Method
+from zoo.increments.forms import channel_axis, weight_of
 
 
 class ScaleShift(Increment):
@@ -19,7 +20,7 @@ class ScaleShift(Increment):
         super().__init__()
         if not getattr(layer, "has_standard_forward", True):
             raise OptionError("Scales need a layer whose weight is used as it is; this one has its own forward.")
-        channels = len(layer.get_parameter("weight"))
+        channels = len(weight_of(layer))
         self.scale = nn.Parameter(torch.ones(channels))
         self.shift = nn.Parameter(torch.zeros(channels))
 
@@ -32,7 +33,7 @@ class ScaleShift(Increment):
 
     def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
         y = layer.run(x)
-        shape = (-1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
+        shape = (-1,) + (1,) * (y.ndim - 1 - channel_axis(layer, y))
         return y * self.scale.to(y.dtype).view(shape) + self.shift.to(y.dtype).view(shape)
 
 
@@ -41,7 +42,7 @@ class Shift(Increment):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.shift = nn.Parameter(torch.zeros(len(layer.get_parameter("weight"))))
+        self.shift = nn.Parameter(torch.zeros(len(weight_of(layer))))
 
     def delta(self, weight: Tensor) -> Tensor:
         return torch.zeros_like(weight)

@@ -69,15 +69,16 @@ class JointModel(MultiTaskModel):
 
     # -- the networks ---------------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor, task: str | None = None) -> Any:
+    def forward(self, *inputs: Any, task: str | None = None, **named: Any) -> Any:
         """What `task` makes of a batch that its network takes, such as images (B, C, H, W): logits (B, classes).
 
         Without a task: what every task makes of it, by its name.
         """
+        self.refuse_text(inputs, task)
         if task is None:
-            return {each: self(images, each) for each in self.tasks}
+            return {each: self(*inputs, task=each, **named) for each in self.tasks}
         self.task(task)
-        return self.branches[task](self.trunk(images))
+        return self.branches[task](self.trunk(*inputs, **named))
 
     def train(self, mode: bool = True) -> JointModel:
         super().train(mode)

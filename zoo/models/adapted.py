@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +14,9 @@ from torch.utils import _pytree as pytree
 from zoo.catalog.task import Task
 from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
-from zoo.models.layers import AdaptedConv2d, AdaptedLayer, AdaptedLinear, Site, TaskHead, TaskNorm
+from zoo.models import proof
+from zoo.models.frozen import Buffers, copy_of, exact_arithmetic, rests, trainable
+from zoo.models.layers import AdaptedLayer, Site, TaskHead, TaskNorm, adapted_kind, replace_everywhere
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import Placement
 from zoo.models.selection import Selection, Stack
@@ -39,6 +42,23 @@ def _named(path: str, make: Callable[..., T], *arguments: Any) -> T:
         return make(*arguments)
     except OptionError as error:
         raise OptionError(f"{path}: {error} Leave the layer out with layers=…, or change the option.") from error
+
+
+def _check_plain(backbone: nn.Module) -> None:
+    """Raise OptionError for a network that is adapted already, or that has an input called `task`."""
+    if any(isinstance(part, Site | MultiTaskModel) for part in backbone.modules()):
+        raise OptionError(
+            f"The {type(backbone).__name__} is adapted already. Give it a further task with add_task: "
+            "model.add_task(zoo.Task.of(name, classes)); or adapt what model.fuse(task) gives."
+        )
+    inputs: Collection[str] = ()
+    with contextlib.suppress(TypeError, ValueError):  # a forward without a signature
+        inputs = inspect.signature(backbone.forward).parameters
+    if "task" in inputs:
+        raise OptionError(
+            f"{type(backbone).__name__} has an input called task, which is how a model is told what to serve. "
+            "Rename it in the network's forward."
+        )
 
 
 class TaskModel(MultiTaskModel):
@@ -69,15 +89,15 @@ class TaskModel(MultiTaskModel):
         self.selection = Selection()
         self._tasks: dict[str, Task] = {}
         self._task_options: dict[str, dict[str, Any]] = {}
+        _check_plain(backbone)
         layers = (placement or Placement()).find(backbone, self.method)
         self.head_paths = layers.heads
         backbone.requires_grad_(self.method.trains_backbone)
         self.backbone = backbone
-        self._replace(
-            list(layers.adapted), lambda layer: AdaptedConv2d if isinstance(layer, nn.Conv2d) else AdaptedLinear
-        )
+        self._replace(list(layers.adapted), adapted_kind)
         self._replace(layers.norms, lambda _: TaskNorm)
         self._replace(layers.heads, lambda _: TaskHead)
+        self.may_rest = layers.may_rest
         self._sites = [(path, module) for path, module in backbone.named_modules() if isinstance(module, Site)]
         for path, site in self._sites:
             if isinstance(site, AdaptedLayer):
@@ -85,9 +105,14 @@ class TaskModel(MultiTaskModel):
                 if self.method.shared:
                     site.shared = _named(path, self.method.share, site, self.options)
         self.left_aside = tuple(f"{path}." for path in layers.heads)
-        self._task_prefixes = tuple(f"{path}.tasks." for path, _ in self._sites)
+        places = [p for p, m in backbone.named_modules(remove_duplicate=False) if isinstance(m, Site)]
+        self._task_prefixes = tuple(f"{path}.tasks." for path in places)
         self._stacks: dict[Any, bool] = {}  # whether one pass serves all tasks, for each shape of images that came
-        self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path, _ in self._sites)
+        self._rows: dict[str, proof.Call] = {}  # of each task's first pass, until its fused network has been compared
+        self._begun: dict[str, int] = {}  # how often a task's tensors had been written to when it was added
+        self._watched: set[str] = set()  # the tasks whose first pass has been watched
+        self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path in places)
+        self._frozen_buffers = Buffers(() if self.method.trains_backbone else self._keepers())
         self.eval()
 
     def add_task(self, task: Task, options: Mapping[str, Any] | None = None) -> None:
@@ -101,26 +126,27 @@ class TaskModel(MultiTaskModel):
         """
         self.check_new(task.name)
         fresh = {**self.options, **(options or {})}
-        like = next(self.backbone.parameters(), torch.empty(0))
         added: list[Site] = []
         peers: list[Increment] = []
         try:
-            for path, site in self._sites:
-                if isinstance(site, AdaptedLayer):
-                    peers.append(_named(path, self.method.build, site, fresh, peers))
-                    site.add(task.name, peers[-1])
-                elif isinstance(site, TaskHead):
-                    site.add(task.name, len(task.classes))
-                elif isinstance(site, TaskNorm):
-                    site.add(task.name)
-                added.append(site)
-                site.tasks[task.name].to(like.device, like.dtype).train(self.training)
+            with torch.inference_mode(False):
+                for path, site in self._sites:
+                    if isinstance(site, AdaptedLayer):
+                        peers.append(_named(path, self.method.build, site, fresh, peers))
+                        site.add(task.name, peers[-1])
+                    elif isinstance(site, TaskHead):
+                        _named(path, site.add, task.name, len(task.classes))
+                    elif isinstance(site, TaskNorm):
+                        site.add(task.name)
+                    added.append(site)
+                    site.tasks[task.name].train(self.training)
         except BaseException:
             for site in added:
                 del site.tasks[task.name]
             raise
         self._tasks[task.name] = task
         self._task_options[task.name] = fresh
+        self._begun[task.name] = self._writes(task.name)
 
     def remove_task(self, name: str) -> None:
         """Forget a task; the others stay as they are, bit for bit."""
@@ -129,42 +155,82 @@ class TaskModel(MultiTaskModel):
             if name in site.tasks:
                 del site.tasks[name]
         del self._tasks[name], self._task_options[name]
+        self._rows.pop(name, None)
+        self._watched.discard(name)
 
     # -- the network ----------------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor, task: str | None = None) -> Any:
-        """What `task` makes of a batch of images (B, C, H, W): for a classifier, logits (B, classes).
+    def forward(self, *inputs: Any, task: str | None = None, **named: Any) -> Any:
+        """What `task` makes of the network's inputs: for a classifier of images (B, C, H, W), logits (B, classes).
 
-        Without a task: what every task makes of them, by its name, in one pass where the network allows it (`Stack`).
-        Safe to call from several threads, each with a task of its own.
+        All but `task` is handed to the network. Without a task: what every task makes of them, by its name, in one pass
+        where the network allows it (`Stack`). Safe to call from several threads, each with a task of its own.
+
+        Raises:
+            OptionError: a task's first pass shows that what it adds to some layer cannot act (`zoo.models.proof`).
         """
+        self.refuse_text(inputs, task)
         if task is None:
-            return self._all_tasks(images)
+            return self._all_tasks((inputs, named))
         self.task(task)
-        return self._serve(task, images)
+        if task not in self._watched and not torch.compiler.is_compiling():
+            return self._first(task, (inputs, named))
+        return self.serve(task, inputs, named)
 
-    def _serve(self, task: str | Stack, images: Tensor) -> Any:
-        with self.selection.use(task):
-            outputs = self.backbone(images)
+    def serve(self, task: str | Stack, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+        """The network's outputs for a task that the model has, unwatched."""
+        with self.selection.use(task), self._frozen_buffers.kept():
+            outputs = self.backbone(*inputs, **named)
         self.selection.follow(outputs, task)
         return outputs
 
-    def _all_tasks(self, images: Tensor) -> dict[str, Any]:
+    def _first(self, task: str, call: proof.Call) -> Any:
+        """The first pass of a task, in evaluation mode watched itself, in training mode preceded by one that is."""
+        aside = self.training or self.backbone._compiled_call_impl is not None
+        frozen = {} if self._watched or self.method.trains_backbone else dict(self.backbone.named_parameters())
+        before = proof.sums(frozen.values())
+        with self.selection.watched() as used:
+            if aside:
+                with proof.evaluating(self), proof.repeatable(self), proof.uncompiled(self.backbone), torch.no_grad():
+                    self.serve(task, *call)
+            else:
+                outputs = self.serve(task, *call)
+        proof.check_used(self, task, used)
+        proof.check_kept(before, frozen)
+        self._rows[task] = proof.two_rows(call)
+        self._watched.add(task)
+        if self.training and torch.is_grad_enabled():
+            proof.check_gradients(self, task, self._rows[task])
+        return self.serve(task, *call) if aside else outputs
+
+    def prove(self, task: str, *inputs: Any, **named: Any) -> None:
+        """Raise OptionError unless what `task` adds acts on these inputs: every layer is called, every parameter gets a
+        gradient, and the fused network agrees, with the task's parameters moved a little. They are put back.
+        """
+        self.task(task)
+        with proof.moved(self, task):
+            proof.check_gradients(self, task, proof.two_rows((inputs, named)))
+            if not self.method.trains_backbone:
+                proof.check_fused(self, task, self.fused(task), proof.two_rows((inputs, named)))
+
+    def _all_tasks(self, call: proof.Call) -> dict[str, Any]:
         """The outputs by task: in one pass, if that is known to give the same for images of this shape.
 
         It is known once both ways have been taken and compared, in evaluation mode, the first time that images of a
         shape come. Networks that cannot be run so (those that add what all tasks share to what is one task's, that do
-        more after the head, or that mix the rows of a batch) take a pass for each task.
+        more after the head, that mix the rows of a batch, or that take more than images) take a pass for each task.
         """
-        case = (self.tasks, images.shape, images.dtype)
-        if self.training or len(self.tasks) < 2 or not self._stacks.get(case, True):
-            return {task: self._serve(task, images) for task in self.tasks}
+        inputs, named = call
+        alone = len(inputs) == 1 and not named and isinstance(inputs[0], Tensor) and inputs[0].ndim > 0
+        case = (self.tasks, inputs[0].shape, inputs[0].dtype) if alone else None
+        if self.training or len(self.tasks) < 2 or not alone or not self._stacks.get(case, True):
+            return {task: self(*inputs, task=task, **named) for task in self.tasks}
         if case in self._stacks:
-            return self._stacked(images)
-        apart = {task: self._serve(task, images) for task in self.tasks}
+            return self._stacked(inputs[0])
+        apart = {task: self(*inputs, task=task) for task in self.tasks}
         try:
             with torch.no_grad():
-                self._stacks[case] = _alike(self._stacked(images), apart)
+                self._stacks[case] = _alike(self._stacked(inputs[0]), apart)
         except Exception:  # whatever a network raises that was not made for this; an error of the images' came before
             self._stacks[case] = False
         return apart
@@ -173,27 +239,50 @@ class TaskModel(MultiTaskModel):
         """The outputs by task, in one pass."""
         # Tensors of many rows are fastest with their channels last.
         layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
-        outputs: dict[str, Any] = self._serve(Stack(self.tasks, len(images)), images.contiguous(memory_format=layout))
+        stack = Stack(self.tasks, len(images))
+        outputs: dict[str, Any] = self.serve(stack, (images.contiguous(memory_format=layout),), {})
         return outputs
 
     def train(self, mode: bool = True) -> TaskModel:
-        """Set training mode, but for the norms of a frozen backbone: their statistics stay as they are."""
+        """Set training mode, but for what would move a frozen backbone: norms, and other keepers of statistics."""
         super().train(mode)
         self._stacks.clear()
         if not self.method.trains_backbone:
             for path, module in self.backbone.named_modules():
-                if isinstance(module, nn.modules.batchnorm._NormBase) and not path.startswith(self._task_prefixes):
-                    module.eval()
+                if not isinstance(module, Site) and rests(module) and not path.startswith(self._task_prefixes):
+                    module.training = False
         return self
+
+    def _keepers(self) -> Iterator[nn.Module]:
+        """The frozen modules with buffers that a pass could move."""
+        for path, module in self.backbone.named_modules():
+            known = isinstance(module, Site | nn.modules.batchnorm._NormBase)  # which move none of theirs
+            if module._buffers and not known and not path.startswith(self._task_prefixes):
+                yield module
 
     def fuse(self, task: str) -> nn.Module:
         """A plain module of the backbone's own class: weights `W + ΔW`, the task's norms and head, in eval mode.
 
-        It shares nothing with this model, which stays as it was, bit for bit.
+        It shares nothing with this model, which stays as it was, bit for bit. It is compared with the model once, on
+        two rows of the task's first pass; one that is fused before any pass is not.
+
+        Raises:
+            OptionError: the two differ by more than rounding; layers are named.
         """
         self.task(task)
-        plain = {id(site): site.plain(task) for _, site in self._sites}
-        return copy.deepcopy(self.backbone, memo=plain).requires_grad_(True).eval()
+        fused = self.fused(task)
+        if task in self._rows:
+            proof.check_fused(self, task, fused, self._rows[task])
+            if self._writes(task) != self._begun[task]:  # what adds nothing yet agrees in any case
+                del self._rows[task]
+        return fused
+
+    def fused(self, task: str) -> nn.Module:
+        """What `fuse` gives, before it is compared."""
+        with exact_arithmetic():
+            plain: dict[int, Any] = {id(site): site.plain(task) for _, site in self._sites}
+            fused: nn.Module = trainable(copy_of(self.backbone, plain))
+        return fused.eval()
 
     # -- tensors --------------------------------------------------------------------------------------------------
 
@@ -263,6 +352,10 @@ class TaskModel(MultiTaskModel):
             if task in site.tasks:
                 yield path, site
 
+    def _writes(self, task: str) -> int:
+        """How often the task's tensors have been written to."""
+        return sum(0 if t.is_inference() else t._version for t in self.task_tensors(task).values())
+
     def _task_modules(self, task: str) -> Iterator[tuple[str, nn.Module]]:
         for path, site in self.sites(task):
             yield path, site.tasks[task]
@@ -271,6 +364,4 @@ class TaskModel(MultiTaskModel):
         for path in paths:
             layer = self.backbone.get_submodule(path)
             if not isinstance(layer, Site):  # a module that stands in two places is replaced in both by one site
-                site = kind(layer).adopt(layer, self.selection)
-                for twin in [name for name, m in self.backbone.named_modules(remove_duplicate=False) if m is layer]:
-                    self.backbone.set_submodule(twin, site)
+                replace_everywhere(self.backbone, layer, kind(layer).adopt(layer, self.selection))

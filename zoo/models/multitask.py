@@ -73,8 +73,16 @@ class MultiTaskModel(nn.Module):
     # -- the network ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def forward(self, images: Tensor, task: str | None = None) -> Any:
-        """What `task` makes of a batch; without a task: what every task makes of it, by its name."""
+    def forward(self, *inputs: Any, task: str | None = None, **named: Any) -> Any:
+        """What `task` makes of the network's inputs; without a task: what every task makes of them, by its name."""
+
+    def refuse_text(self, inputs: Sequence[Any], task: str | None) -> None:
+        """Raise OptionError where a task's name stands among the inputs, as versions before 0.2 took it."""
+        if task is None and len(inputs) > 1 and isinstance(inputs[1], str):
+            raise OptionError(f"The task is a keyword: model(images, task={inputs[1]!r}). Inputs stand before it.")
+
+    def prove(self, task: str, *inputs: Any, **named: Any) -> None:
+        """Raise OptionError where it shows on these inputs that what `task` owns does not act as it should."""
 
     @abstractmethod
     def fuse(self, task: str) -> nn.Module:

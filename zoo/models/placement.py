@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,16 @@ from torch import nn
 
 from zoo.errors import OptionError
 from zoo.increments import Method, Role
+from zoo.increments.forms import CONVOLUTIONS, WEIGHTED
 from zoo.models.attention import KINDS, MAKES, projections, reads_weight
 
+log = logging.getLogger(__name__)
+_TOLD: set[str] = set()  # classes of networks whose left out layers have been told of
 PLACEMENTS = ("all", "early", "mid", "late", "half")
-WEIGHTED = (nn.Conv2d, nn.Linear)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 # These modules of torch read their layers' weights without calling the layers (torch's attention always, its encoder
 # layers on their fast path), so nothing put in a layer's place would act.
+CLASSIFIERS = ("fc", "head", "heads", "head_dist", "classifier", "last_linear", "logits", "output")  # by their names
 READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
@@ -28,6 +32,7 @@ class Layers:
     adapted: Mapping[str, Role]
     norms: tuple[str, ...]
     heads: tuple[str, ...]
+    may_rest: tuple[str, ...] = ()  # patterns, as in Placement
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,20 @@ class Placement:
     """A choice of layers by glob patterns over module paths; what is left None follows the papers.
 
     Attributes:
-        layers: the Conv2d and Linear layers to adapt. By default all but the classifier and, unless the
-            method adapts it too, the stem: the first convolution (FTN, Section 4.1.1, by its counts).
+        layers: the convolutions (of one to three dimensions, transposed ones too) and Linear layers to adapt. By
+            default all but the classifier and, unless the method adapts it too, the stem: the first convolution (FTN,
+            Section 4.1.1, by its counts).
         norms: the norms that each task owns. By default all, for a method with task norms, else none.
         head: the path of the classifier, or of a module that is all of a task's own, such as a decoder. By default
-            what timm declares, else the last Conv2d or Linear layer.
+            what timm declares, else the last layer with a weight.
         placement: which of the layers to adapt (residual adapters, Section 3.2): "all"; "early", "mid" or "late", the
             first third of the stages, the last, or those between; "half", the second convolution of each block, a block
             being a module with several convolutions as its children.
         projections: of attention modules, those to adapt: "query", "key", "value", "output". By default the method's
             own, such as query and value for "ftn_qv" and "lora"; but a layer that `layers` names is adapted whole
             by a method that can.
+        may_rest: adapted layers, norms or heads that need not be called in every pass, such as auxiliary heads, which
+            only training runs, and experts. Any other that a task's first pass does not call is an error.
     """
 
     layers: Sequence[str] | None = None
@@ -53,9 +61,10 @@ class Placement:
     head: str | None = None
     placement: str = "all"
     projections: Sequence[str] | None = None
+    may_rest: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("layers", "norms", "projections"):
+        for name in ("layers", "norms", "projections", "may_rest"):
             if isinstance(getattr(self, name), str):
                 raise OptionError(f"{name} must be a list, such as [{getattr(self, name)!r}].")
 
@@ -68,11 +77,13 @@ class Placement:
         modules = dict(backbone.named_modules())
         called = {p: m for p, m in modules.items() if p and not _reads(modules, p)}
         weighted = [path for path, module in called.items() if isinstance(module, WEIGHTED)]
-        if not weighted:
-            raise OptionError(f"{type(backbone).__name__} has no Conv2d or Linear layer inside it to adapt.")
-        heads = (self.head,) if self.head else _declared_heads(backbone) or (weighted[-1],)
+        _check_layers(backbone, weighted)
+        heads = (self._head(backbone),) if self.head else _declared_heads(backbone) or (_last(backbone, weighted),)
         if odd := [head for head in heads if not _weighted_below(called.get(head))]:
-            raise OptionError(f"The head {odd[0]!r} is or holds no Conv2d or Linear layer; such are {_some(weighted)}.")
+            raise OptionError(
+                f"The head {odd[0]!r} is or holds no Conv2d or Linear layer, nor another convolution; "
+                f"such are {_some(weighted)}."
+            )
         inside = tuple(f"{head}." for head in heads)
         body = {path: called[path] for path in weighted if not f"{path}.".startswith(inside)}
         norms = [p for p, module in called.items() if isinstance(module, NORMS) and not p.startswith(inside)]
@@ -82,7 +93,21 @@ class Placement:
             norms = []
         wanted = self._wanted(method)
         found = _of_attention(backbone, body, wanted) if wanted else {}
-        return Layers(self._adapted(body, found, method) if method.increment else {}, tuple(norms), heads)
+        adapted = self._adapted(body, found, method) if method.increment else {}
+        if method.increment and not adapted:
+            raise OptionError(
+                f"The method {method.name!r} finds nothing to adapt in {type(backbone).__name__}: {method.summary}. "
+                f"Name layers with layers=…, such as {_some(list(body)) or 'none'}, or take another method."
+            )
+        rests = _match(self.may_rest, [*adapted, *norms, *heads], "layers, norms and heads of a task")
+        _tell_what_is_read(backbone, [p for p, m in modules.items() if isinstance(m, WEIGHTED) and p not in called])
+        return Layers(adapted, tuple(norms), heads, tuple(self.may_rest or ()) if rests else ())
+
+    def _head(self, backbone: nn.Module) -> str:
+        """The named head, by the first of the paths that it may have."""
+        places = dict(backbone.named_modules(remove_duplicate=False))
+        found = [path for path, module in backbone.named_modules() if module is places.get(self.head or "")]
+        return found[0] if found else self.head or ""
 
     def _wanted(self, method: Method) -> tuple[str, ...]:
         """The projections to adapt; none where whole layers are."""
@@ -97,7 +122,7 @@ class Placement:
 
     def _adapted(self, body: Mapping[str, nn.Module], attention: Mapping[str, Role], method: Method) -> dict[str, Role]:
         """The layers to adapt, of those that are not the classifier, and what each is."""
-        convolutions = [path for path, module in body.items() if isinstance(module, nn.Conv2d)]
+        convolutions = [path for path, module in body.items() if isinstance(module, CONVOLUTIONS)]
         paths = list(body) if method.linear else convolutions
         if not method.stem:
             paths = [path for path in paths if path not in convolutions[:1]]
@@ -110,8 +135,8 @@ class Placement:
         computed = [path for path in paths if "weight" not in body[path]._parameters]
         if computed:
             raise OptionError(
-                f"{computed[0]} computes its weight (by weight norm or a parametrization); remove that first, "
-                "or leave the layer out with layers=…."
+                f"{computed[0]} computes its weight (by weight norm, pruning or a parametrization); remove that first, "
+                "such as by torch.nn.utils.prune.remove, or leave the layer out with layers=…."
             )
         return {path: attention.get(path, Role(second_of_block=path in second)) for path in paths}
 
@@ -183,12 +208,58 @@ def _declared_heads(backbone: nn.Module) -> tuple[str, ...]:
     return heads if all(_weighted_below(modules.get(head)) for head in heads) else ()
 
 
+def _check_layers(backbone: nn.Module, weighted: Sequence[str]) -> None:
+    """Raise OptionError for a network without layers to adapt, or with layers whose sizes are not known yet."""
+    name = type(backbone).__name__
+    if lazy := [n for n, p in backbone.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]:
+        raise OptionError(f"{lazy[0]} of {name} has no size yet: run the network once on an input, then adapt it.")
+    if not weighted:
+        raise OptionError(
+            f"{name} has no Conv2d or Linear layer inside it to adapt, nor a convolution of another form."
+        )
+
+
+def _last(backbone: nn.Module, weighted: Sequence[str]) -> str:
+    """The last layer with a weight, which is a network's classifier; OptionError if it shows that it is none."""
+    modules = dict(backbone.named_modules())
+    after = list(modules)[list(modules).index(weighted[-1]) + 1 :]
+    last, later = modules[weighted[-1]], [modules[path] for path in after]
+    removed = next((p for p in after if isinstance(modules[p], nn.Identity) and p.split(".")[0] in CLASSIFIERS), None)
+    channels = getattr(last, "out_channels", getattr(last, "out_features", None))
+    kinds = NORMS if isinstance(last, CONVOLUTIONS) else (nn.LayerNorm, nn.GroupNorm)
+    if not removed and not any(_channels(norm) == channels for norm in later if isinstance(norm, kinds)):
+        return weighted[-1]
+    where, size = f"network.{removed or 'head'}", "features" if removed else channels
+    raise OptionError(
+        f"{type(backbone).__name__} has no classifier: its last layer with a weight, {weighted[-1]}, makes features. "
+        f"Give it one before it is adapted, such as {where} = torch.nn.Linear({size}, 1), or name the layer that "
+        "tasks replace: head=…."
+    )
+
+
+def _channels(norm: nn.Module) -> int | None:
+    shape = getattr(norm, "normalized_shape", None)
+    found: int | None = shape[-1] if shape else getattr(norm, "num_features", getattr(norm, "num_channels", None))
+    return found
+
+
+def _tell_what_is_read(backbone: nn.Module, paths: Sequence[str]) -> None:
+    """Say, once of each class of networks, which layers are left out because their parents read them."""
+    kind = type(backbone).__name__
+    if paths and kind not in _TOLD:
+        _TOLD.add(kind)
+        log.warning(
+            "%s reads %s and does not call these layers: they are left out, and stay frozen.", kind, _some(paths)
+        )
+
+
 def _weighted_below(module: nn.Module | None) -> bool:
     """Whether a module is a layer that can be a head, or holds one."""
     return module is not None and any(isinstance(part, WEIGHTED) for part in module.modules())
 
 
-def _match(patterns: Sequence[str], paths: Sequence[str], what: str) -> list[str]:
+def _match(patterns: Sequence[str] | None, paths: Sequence[str], what: str) -> list[str]:
+    patterns = patterns or ()
     for pattern in patterns:
         if not fnmatch.filter(paths, pattern):
             raise OptionError(f"The pattern {pattern!r} matches none of the {what}; such are {_some(paths)}.")

@@ -60,6 +60,7 @@ class Selection(threading.local):
 
     def __init__(self) -> None:
         self._forward: str | Stack | None = None
+        self._used: set[int] | None = None  # the sites that were used, by their ids, while somebody watches
         self._backward: dict[int, str | Stack] = {}  # by autograd's number of the pass; the newest last
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Selection:
@@ -74,12 +75,32 @@ class Selection(threading.local):
         task = self._forward
         return self._task_of_pass() if task is None else task  # torch.compile can follow the second alone
 
+    @property
+    def anyone(self) -> str | Stack | None:
+        """What is served now, on this thread; None if nothing is."""
+        task = self._forward
+        return task if task is not None or torch._C._current_graph_task_id() == -1 else self._task_of_pass()
+
     def _task_of_pass(self) -> str | Stack:
         """The task of the backward pass that autograd runs on this thread."""
         number = torch._C._current_graph_task_id()
         if number == -1 or not self._backward:
             raise OptionError("No task is selected: call the TaskModel as model(images, task=…), not its backbone.")
         return self._backward.get(number) or list(self._backward.values())[-1]  # else a pass within a pass
+
+    @contextmanager
+    def watched(self) -> Iterator[set[int]]:
+        """The ids of the sites that are used on this thread until the block ends, in a set that fills."""
+        before, self._used = self._used, set()
+        try:
+            yield self._used
+        finally:
+            self._used = before
+
+    def note(self, site: object) -> None:
+        """Tell whoever watches that a site is used."""
+        if self._used is not None:
+            self._used.add(id(site))
 
     @contextmanager
     def use(self, task: str | Stack) -> Iterator[None]:

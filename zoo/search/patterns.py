@@ -206,7 +206,7 @@ def _loss(model: JointModel, task: str, data: Splits, recipe: Recipe) -> float:
     kind, losses = get_kind(known.kind), []
     with torch.no_grad():
         for inputs, targets in DataLoader(Transformed(data.test, known.preprocessing.transform()), 100):
-            loss: Tensor = kind.loss(model(inputs, task), targets, recipe)
+            loss: Tensor = kind.loss(model(inputs, task=task), targets, recipe)
             losses += [float(loss)] * len(targets)
     return statistics.mean(losses)
 

@@ -25,7 +25,12 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
     Raises:
         WeightsError: the file cannot be written; what stood there before is unchanged.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        held = tensor.detach().cpu().contiguous()
+        # A module that stands in two places gives its tensors twice, and the format knows none that share memory.
+        known = {other.untyped_storage().data_ptr() for other in plain.values()}
+        plain[name] = held.clone() if held.untyped_storage().data_ptr() in known else held
     with atomic_path(path) as temporary:
         try:
             save_file(plain, temporary, metadata={HEADER: json.dumps(header, sort_keys=True)})

@@ -119,7 +119,7 @@ class _Run:
         """Step `number` of the training, on a batch of one task: its loss, right answers, answers."""
         kind, recipe = self.kinds[task], self.recipes[task]
         set_learning_rates(self.optimizers, self.recipe, number / (self.recipe.epochs * len(self.feed)))
-        outputs = self.network(inputs.to(memory_format=self.layout) if inputs.ndim == 4 else inputs, task)
+        outputs = self.network(inputs.to(memory_format=self.layout) if inputs.ndim == 4 else inputs, task=task)
         loss = recipe.loss_weight * kind.loss(outputs, targets, recipe)
         penalty = self.model.penalty(task)
         self.accelerator.backward(loss if penalty is None else loss + penalty)

@@ -93,7 +93,7 @@ def _training_step(model: MultiTaskModel, task: str, images: Tensor) -> Callable
 
     def run() -> None:
         model.train()
-        loss = model(images, task).square().mean()  # as good as any to be timed
+        loss = model(images, task=task).square().mean()  # as good as any to be timed
         loss.backward()
         update(optimizers)
         model.eval()
@@ -105,7 +105,7 @@ def _unfused(model: MultiTaskModel, task: str, images: Tensor) -> Callable[[], o
 
     def run() -> None:
         with torch.no_grad():
-            model(images, task)
+            model(images, task=task)
 
     return run
 

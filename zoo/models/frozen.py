@@ -1,0 +1,123 @@
+"""What keeps a frozen network as it is: copies that share nothing with it, and buffers that move for no pass."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils import _pytree as pytree
+
+from zoo.errors import OptionError
+
+OWN = ("_parameters", "_buffers", "_modules")  # of a module: what torch keeps for it
+
+
+def copy_of(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
+    """A copy that shares nothing with the module, tensors that it has computed from its parameters included.
+
+    Args:
+        memo: what takes the place of some parts, by their ids.
+
+    Raises:
+        OptionError: some part cannot be copied.
+    """
+    memo = dict(memo or {})
+    for part in module.modules():
+        if id(part) in memo:
+            continue
+        held = {
+            key: value for key, value in part.__dict__.items() if key not in ("_parameters", "_buffers", "_modules")
+        }
+        for tensor in [*pytree.tree_leaves(held), *part._buffers.values()]:
+            # Torch copies no tensor with a history, such as the weight that `torch.nn.utils.prune` sets in each pass.
+            if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                memo[id(tensor)] = tensor.detach().clone()
+    try:
+        with torch.inference_mode(False):
+            return copy.deepcopy(module, memo)
+    except Exception as error:  # whatever an attribute's class raises: a file, a lock, a generator
+        raise OptionError(
+            f"The network {type(module).__name__} cannot be copied ({_sentence(error)}). Take out of it what no copy "
+            "can be made of, such as open files, and set it again afterwards."
+        ) from error
+
+
+def _sentence(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def trainable(module: nn.Module) -> nn.Module:
+    """The module, all its parameters that can have gradients to be trained."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+    return module
+
+
+def rests(module: nn.Module) -> bool:
+    """Whether a frozen module has to stay in evaluation mode, lest it change: a norm, or another keeper of statistics.
+
+    A module without parts that has floating-point buffers is taken for one: norms of one's own, the vectors of a
+    spectral norm, code books. Dropout stays on.
+    """
+    if isinstance(module, _NormBase):
+        return True
+    alone = next(module.children(), None) is None
+    return alone and any(buffer is not None and buffer.is_floating_point() for buffer in module._buffers.values())
+
+
+class Buffers:
+    """The buffers of a frozen network that a pass could move, each with a copy of what it holds.
+
+    Args:
+        modules: those whose own buffers are meant.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._places = [(module._buffers, name) for module in modules for name in module._buffers]
+        self._known: dict[int, tuple[Tensor, int, Tensor]] = {}  # by place: the buffer, its version, a copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Buffers:
+        made = Buffers(())
+        made._places = [(copy.deepcopy(held, memo), name) for held, name in self._places]
+        return made
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Put back, when the block ends, what has moved in it."""
+        if not self._places or torch.compiler.is_compiling():
+            yield
+            return
+        for number, (held, name) in enumerate(self._places):
+            buffer, known = held[name], self._known.get(number)
+            if buffer is not None and not (known and known[0] is buffer and known[1] == _version(buffer)):
+                self._known[number] = buffer, _version(buffer), buffer.detach().clone()
+        try:
+            yield
+        finally:
+            for number, (buffer, version, copied) in list(self._known.items()):
+                held, name = self._places[number]
+                if held[name] is not buffer or _version(buffer) != version:
+                    with torch.no_grad():
+                        buffer.copy_(copied)
+                    held[name] = buffer
+                    self._known[number] = buffer, _version(buffer), copied
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written to; torch does not count for those that were made in inference mode."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Compute in the tensors' own types, and make tensors that can be trained, whatever surrounds the block."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for kind in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield

@@ -1,0 +1,246 @@
+"""The proof that what a task adds acts: its layers are used, gradients arrive, and the fused network agrees.
+
+Any module can be adapted, and nobody knows how it uses its layers until it runs. So it is watched while it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from zoo.errors import OptionError
+from zoo.models.frozen import copy_of, exact_arithmetic
+from zoo.models.layers import AdaptedLayer, TaskHead
+
+if TYPE_CHECKING:
+    from zoo.models.adapted import TaskModel
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a network is called with: by position, and by name
+TOLERANCES = {1: 3e-2, 2: 3e-2, 4: 1e-5, 8: 1e-9}  # of the largest output, by the bytes of the least precise parameter
+ROWS = 2  # of the first pass, on which a fused network is compared
+NOISE = 0.02  # by which parameters are moved for a proof before any training: many begin where they add nothing
+
+
+def two_rows(call: Call) -> Call:
+    """The first rows of a batch: of all tensors that have as many rows as the first one has; copies."""
+    leaves, form = pytree.tree_flatten(call)
+    rows = next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), 0)
+
+    def kept(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return (leaf[:ROWS] if leaf.ndim and len(leaf) == rows else leaf).detach().clone()
+
+    found: Call = pytree.tree_unflatten([kept(leaf) for leaf in leaves], form)
+    return found
+
+
+def check_used(model: TaskModel, task: str, used: set[int]) -> None:
+    """Raise OptionError unless every layer where a task has tensors of its own is among the used ones, or may rest."""
+    idle = [
+        path
+        for path, site in model.sites(task)
+        if id(site) not in used and any(True for _ in site.tasks[task].parameters()) and not _may_rest(model, path)
+    ]
+    if not idle:
+        return
+    sites = dict(model.sites(task))
+    if heads := [path for path in idle if isinstance(sites[path], TaskHead)]:
+        raise OptionError(
+            f"The head {heads[0]} is not called when the network runs in evaluation mode, so it gives no outputs. "
+            "Name the classifier: head=…."
+        )
+    argument = "layers" if any(isinstance(sites[path], AdaptedLayer) for path in idle) else "norms"
+    raise OptionError(
+        f"{_named(idle)} not called when the network runs in evaluation mode, so what {task} changes there cannot act. "
+        f"Leave out what is not called with {argument}=…; or, if it may rest (auxiliary heads, experts), say so: "
+        f"may_rest={_patterns(model, task, idle)}."
+    )
+
+
+def _patterns(model: TaskModel, task: str, idle: Sequence[str]) -> list[str]:
+    """Patterns over module paths that mean just these of a task's layers."""
+    others = [path for path, _ in model.sites(task) if path not in idle]
+    found = []
+    for path in idle:
+        parts = path.split(".")
+        above = [".".join(parts[:depth]) + ".*" for depth in range(1, len(parts))]
+        found.append(next((p for p in above if not fnmatch.filter(others, p)), path))
+    return list(dict.fromkeys(found))
+
+
+def check_fused(model: TaskModel, task: str, fused: nn.Module, call: Call) -> None:
+    """Raise OptionError, naming layers, where a fused network and its model differ by more than rounding."""
+    expected = _outputs(model, task, call)
+    found = _fused_outputs(fused, task, call)
+    tolerance = _tolerance(model)
+    if _difference(found, expected) <= tolerance or _agree_when_wide(model, task, call):
+        return
+    guilty = _guilty(model, task, call, expected, tolerance)
+    raise OptionError(
+        f"Fused for {task}, the network differs from the model by {_difference(found, expected):.1e} of its largest "
+        f"output. {_named(guilty) if guilty else 'Some layer is'} used in a way that the model cannot follow. "
+        "Leave the layer out: layers=…, norms=…."
+    )
+
+
+def check_gradients(model: TaskModel, task: str, call: Call) -> None:
+    """Raise OptionError where a gradient of the outputs does not reach what a task trains."""
+    names, parameters = zip(*model.task_parameters(task), strict=True)
+    with evaluating(model), repeatable(model), torch.inference_mode(False), torch.enable_grad():
+        outputs = [leaf for leaf in _leaves(model(*call[0], task=task, **call[1])) if leaf.grad_fn is not None]
+        found: Sequence[Tensor | None] = [None] * len(parameters)
+        if outputs:
+            total = torch.stack([leaf.float().sum() for leaf in outputs]).sum()
+            found = torch.autograd.grad(total, parameters, allow_unused=True)
+    lost = [n for n, gradient in zip(names, found, strict=True) if gradient is None]
+    sites = {path for path, _ in model.sites(task) if any(name.startswith(f"{path}.") for name in lost)}
+    if stuck := [path for path, _ in model.sites(task) if path in sites and not _may_rest(model, path)]:
+        raise OptionError(
+            f"{_named(stuck)} out of the gradient's reach, so what {task} changes there cannot be trained. Take out "
+            f"what detaches it; or leave it out with layers=…, norms=…; or allow it to rest: may_rest={[stuck[0]]}."
+        )
+
+
+@contextlib.contextmanager
+def moved(model: TaskModel, task: str) -> Iterator[None]:
+    """A task's parameters, each moved a little, until the block ends; then as they were, bit for bit."""
+    kept = {name: tensor.detach().clone() for name, tensor in model.task_tensors(task).items()}
+    try:
+        with torch.no_grad(), repeatable(model):
+            for _, parameter in model.task_parameters(task):
+                if parameter.is_floating_point():
+                    parameter.add_(torch.randn_like(parameter), alpha=NOISE)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in model.task_tensors(task).items():
+                tensor.copy_(kept[name])
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode until the block ends, and then each part's own mode again."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextlib.contextmanager
+def uncompiled(module: nn.Module) -> Iterator[None]:
+    """Run a module as it is written, where torch.compile translates it otherwise, until the block ends."""
+    translated, module._compiled_call_impl = module._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        module._compiled_call_impl = translated
+
+
+@contextlib.contextmanager
+def repeatable(module: nn.Module) -> Iterator[None]:
+    """The same random numbers in each such block, and none of them missing outside."""
+    devices = {p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(sorted(devices)):
+        torch.manual_seed(0)
+        yield
+
+
+def _outputs(model: TaskModel, task: str, call: Call) -> list[Tensor]:
+    with evaluating(model), repeatable(model), exact_arithmetic(), torch.no_grad():
+        return _leaves(model.serve(task, *call))
+
+
+def _fused_outputs(fused: nn.Module, task: str, call: Call) -> list[Tensor]:
+    try:
+        with repeatable(fused), exact_arithmetic(), torch.no_grad():
+            return _leaves(fused(*call[0], **call[1]))
+    except Exception as error:  # whatever the network raises, that ran before it was fused
+        raise OptionError(f"Fused for {task}, the network does not run: {error}") from error
+
+
+def _leaves(outputs: Any) -> list[Tensor]:
+    """The tensors of numbers among a network's outputs, in any nesting."""
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference, relative to the largest value of the same tensor; 0 where that is not finite."""
+    if [t.shape for t in found] != [t.shape for t in expected]:
+        return float("inf")
+    return max((_relative(a.double(), b.double()) for a, b in zip(found, expected, strict=True)), default=0.0)
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    if not expected.numel() or not bool(expected.isfinite().all()):
+        return 0.0
+    largest = float(expected.abs().max())
+    difference = float((found - expected).abs().max())
+    return difference / largest if largest else difference
+
+
+def _tolerance(model: nn.Module) -> float:
+    sizes = [p.element_size() for p in model.parameters() if p.is_floating_point()]
+    return TOLERANCES.get(min(sizes, default=4), 1e-5)
+
+
+def _agree_when_wide(model: TaskModel, task: str, call: Call) -> bool:
+    """Whether the two agree in double precision, so that all that made them differ was rounding."""
+    try:
+        wide = copy_of(model).double()
+        inputs = pytree.tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, call)
+        fused = wide.fused(task)
+        return _difference(_fused_outputs(fused, task, inputs), _outputs(wide, task, inputs)) <= TOLERANCES[8]
+    except Exception:  # a network that computes in no other type
+        return False
+
+
+def _guilty(model: TaskModel, task: str, call: Call, expected: Sequence[Tensor], tolerance: float) -> list[str]:
+    """The layers, each of which by itself makes the difference when it is replaced by its plain one."""
+    found = []
+    for path, site in model.sites(task):
+        with exact_arithmetic():
+            model.backbone.set_submodule(path, site.plain(task).eval())
+        try:
+            if _difference(_outputs(model, task, call), expected) > tolerance:
+                found.append(path)
+        except Exception:  # one that does not run without its site is guilty too
+            found.append(path)
+        finally:
+            model.backbone.set_submodule(path, site)
+    return found
+
+
+def _may_rest(model: TaskModel, path: str) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in model.may_rest)
+
+
+def _named(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+    return f"{shown} {'is' if len(paths) == 1 else 'are'}"
+
+
+def sums(parameters: Iterable[Tensor]) -> list[tuple[float, float]]:
+    """What tells whether parameters were written to, be it past torch's own count: sums of values and of squares."""
+    wide = (parameter.detach().double() for parameter in parameters)
+    return [(float(values.sum()), float(values.square().sum())) for values in wide]
+
+
+def check_kept(before: Sequence[tuple[float, float]], parameters: Mapping[str, Tensor]) -> None:
+    """Raise OptionError where a pass has written to a frozen parameter."""
+    after = zip(parameters, before, sums(parameters.values()), strict=True)
+    if written := [name for name, was, now in after if was != now]:
+        raise OptionError(
+            f"The network writes to its own weight {written[0]} while it runs, so no bit of it would stay. "
+            "Take that out of its forward pass; a weight can be limited once, before it is frozen."
+        )
