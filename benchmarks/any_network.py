@@ -3,10 +3,10 @@
     python benchmarks/any_network.py [--all] [--only PATTERN] [--json benchmarks/results/any_network.json]
 
 Takes the smallest model of each of timm's model files and of each family of torchvision's (--all: every model) through
-`zoo.adapt` with `ftn` and, where there is attention, `lora`, at its smallest input. Each has a process of its own, with
-6 GB and two minutes. A network works if, after the task's parameters were moved, fused is unfused to 1e-5 of the largest
-output (or in double precision, where rounding grows), every parameter of the task gets a gradient, and no frozen tensor
-changes. The result is kept after each network; what is there is not done again.
+`zoo.adapt` with `ftn` and, where there is attention, `lora`, at its smallest input. Each has a process of its own,
+with 6 GB and two minutes. A network works if, after the task's parameters were moved, fused is unfused to 1e-5 of the
+largest output (or in double precision, where rounding grows), every parameter of the task gets a gradient, and no
+frozen tensor changes. The result is kept after each network; what is there is not done again.
 """
 
 from __future__ import annotations

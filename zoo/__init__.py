@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo import export as export
+    from zoo.catalog.recipe import Recipe as Recipe
+    from zoo.catalog.registry import Registry as Registry
     from zoo.catalog.registry import list_models as list_models
     from zoo.catalog.registry import register as register
     from zoo.catalog.task import Preprocessing as Preprocessing
@@ -17,24 +19,30 @@ if TYPE_CHECKING:
     from zoo.loader import adapt as adapt
     from zoo.loader import load as load
     from zoo.models.adapted import TaskModel as TaskModel
+    from zoo.training.own import evaluate as evaluate
+    from zoo.training.own import train as train
 
 __version__ = "0.2.0"
 
 _HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need no torch
     "Preprocessing": "zoo.catalog.task",
+    "Recipe": "zoo.catalog.recipe",
+    "Registry": "zoo.catalog.registry",
     "Task": "zoo.catalog.task",
     "TaskModel": "zoo.models.adapted",
     "ZooError": "zoo.errors",
     "adapt": "zoo.loader",
+    "evaluate": "zoo.training.own",
     "list_models": "zoo.catalog.registry",
     "load": "zoo.loader",
     "load_peft": "zoo.deployment.interchange",
     "register": "zoo.catalog.registry",
     "save_peft": "zoo.deployment.interchange",
+    "train": "zoo.training.own",
 }
 __all__ = [
-    "Preprocessing", "Task", "TaskModel", "ZooError", "adapt", "export", "list_models", "load", "load_peft", "register",
-    "save_peft",
+    "Preprocessing", "Recipe", "Registry", "Task", "TaskModel", "ZooError", "adapt", "evaluate", "export",
+    "list_models", "load", "load_peft", "register", "save_peft", "train",
 ]  # fmt: skip
 
 

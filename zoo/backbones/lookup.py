@@ -47,7 +47,7 @@ def build(name: str) -> nn.Module:
         known = torchvision.models.list_models(module=torchvision.models)
         if architecture not in known:
             raise UnknownNameError("backbone", f"torchvision/{architecture}", [f"torchvision/{n}" for n in known])
-        return torchvision.models.get_model(architecture, weights=None)  # type: ignore[no-any-return]
+        return _main_path(torchvision.models.get_model(architecture, weights=None, **EXTRA.get(architecture, {})))
     if library == "timm":
         import timm
 
@@ -58,6 +58,23 @@ def build(name: str) -> nn.Module:
     if library == "deeplab":
         return _deeplab(name, architecture)
     raise UnknownNameError("backbone", name, ["zoo/…", "torchvision/…", "timm/…", "deeplab/zoo/…", "deeplab/timm/…"])
+
+
+# torchvision's published weights of these take inputs that the network itself normalises anew.
+EXTRA: dict[str, dict[str, bool]] = {
+    name: {"transform_input": True, "init_weights": True} for name in ("googlenet", "inception_v3")
+}
+AUXILIARY = ("aux1", "aux2", "AuxLogits")  # of torchvision's GoogLeNet and Inception: heads that only training calls
+
+
+def _main_path(network: nn.Module) -> nn.Module:
+    """The network without its auxiliary heads: training here is by the main outputs alone."""
+    if getattr(network, "aux_logits", False):
+        network.aux_logits = False  # type: ignore[assignment]
+        for name in AUXILIARY:
+            if hasattr(network, name):
+                setattr(network, name, None)
+    return network
 
 
 def _deeplab(name: str, encoder: str) -> nn.Module:

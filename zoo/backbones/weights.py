@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.backbones.deeplab import ENCODER
-from zoo.backbones.lookup import build
+from zoo.backbones.lookup import AUXILIARY, build
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import stored_backbone
 from zoo.errors import UnknownNameError, WeightsError
@@ -77,6 +77,8 @@ def _torchvision_tensors(architecture: str, tag: str) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} holds more than tensors; torch's restricted reader refuses it: {error}") from error
+    apart = tuple(f"{name}." for name in AUXILIARY)
+    tensors = {key: value for key, value in tensors.items() if not key.startswith(apart)}
     # densenet's files are older than its code: `denselayer1.norm.1.weight` is called `denselayer1.norm1.weight` now.
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in tensors.items()}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,12 +88,38 @@ class Recipe:
         if not 0 < self.positive_weight < 1 or not 0 < self.loss_weight < math.inf:
             raise OptionError("needs positive_weight in (0, 1) and loss_weight above 0")
 
+    def fingerprint(self) -> str:
+        """The SHA-256 of all settings: what identifies a recipe that was made without a file."""
+        return hashlib.sha256(json.dumps(settings(self), sort_keys=True).encode()).hexdigest()
+
     def of(self, task: str) -> Recipe:
         """The recipe with what it says for one task alone."""
         changed = self.tasks.get(task, {})
         if changed and task not in self.variants:
             raise OptionError(f"What differs for {task!r} is known only to recipes that load_recipe has read.")
         return replace(self, **{key: getattr(self.variants[task], key) for key in changed})
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """All that a recipe says, each setting by its path, such as `rest.lr`; as JSON gives it back."""
+    stated = {f.name for f in fields(Recipe) if not f.metadata.get("derived")}
+    data = {key: value for key, value in asdict(replace(recipe, variants={})).items() if key in stated}
+    return dict(_flat(json.loads(json.dumps(data, default=list))))
+
+
+def _flat(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def differences(made: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> str:
+    """In words, which settings of two recipes differ: those that something was made with, and those that are wanted."""
+    made = made or {}
+    other = [key for key in {**made, **wanted} if made and made.get(key) != wanted.get(key)]
+    return "; ".join(f"{key} {made.get(key)!r}, not {wanted.get(key)!r}" for key in other)
 
 
 def recipe_names() -> list[str]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @data_root
 @skip_unreadable
 @click.option("--resume", is_flag=True, help="Go on from the last finished epoch.")
+@click.option("--from", "begin", type=FOLDER, help="Begin with the adapter files DIR/<task>.safetensors.")
 @click.option("--overwrite", is_flag=True, help="Discard what was trained, and train anew.")
 @click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True)
 @click.option("--channels-last/--no-channels-last", default=True, show_default=True, help="Memory layout.")

@@ -163,7 +163,10 @@ def some_of(data: Splits, size: int, seed: int) -> Splits:
 
 
 class Transformed(Dataset[tuple[Any, Any]]):
-    """Images, each passed through a transform as it is taken, together with its target."""
+    """Images, each passed through a transform as it is taken, together with its target.
+
+    An image that is a float tensor is ready, and passed on as it is.
+    """
 
     def __init__(self, images: Images, transform: Callable[..., Any]) -> None:
         self.images, self.transform = images, transform
@@ -172,5 +175,7 @@ class Transformed(Dataset[tuple[Any, Any]]):
         return len(self.images)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        image, target = self.transform(*self.images[index])
+        image, target = self.images[index]
+        if not (isinstance(image, torch.Tensor) and image.is_floating_point()):
+            image, target = self.transform(image, target)
         return image, target

@@ -20,7 +20,7 @@ from zoo.datasets.video import open_video
 from zoo.errors import DataError, OptionError
 from zoo.export import Parity, run, session, to_onnx
 from zoo.kinds import get_kind
-from zoo.kinds.base import LabelKind
+from zoo.kinds.base import LabelKind, main_output
 from zoo.loader import load, load_adapters, plain_network
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import sha256
@@ -99,7 +99,7 @@ def classify(
             rows.append({"image": str(path), "classes": "does not decode"})
             continue
         with torch.no_grad():
-            best = kind.probabilities(model(inputs, task=task)[0]).topk(min(top, len(classes)))
+            best = kind.probabilities(main_output(model(inputs, task=task))[0]).topk(min(top, len(classes)))
         guesses = {
             classes[i]: round(100 * float(p), 1) for p, i in zip(best.values, best.indices.tolist(), strict=True)
         }

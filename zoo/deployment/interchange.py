@@ -174,8 +174,8 @@ def _check_form(path: str, layer: nn.Module) -> None:
         plain = plain and (layer.groups, layer.padding_mode, layer.dilation) == (1, "zeros", (1, 1))
     if not plain:
         raise OptionError(
-            f"{path} is grouped, dilated, padded in another way than with zeros, of another form than Conv2d and Linear, "
-            "or has a forward of its own; PEFT's LoRA computes something else there than the zoo's."
+            f"{path} is grouped, dilated, padded in another way than with zeros, neither Conv2d nor Linear, or has a "
+            "forward of its own; PEFT's LoRA computes something else there than the zoo's."
         )
 
 

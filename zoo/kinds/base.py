@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from zoo.catalog.recipe import Recipe
 from zoo.catalog.task import METRICS
-from zoo.errors import DataError
+from zoo.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,6 +138,26 @@ class DenseKind(Kind):
         expected = 2 if self.channels is None else 3
         if target.ndim != expected or (self.channels and len(target) != self.channels):
             raise DataError(f"has the shape {tuple(target.shape)}, where {self.form} is needed")
+
+
+def main_output(outputs: Any) -> Tensor:
+    """The one of a network's outputs that its task is about: in training mode, some give auxiliary ones beside it.
+
+    That is `logits` (torchvision's GoogLeNet and Inception) or `out` (its segmentation networks), else the first.
+
+    Raises:
+        OptionError: the network gives no tensor.
+    """
+    found = outputs
+    if isinstance(outputs, Mapping):
+        found = next((outputs[key] for key in ("logits", "out") if key in outputs), next(iter(outputs.values()), None))
+    elif isinstance(outputs, tuple | list):
+        found = getattr(outputs, "logits", outputs[0] if outputs else None)
+    elif not isinstance(outputs, Tensor):
+        found = getattr(outputs, "logits", None)
+    if not isinstance(found, Tensor):
+        raise OptionError(f"The network gives {type(outputs).__name__} and no tensor that could be a task's answer.")
+    return found
 
 
 def masked_mean(values: Tensor, known: Tensor) -> Tensor:

@@ -48,6 +48,13 @@ class MultiTaskModel(nn.Module):
         except (KeyError, TypeError):
             raise UnknownNameError("task", str(name), self._tasks) from None
 
+    def rename(self, task: Task) -> None:
+        """Know a task the model has by other names of its classes, or prepared in another way; no tensor changes."""
+        known = self.task(task.name)
+        if (len(known.classes), known.kind) != (len(task.classes), task.kind):
+            raise OptionError(f"The task {task.name} has {len(known.classes)} outputs of the kind {known.kind}.")
+        self._tasks[task.name] = task
+
     def transforms(self, task: str) -> Callable[[Any], Any]:
         """The transform from an image to the input that this task was trained on."""
         return self.task(task).preprocessing.transform()
@@ -241,6 +248,19 @@ class MultiTaskModel(nn.Module):
             self.remove_task(task.name)
             raise
         return task
+
+    def begin_task(self, task: str, path: Path) -> None:
+        """Give a task that the model has the tensors of an adapter file, to train it further.
+
+        Raises:
+            WeightsError: the file is damaged, or was made for another method, rank, backbone or number of classes.
+        """
+        tensors, header = read(path)
+        own = {"name": self.method_name, **self.task_options(task)}
+        if (made := header.get("method")) != own:
+            raise WeightsError(f"{path} was made by the method {made}; {task} is to have {own}.")
+        self._check_foundations(header, path)
+        self.load_task_tensors(task, tensors, str(path))
 
     def _check_foundations(self, header: Mapping[str, Any], path: Path) -> None:
         """Raise WeightsError unless an adapter file was made for this backbone and what tasks share here."""

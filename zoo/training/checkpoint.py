@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.catalog.recipe import differences
 from zoo.errors import WeightsError
 from zoo.storage.tensors import read, replace_tensors, write
 
@@ -25,22 +26,25 @@ def save(
 
 
 def load(
-    path: Path, tensors: Mapping[str, Tensor], optimizers: Sequence[torch.optim.Optimizer], state: Mapping[str, Any]
-) -> dict[str, Any]:
+    path: Path, tensors: Mapping[str, Tensor], optimizers: Sequence[torch.optim.Optimizer], state: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """Read back what `save` wrote, into `tensors` and `optimizers`; returns the saved state.
 
     Args:
         state: what must agree with the saved state, such as the recipe's hash.
+        settings: of the recipe, for an error that tells what differs; see `zoo.catalog.recipe.settings`.
 
     Raises:
         WeightsError: the file is damaged or belongs to another run.
     """
     memory, saved = read(path)
     for key, value in state.items():
-        if saved.get(key) != value:
+        if saved.get(key, None if key in ("task", "recipe") else value) != value:
+            words = differences(saved.get("settings"), settings) if key == "recipe" else ""
             raise WeightsError(
-                f"The checkpoint {path} was made with {key} {saved.get(key)!r}, not {value!r}. "
-                "Train without --resume to start over."
+                f"The checkpoint {path} was made with {key} {words or f'{saved.get(key)!r}, not {value!r}'}. "
+                "--overwrite starts over; another --out, with --from DIR, begins with adapter files that are finished."
             )
     model = {name.removeprefix("model/"): tensor for name, tensor in memory.items() if name.startswith("model/")}
     replace_tensors(tensors, model, str(path))

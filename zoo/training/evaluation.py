@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,10 +14,11 @@ from zoo.catalog.task import Task
 from zoo.datasets import Images, Transformed
 from zoo.errors import WeightsError
 from zoo.kinds import get_kind
+from zoo.kinds.base import main_output
 
 
 def measure(
-    network: Callable[[Tensor], Tensor],
+    network: Callable[[Tensor], Any],
     images: Images,
     task: Task,
     *,
@@ -44,7 +46,7 @@ def measure(
     meter = kind.meter(len(task.classes)).set_dtype(torch.float64).to(device)  # which adds up all processes' shares
     with torch.no_grad():
         for inputs, targets in loader:
-            outputs = network(inputs.to(device))
+            outputs = main_output(network(inputs.to(device)))
             if not outputs.isfinite().all():
                 raise WeightsError(f"The outputs for {task.name} are not finite: the training diverged. Train it anew.")
             meter.update(*kind.compared(outputs, targets.to(device)))

@@ -19,11 +19,11 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor
 
-from zoo.catalog.recipe import Recipe
-from zoo.datasets import Splits
+from zoo.catalog.recipe import Recipe, settings
+from zoo.datasets import Splits, Transformed
 from zoo.errors import OptionError, TrainingError
 from zoo.kinds import get_kind
-from zoo.kinds.base import Kind
+from zoo.kinds.base import Kind, main_output
 from zoo.models.multitask import MultiTaskModel
 from zoo.progress.reporter import Reporter
 from zoo.training import checkpoint
@@ -43,6 +43,7 @@ class Execution:
     max_steps: int | None = None  # per epoch, for a quick try
     fraction: float = 1.0  # of the training images, drawn at random
     hold_out: float = 0.0  # share of the training images to test on, in place of the test images
+    begun_with: str = ""  # the SHA-256 of the adapter files that tasks begin with, in place of fresh ones
 
 
 def train_tasks(
@@ -97,12 +98,16 @@ class _Run:
         self.recipe = recipe if len(data) > 1 else next(iter(self.recipes.values()))
         self.name = "+".join(data)
         self.identity = {"task": self.name, "recipe": run_identity(self.recipe, execution)}
+        frozen = not model.common_tensors()
+        self.foundation: dict[str, Any] = {"backbone_sha256": model.backbone_sha256()} if frozen else {}
         self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         model.to(memory_format=self.layout)
         self.kinds = {task: _kind(model, task, own) for task, own in self.recipes.items()}
         self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe), accelerator.scaler
         self.network = accelerator.prepare(model)
         self.feed = Turns(data, self.recipes, accelerator, execution.workers)
+        for task, splits in data.items():
+            model.prove(task, _some_inputs(splits, self.recipes[task]).to(accelerator.device))
 
     def epoch(self, number: int, report: Reporter) -> dict[str, float]:
         """Train for an epoch; its figures."""
@@ -119,7 +124,9 @@ class _Run:
         """Step `number` of the training, on a batch of one task: its loss, right answers, answers."""
         kind, recipe = self.kinds[task], self.recipes[task]
         set_learning_rates(self.optimizers, self.recipe, number / (self.recipe.epochs * len(self.feed)))
-        outputs = self.network(inputs.to(memory_format=self.layout) if inputs.ndim == 4 else inputs, task=task)
+        outputs = main_output(
+            self.network(inputs.to(memory_format=self.layout) if inputs.ndim == 4 else inputs, task=task)
+        )
         loss = recipe.loss_weight * kind.loss(outputs, targets, recipe)
         penalty = self.model.penalty(task)
         self.accelerator.backward(loss if penalty is None else loss + penalty)
@@ -128,17 +135,26 @@ class _Run:
 
     def save(self, file: Path, epochs_done: int, figures: Mapping[str, float]) -> None:
         """Write all that the rest of the training depends on."""
-        state = {**self.identity, "epochs_done": epochs_done, "figures": dict(figures)}
+        state = {**self.identity, **self.foundation, "settings": settings(self.recipe)}
+        state |= {"epochs_done": epochs_done, "figures": dict(figures)}
         state |= {"scaler": self.scaler.state_dict()} if self.scaler else {}
         checkpoint.save(file, trained_tensors(self.model, list(self.data)), self.optimizers, state)
 
     def resume(self, file: Path) -> tuple[int, dict[str, float]]:
         """Read back what `save` wrote: the epochs that are done, and the figures of the last."""
         trained = trained_tensors(self.model, list(self.data))
-        saved = checkpoint.load(file, trained, self.optimizers, self.identity)
+        found = {**self.identity, **self.foundation}
+        saved = checkpoint.load(file, trained, self.optimizers, found, settings(self.recipe))
         if self.scaler:
             self.scaler.load_state_dict(saved["scaler"])
         return saved["epochs_done"], saved["figures"]
+
+
+def _some_inputs(data: Splits, recipe: Recipe) -> Tensor:
+    """The first images of a task as the network takes them."""
+    count: int = len(data.train)  # type: ignore[arg-type]
+    images = Transformed(data.train, recipe.input.transform())
+    return torch.stack([images[index][0] for index in range(min(2, count))])
 
 
 def validated(model: MultiTaskModel, data: Mapping[str, Splits], accelerator: Accelerator) -> dict[str, float]:

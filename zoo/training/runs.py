@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import platform
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from accelerate import Accelerator, PartialState
 import zoo
 from zoo.backbones import build
 from zoo.catalog.entry import Backbone, Entry
-from zoo.catalog.recipe import Recipe, load_recipe
+from zoo.catalog.recipe import Recipe, differences, load_recipe, settings
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED
 from zoo.catalog.task import Task
@@ -29,6 +30,7 @@ from zoo.loader import fresh_model, load_shared
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage import resources
+from zoo.storage.files import sha256
 from zoo.storage.tensors import read, write
 from zoo.training import loop
 from zoo.training.batches import seed_of
@@ -45,6 +47,7 @@ class RunOptions(Execution):
     data_root: Path | None = None
     resume: bool = False  # go on from the last epoch's checkpoint
     overwrite: bool = False  # discard what is there, and train anew
+    begin: Path | None = None  # a folder of adapter files that the tasks begin with
     recipe: str | None = None  # a recipe's name or file, in place of the entry's
     seed: int | None = None  # in place of the recipe's
     backbone_weights: Path | None = None  # a safetensors file, in place of the published ones
@@ -75,13 +78,19 @@ def train_entry(
         raise OptionError(f"The tasks of {entry.name}, {', '.join(entry.tasks)}, are trained together. Name none.")
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     accelerator = _accelerator(options, out)
-    pending = _pending(files, run_identity(recipe, options), options, entry.adapter_method)
-    if pending and entry.source:
+    groups = [list(tasks)] if entry.networks else [[task] for task in tasks]
+    options_of = {task: _begun(options, group) for group in groups for task in group}
+    identities = {task: run_identity(recipe, options_of[task]) for task in tasks}
+    unfinished = pending(files, identities, recipe, options, entry.adapter_method)
+    if unfinished and entry.source and options.begin:
+        raise OptionError(f"{entry.name} begins with what {entry.source} has, compressed; it takes no --from.")
+    if unfinished and entry.source:
         with PartialState().main_process_first():
             if PartialState().is_main_process:
                 _compress_source(entry, registry, out, tasks, options)
-    groups = [list(entry.tasks)] if entry.networks and pending else [[task] for task in pending]
     for group in groups:
+        if not set(group) & set(unfinished):
+            continue
         data = {task: splits_of(entry, task, options) for task in group}
         torch.manual_seed(seed_of(recipe.seed, *group, "init"))
         model = fresh_model(entry, registry, backbone_file=options.backbone_weights)
@@ -89,12 +98,33 @@ def train_entry(
         for task in group:
             if task not in model.tasks:
                 model.add_task(Task.of(task, data[task].classes, recipe.of(task).input, entry.kind(task)))
-        metrics = _train(model, data, recipe, files[group[0]], accelerator, options)
+        if options.begin:
+            begin_with(model, group, options.begin)
+        own = options_of[group[0]]
+        metrics = train_and_test(model, data, recipe, files[group[0]], accelerator, own)
         if accelerator.is_main_process:
-            _save(model, entry, recipe, metrics, files, options)
+            _save(model, entry, recipe, metrics, files, own)
         accelerator.wait_for_everyone()
     _finish_trackers(accelerator)
     return files
+
+
+def _begun(options: RunOptions, group: Sequence[str]) -> RunOptions:
+    """The options of a group of tasks, which name the files that these begin with by their hash."""
+    if options.begin is None:
+        return options
+    files = [options.begin / f"{task}.safetensors" for task in group]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise OptionError(f"There is no adapter file {missing[0]} to begin with.")
+    return replace(options, begun_with=hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest())
+
+
+def begin_with(model: MultiTaskModel, tasks: Sequence[str], folder: Path) -> None:
+    """Give tasks that a model has the tensors of adapter files in a folder, and the model what these share."""
+    if model.shared_tensors() and model.common_tensors():
+        model.load_shared_tensors(read(folder / SHARED)[0], str(folder / SHARED))
+    for task in tasks:
+        model.begin_task(task, folder / f"{task}.safetensors")
 
 
 def splits_of(entry: Entry, task: str, options: RunOptions) -> Splits:
@@ -115,10 +145,10 @@ def _save(
     """Write the files of tasks that have just been trained and, if it was trained with them, what they share."""
     facts = {"entry": entry.name, **({"backbone": entry.backbone} if entry.backbone else {})}
     if entry.networks and (shared := model.shared_tensors()):
-        write(next(iter(files.values())).parent / SHARED, shared, facts | _provenance(entry.name, recipe, {}, options))
+        write(next(iter(files.values())).parent / SHARED, shared, facts | provenance(entry.name, recipe, {}, options))
     for task, figures in metrics.items():
-        model.save_adapter(task, files[task], facts | _provenance(entry.name, recipe, figures, options))
-        _checkpoint(files[task]).unlink(missing_ok=True)
+        model.save_adapter(task, files[task], facts | provenance(entry.name, recipe, figures, options))
+        checkpoint_of(files[task]).unlink(missing_ok=True)
 
 
 def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequence[str], options: RunOptions) -> None:
@@ -161,17 +191,17 @@ def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
     """Pre-train a backbone of the zoo by its recipe, from random weights, into a safetensors file."""
     recipe = recipe_of(backbone.recipe, options)
     accelerator = _accelerator(options, file.parent)
-    if _pending({backbone.task: file}, run_identity(recipe, options), options):
+    if pending({backbone.task: file}, {backbone.task: run_identity(recipe, options)}, recipe, options):
         data = get_benchmark(backbone.benchmark, options.skip_unreadable).splits(backbone.task, options.data_root)
         torch.manual_seed(seed_of(recipe.seed, backbone.task, "init"))
         model = TaskModel(build(backbone.name), "scratch")
         model.add_task(Task.of(backbone.task, data.classes, recipe.of(backbone.task).input))
-        metrics = _train(model, {backbone.task: data}, recipe, file, accelerator, options)[backbone.task]
+        metrics = train_and_test(model, {backbone.task: data}, recipe, file, accelerator, options)[backbone.task]
         if accelerator.is_main_process:
             header = {"backbone": backbone.name, "classes": list(data.classes)}
-            header |= _provenance(backbone.name, recipe, metrics, options)
+            header |= provenance(backbone.name, recipe, metrics, options)
             write(file, {**model.backbone_tensors(), **model.task_tensors(backbone.task)}, header)
-            _checkpoint(file).unlink(missing_ok=True)
+            checkpoint_of(file).unlink(missing_ok=True)
     _finish_trackers(accelerator)
     return file
 
@@ -191,15 +221,19 @@ def _accelerator(options: RunOptions, out: Path) -> Accelerator:
     return loop.make_accelerator(options.precision, options.cpu, options.tracker, out)
 
 
-def _train(
-    model: MultiTaskModel, data: dict[str, Splits], recipe: Recipe, file: Path, accelerator: Accelerator,
+def train_and_test(
+    model: MultiTaskModel, data: Mapping[str, Splits], recipe: Recipe, file: Path | None, accelerator: Accelerator,
     options: RunOptions,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Train one task, or several together, and test each; the metrics by task."""
+    """Train one task, or several together, and test each; the metrics by task.
+
+    Args:
+        file: what the training is for, beside which its checkpoint is kept; None keeps none.
+    """
     used = {task: given(splits, task, recipe, options) for task, splits in data.items()}
     figures = loop.train_tasks(
-        model, used, recipe, accelerator=accelerator, checkpoint_file=_checkpoint(file), resume=options.resume,
-        execution=options, quiet=options.quiet,
+        model, used, recipe, accelerator=accelerator, checkpoint_file=checkpoint_of(file) if file else None,
+        resume=options.resume, execution=options, quiet=options.quiet,
     )  # fmt: skip
     metrics = {}
     for task, splits in used.items():
@@ -230,43 +264,50 @@ def recipe_of(name: str, options: RunOptions) -> Recipe:
     return recipe if options.seed is None else replace(recipe, seed=options.seed)
 
 
-def _pending(
-    files: dict[str, Path], identity: dict[str, Any], options: RunOptions, method: dict[str, Any] | None = None
-) -> list[str]:
+def pending(
+    files: Mapping[str, Path], identities: Mapping[str, dict[str, Any]], recipe: Recipe, options: RunOptions,
+    method: dict[str, Any] | None = None,
+) -> list[str]:  # fmt: skip
     """The tasks that are still to be trained; raises OptionError where what is there was made otherwise."""
-    wanted = {**identity, "method": method}
     for file in files.values():
         if options.overwrite:
             file.unlink(missing_ok=True)
-            _checkpoint(file).unlink(missing_ok=True)
+            checkpoint_of(file).unlink(missing_ok=True)
     done = [task for task, file in files.items() if file.exists()]
     for task in done:
-        header = read(files[task])[1]
+        header, wanted = read(files[task])[1], {**identities[task], "method": method}
         made = {**header.get("recipe", {}), "method": header.get("method")}
         if made != wanted:
+            changed = differences(header.get("settings"), settings(recipe))
             other = [
-                f"{k} {made.get(k)}, not {wanted.get(k)}" for k in {**made, **wanted} if made.get(k) != wanted.get(k)
+                f"{k} {made.get(k)}, not {wanted.get(k)}"
+                for k in {**made, **wanted}
+                if made.get(k) != wanted.get(k) and not (changed and k in ("sha256", "seed"))
             ]
             raise OptionError(
-                f"{files[task]} is of another run ({'; '.join(other)}). --overwrite trains anew; or name another --out."
+                f"{files[task]} is of another run ({'; '.join([changed, *other] if changed else other)}). --overwrite "
+                f"trains anew; to begin with what is there, name another --out, and --from {files[task].parent}."
             )
         log.info("%s is trained already, and skipped: %s", task, files[task])
-    pending = [task for task in files if task not in done]
-    begun = [str(files[task]) for task in pending if _checkpoint(files[task]).exists()]
+    left = [task for task in files if task not in done]
+    begun = [str(files[task]) for task in left if checkpoint_of(files[task]).exists()]
     if begun and not options.resume:
         raise OptionError(f"{begun[0]} has been begun already. --resume goes on with it, --overwrite trains anew.")
-    return pending
+    return left
 
 
-def _checkpoint(file: Path) -> Path:
+def checkpoint_of(file: Path) -> Path:
+    """Where the training that makes a file keeps how far it is."""
     return file.with_name(f".{file.stem}.checkpoint")
 
 
-def _provenance(name: str, recipe: Recipe, metrics: dict[str, float], options: RunOptions) -> dict[str, Any]:
+def provenance(name: str, recipe: Recipe, metrics: dict[str, float], options: RunOptions) -> dict[str, Any]:
+    """What an adapter file says of the training that made it."""
     return {
         "format": 1,
         "command": f"zoo train {name}",
         "recipe": run_identity(recipe, options),
+        "settings": settings(recipe),
         "metrics": metrics,
         "versions": {"ftn-zoo": zoo.__version__, "torch": torch.__version__, "machine": platform.machine()},
     }

@@ -1,0 +1,148 @@
+"""`zoo.train` and `zoo.evaluate`: an adapted network of one's own, on images of one's own."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from zoo.catalog.recipe import Recipe, load_recipe
+from zoo.catalog.task import Preprocessing
+from zoo.datasets import Splits, get_benchmark
+from zoo.errors import DataError, OptionError
+from zoo.models.adapted import TaskModel
+from zoo.storage import resources
+from zoo.storage.tensors import read
+from zoo.training.evaluation import measure
+from zoo.training.loop import make_accelerator, run_identity
+from zoo.training.runs import RunOptions, checkpoint_of, pending, provenance, train_and_test
+
+Pair = tuple[Dataset[Any], Dataset[Any]]
+
+
+def train(
+    model: TaskModel,
+    data: str | Path | Pair,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    task: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> dict[str, dict[str, float]]:
+    """Train tasks of an adapted network, and test them, as `zoo train` does.
+
+    Args:
+        model: as `zoo.adapt` gives it. Its tasks end trained, in evaluation mode; what is frozen keeps every bit.
+        data: a folder `<task>/{train,test}/<class>/*`, of which every task is trained; or, with `task`, the training
+            and the test images as a pair of torch datasets. Their items are an image (PIL, or a uint8 tensor (C, H, W),
+            which the recipe augments and the preprocessing normalises; a float tensor is taken as it is) and a target.
+        recipe: a recipe, its name or its file; by default `folder/METHOD`. What it says of the input becomes the tasks'
+            preprocessing; where it says nothing but the default, the tasks keep theirs.
+        task: this one alone.
+        out: a folder for `<task>.safetensors`, and for checkpoints after each epoch.
+        resume: go on from the last checkpoint in `out`, and take finished tasks from there.
+        options: further ones of `zoo.training.RunOptions`, such as `precision="bf16"`, `seed=1` or `quiet=True`.
+
+    Returns:
+        For each task its metric on the test images, and `train_loss` and the like of the last epoch.
+
+    Raises:
+        OptionError: the model lacks a task; or what a task adds cannot act (see `TaskModel.prove`).
+        DataError: the images are not as they should be, or of other classes than the model's.
+        TrainingError: the training diverged.
+    """
+    splits = _splits(model, data, task)
+    if resume and out is None:
+        raise OptionError("resume needs out, the folder where the training was begun.")
+    chosen, run = _recipe(model, recipe, splits), RunOptions(resume=resume, **options)
+    if run.seed is not None:
+        chosen = replace(chosen, seed=run.seed)
+    with tempfile.TemporaryDirectory() as nowhere:
+        folder = Path(nowhere) if out is None else Path(out)
+        files = {name: resources.within(folder, f"{name}.safetensors") for name in splits}
+        methods = {name: {"name": model.method_name, **model.task_options(name)} for name in splits}
+        identity, figures = run_identity(chosen, run), {}
+        for name, file in files.items():
+            own = {name: splits[name]}
+            if not pending({name: file}, {name: identity}, chosen, run, methods[name]):
+                model.begin_task(name, file)
+                figures[name] = dict(read(file)[1].get("metrics", {}))
+                continue
+            accelerator = make_accelerator(run.precision, run.cpu, run.tracker, None if out is None else folder)
+            kept = None if out is None else file
+            figures |= train_and_test(model, own, chosen, kept, accelerator, run)
+            if kept and accelerator.is_main_process:
+                model.save_adapter(name, file, provenance(name, chosen, figures[name], run))
+                checkpoint_of(file).unlink(missing_ok=True)
+            accelerator.wait_for_everyone()
+    return figures
+
+
+def evaluate(model: TaskModel, data: str | Path | Dataset[Any], task: str | None = None) -> dict[str, float]:
+    """How well an adapted network does its tasks, in the unit of each one's metric: accuracy in per cent, for example.
+
+    Args:
+        data: a folder as for `train`, of which the test images are taken; or, with `task`, a torch dataset.
+    """
+    given: Any = data if isinstance(data, str | Path) else (data, data)
+    device = next((p.device for p in model.parameters()), "cpu")
+    model.eval()
+    return {
+        name: measure(functools.partial(model, task=name), splits.test, model.task(name), device=device)
+        for name, splits in _splits(model, given, task).items()
+    }
+
+
+def _splits(model: TaskModel, data: str | Path | Pair, task: str | None) -> dict[str, Splits]:
+    """The images of each task, whose classes the model is given."""
+    if not isinstance(model, TaskModel):
+        raise OptionError(f"An adapted network is needed, as zoo.adapt gives it, not a {type(model).__name__}.")
+    if not isinstance(data, str | Path):
+        if task is None:
+            raise OptionError("Datasets are one task's: name it with task=….")
+        return {task: Splits(model.task(task).classes, *data)}
+    benchmark, root = get_benchmark("folder"), Path(data)
+    found = {name: benchmark.splits(name, root) for name in ([task] if task else benchmark.tasks(root))}
+    for name, splits in found.items():
+        _check_classes(model, name, splits, root)
+    return found
+
+
+def _check_classes(model: TaskModel, task: str, splits: Splits, root: Path) -> None:
+    """Give a task the names of its classes where it knows only their number; DataError where it knows others."""
+    if task not in model.tasks:
+        raise OptionError(
+            f"{root} holds images of {task}, which the model has not; its tasks are {', '.join(model.tasks)}. Give it "
+            f"one: model.add_task(zoo.Task.of({task!r}, {len(splits.classes)})); or name the one to train: task=…."
+        )
+    known = model.task(task)
+    if known.classes == tuple(map(str, range(len(splits.classes)))):
+        model.rename(replace(known, classes=splits.classes))
+    elif known.classes != splits.classes:
+        raise DataError(
+            f"{root / task} has the classes {', '.join(splits.classes)}; the model's {task} has "
+            f"{', '.join(known.classes)}."
+        )
+
+
+def _recipe(model: TaskModel, recipe: str | Path | Recipe | None, splits: Mapping[str, Splits]) -> Recipe:
+    """The recipe of a training, and the model's tasks prepared as it says."""
+    name = f"folder/{model.method_name}" if recipe is None else str(recipe)
+    if isinstance(recipe, Recipe):  # perhaps a changed copy of a file's, whose hash would be that of the file
+        chosen = replace(recipe, name=recipe.name or "one's own", sha256=recipe.fingerprint())
+    else:
+        chosen = load_recipe(name)
+    if chosen.input == Preprocessing():
+        inputs = {model.task(name).preprocessing for name in splits}
+        if len(inputs) > 1:
+            raise OptionError("The tasks are prepared in several ways; train them one by one: task=….")
+        chosen = replace(chosen, input=inputs.pop())
+    for name in splits:
+        model.rename(replace(model.task(name), preprocessing=chosen.of(name).input))
+    return chosen
