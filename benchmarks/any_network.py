@@ -50,7 +50,10 @@ def build(name: str) -> Any:
         return timm.create_model(rest)
     import torchvision
 
-    return torchvision.models.get_model(rest, weights=None, **({"weights_backbone": None} if "coco" in rest else {}))
+    try:  # what detects and segments would download a backbone else
+        return torchvision.models.get_model(rest, weights=None, weights_backbone=None)
+    except (TypeError, ValueError):
+        return torchvision.models.get_model(rest, weights=None)
 
 
 def smallest(names: list[str]) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import glob
 import json
+import re
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +18,19 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
-from zoo.export.parity import INPUT, Parity, compare, session
+from zoo.export.parity import INPUT, Parity, compare, outputs, sentence, session
 
 import zoo
 from zoo.catalog.task import Preprocessing, Task, is_dense
 from zoo.errors import ExportError
+from zoo.models.layers import Site
+from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import atomic_path
+from zoo.storage.tensors import fingerprint
 
 LEAST, LARGEST = 16, 8192  # height and width in pixels of what a graph with maps as its output takes
+LARGEST_FILE = 2**31 - 2**24  # bytes of weights in one file: the format's limit, with room for the graph itself
+DATA = r".+\.[0-9a-f]{12}\.data"  # what files of weights beside a graph are called
 TOLERANCE, TOLERANCE_HALF = 1e-4, 1e-2  # on the largest difference, relative to the largest logit
 
 
@@ -51,13 +60,14 @@ class Graph(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.normalises:
             images = (images.movedim(-1, -3).float() - self.mean) / self.std  # (B, C, H, W)
-        outputs: Tensor = self.network(images.half() if self.half_precision else images)
-        return outputs.float()
+        made: Tensor = self.network(images.half() if self.half_precision else images)
+        return made.float() if isinstance(made, Tensor) else made
 
 
 def to_onnx(
     module: nn.Module, path: str | Path, *, task: Task | None = None, preprocess: bool = False, half: bool = False,
     images: Tensor | None = None, provider: str = "cpu", metadata: Mapping[str, Any] | None = None,
+    largest: int = LARGEST_FILE,
 ) -> Parity:  # fmt: skip
     """Write a plain module as one ONNX file with a dynamic batch, checked against the module before it is kept.
 
@@ -69,9 +79,12 @@ def to_onnx(
         task: what the outputs mean and which input they need; by default those of a classifier of 224×224 RGB.
         preprocess: take uint8 images (B, H, W, C) of the input's size, and scale and normalise them in the graph.
         half: compute in float16.
-        images: a batch of real inputs, in the graph's form, to compare on beside random ones.
+        images: a batch of real inputs, in the graph's form, to compare on beside random ones. Where a task's
+            preprocessing cannot say what the network takes (volumes, sound), its shape is the graph's.
         provider: ONNX Runtime's execution provider for the comparison: "cpu", "cuda" or "tensorrt".
         metadata: further facts for the file, such as provenance; values as JSON.
+        largest: bytes of weights that one file holds. More lie beside it, in `<name>.<digits>.data`: the format allows
+            2 GB.
 
     Returns:
         The largest difference between the file and the module, which was below 1e-4, or 1e-2 in float16,
@@ -80,13 +93,18 @@ def to_onnx(
     Raises:
         ExportError: the graph cannot be made, is not valid, or differs from the module; no file is written then.
     """
+    _check_plain(module)
     path, preprocessing = Path(path), task.preprocessing if task else Preprocessing()
     inner, dense = preprocessing if preprocess else None, task is not None and is_dense(task.kind)
-    model = _graph_model(Graph(module, inner, half), _random(preprocessing, preprocess, 2), preprocess, dense)
+    batches = [*_random_batches(preprocessing, preprocess, dense, images), *([] if images is None else [images])]
+    graph = Graph(module, inner, half)
+    outputs(Graph(module, inner), batches[0])  # what the network itself raises is told as such
+    model = _graph_model(graph, batches[0].repeat(2, *[1] * (batches[0].ndim - 1)), preprocess, dense)
+    _check_dimensions(model.graph, path, dense, 1 if preprocess else 2)
     _describe(model, task, preprocess, half, metadata or {})
-    batches = [*_random_batches(preprocessing, preprocess, dense), *([] if images is None else [images])]
-    with atomic_path(path) as temporary:
-        onnx.save(model, temporary)
+    apart = _weight(graph) > largest
+    with _together(path, f"{path.stem}.{_digits(graph)}.data" if apart else None) as (temporary, data):
+        _write(model, temporary, data)
         del model  # as large as the network
         _check_valid(temporary, path)
         made, tolerance = session(temporary, provider), TOLERANCE_HALF if half else TOLERANCE
@@ -96,12 +114,100 @@ def to_onnx(
     return parity
 
 
+def _check_plain(module: nn.Module) -> None:
+    """Raise ExportError for a model that serves several tasks."""
+    if (model := next((part for part in module.modules() if isinstance(part, MultiTaskModel)), None)) is not None:
+        tasks = ", ".join(model.tasks) or "none yet"
+        raise ExportError(
+            f"A graph is of one task. Fuse one first: zoo.export.to_onnx(model.fuse(task), …), of {tasks}."
+        )
+    if any(isinstance(part, Site) for part in module.modules()):
+        raise ExportError(
+            "This is the inside of a TaskModel. A graph is of one task: fuse one first, model.fuse(task)."
+        )
+
+
+def _weight(graph: nn.Module) -> int:
+    """Bytes of all tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
+
+
+def _digits(graph: nn.Module) -> str:
+    """A name for what a graph holds, so that a file of weights is never replaced under a graph that refers to it."""
+    return fingerprint(graph.state_dict())[:12]
+
+
+@contextlib.contextmanager
+def _together(path: Path, data: str | None) -> Iterator[tuple[Path, Path | None]]:
+    """Paths to write a graph and its weights to, which are put in place together when the block ends, or not at all.
+
+    The weights have a name of their own, and come first: at no moment does a graph refer to weights that are not there.
+    Those of the graph that stood at `path` go last.
+    """
+    if data is None:
+        before = _data_of(path)
+        with atomic_path(path) as temporary:
+            yield temporary, None
+        before.unlink(missing_ok=True) if before else None
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+        yield Path(folder, path.name), Path(folder, data)
+        before = _data_of(path)
+        Path(folder, data).replace(path.parent / data)
+        Path(folder, path.name).replace(path)
+    if before and before.name != data:
+        before.unlink(missing_ok=True)
+
+
+def _data_of(path: Path) -> Path | None:
+    """The file of weights beside a graph, if it has one by the name that this software gives."""
+    if not path.is_file():
+        return None
+    found = [file for file in path.parent.glob(f"{glob.escape(path.stem)}.*.data") if re.fullmatch(DATA, file.name)]
+    try:
+        held = onnx.load(path, load_external_data=False).graph.initializer
+    except Exception:  # another file, which is about to be replaced
+        return None
+    named = {entry.value for tensor in held for entry in tensor.external_data if entry.key == "location"}
+    return next((file for file in found if file.name in named), None)
+
+
+def _write(model: onnx.ModelProto, file: Path, data: Path | None) -> None:
+    """Write a graph, its weights into a file beside it where one is named."""
+    try:
+        if data is None:
+            onnx.save(model, file)
+        else:
+            onnx.save(
+                model,
+                file,
+                save_as_external_data=True,
+                all_tensors_to_one_file=True,
+                location=data.name,
+            )
+    except Exception as error:  # protobuf's, past its limit; onnx's own
+        raise ExportError(f"The graph cannot be written to {file.name}: {sentence(error)}") from error
+
+
+def _check_dimensions(graph: onnx.GraphProto, path: Path, dense: bool, row: int) -> None:
+    """Raise ExportError where a dimension that is to be dynamic has become a number."""
+    dimensions = graph.input[0].type.tensor_type.shape.dim
+    names = {0: "batch", **({row: "height", row + 1: "width"} if dense else {})}
+    for place, name in names.items():
+        if dimensions[place].HasField("dim_value"):
+            raise ExportError(
+                f"{path}: the {name} of the graph is fixed at {dimensions[place].dim_value}. The network takes it for "
+                f"a number, such as in a Python loop over the {name}; write that with operations on whole tensors."
+            )
+
+
 def _check_valid(file: Path, path: Path) -> None:
     """Raise ExportError, naming `path`, unless a file is valid ONNX with shapes that fit each other."""
     try:
         onnx.checker.check_model(str(file), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{path}: the exported graph is not valid ONNX: {error}") from error
+        raise ExportError(f"{path}: the exported graph is not valid ONNX: {sentence(error)}") from error
 
 
 def _graph_model(graph: Graph, example: Tensor, preprocess: bool, dense: bool) -> onnx.ModelProto:
@@ -119,7 +225,8 @@ def _graph_model(graph: Graph, example: Tensor, preprocess: bool, dense: bool) -
                 output_names=["maps" if dense else "logits"], dynamic_shapes={"images": dynamic},
             )  # fmt: skip
         except Exception as error:  # the exporter raises many classes, none of them its own base
-            raise ExportError(f"torch.onnx cannot export {type(graph.network).__name__}: {error}") from error
+            reason = sentence(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            raise ExportError(f"torch.onnx cannot export {type(graph.network).__name__}: {reason}") from error
     assert program is not None
     return program.model_proto
 
@@ -136,9 +243,11 @@ def _describe(
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
 
 
-def _random_batches(preprocessing: Preprocessing, preprocess: bool, dense: bool) -> list[Tensor]:
+def _random_batches(preprocessing: Preprocessing, preprocess: bool, dense: bool, images: Tensor | None) -> list[Tensor]:
     """One image, and three; where maps are answered, of a height and a width that no stride divides."""
     other = replace(preprocessing, size=37, width=51, resize=None) if dense else preprocessing
+    if images is not None and not dense and not preprocess and images.shape[1:] != preprocessing.input_size:
+        return [torch.randn(rows, *images.shape[1:], generator=torch.Generator().manual_seed(rows)) for rows in (1, 3)]
     return [_random(preprocessing, preprocess, 1), _random(other, preprocess, 3)]
 
 

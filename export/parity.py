@@ -61,7 +61,7 @@ def session(path: str | Path, provider: str = "cpu", *, spinning: bool = True) -
     try:
         made = ort.InferenceSession(str(path), options, providers=[(wanted, settings)])
     except Exception as error:  # ONNX Runtime raises classes of its own for each status, with no common base
-        raise ExportError(f"ONNX Runtime cannot run {path} on {provider}: {error}") from error
+        raise ExportError(f"ONNX Runtime cannot run {path} on {provider}: {sentence(error)}") from error
     if made.get_providers()[0] != wanted:
         here = [name for name, (full, _) in PROVIDERS.items() if full in made.get_providers()]
         raise ExportError(
@@ -73,15 +73,38 @@ def session(path: str | Path, provider: str = "cpu", *, spinning: bool = True) -
 
 def run(made: ort.InferenceSession, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The output of a graph, logits (B, classes) or maps (B, channels, H, W), for images in the form that it takes."""
-    return np.asarray(made.run(None, {INPUT: images})[0])
+    try:
+        return np.asarray(made.run(None, {INPUT: images})[0])
+    except Exception as error:  # ONNX Runtime raises classes of its own for each status, with no common base
+        raise ExportError(f"ONNX Runtime cannot run images of {images.shape}: {sentence(error)}") from error
+
+
+def sentence(error: Exception) -> str:
+    """What an error says first; the long page that some have is its own, and shown by --debug."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def outputs(module: nn.Module, batch: Tensor) -> Tensor:
+    """What a module makes of a batch; raises ExportError where that is no one tensor, or nothing."""
+    try:
+        with torch.no_grad():
+            found = module(batch)
+    except Exception as error:  # whatever the network raises
+        raise ExportError(
+            f"The network does not run on inputs of the shape {tuple(batch.shape)}, which its task's preprocessing "
+            f"says that it takes: {sentence(error)}"
+        ) from error
+    if not isinstance(found, Tensor):
+        raise ExportError(f"The network gives {type(found).__name__}, not one tensor; wrap it to give what is meant.")
+    return found
 
 
 def compare(module: nn.Module, made: ort.InferenceSession, batches: list[Tensor], tolerance: float) -> Parity:
     """Run both on the same batches, each in the form that the graph takes; `module` takes it too."""
     absolute = largest = 0.0
     for batch in batches:
-        with torch.no_grad():
-            expected = module(batch).float().numpy()
+        expected = outputs(module, batch).float().numpy()
         found = run(made, batch.numpy())
         if found.shape != expected.shape:
             raise ExportError(f"The graph gives outputs of shape {found.shape}, its source {expected.shape}.")

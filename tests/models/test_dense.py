@@ -194,7 +194,7 @@ def test_a_graph_takes_images_of_any_size(tmp_path: Path) -> None:
 def command(*arguments: object, status: int = 0) -> str:
     result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
     assert result.exit_code == status, result.output
-    return result.output
+    return result.stdout if status == 0 else result.output
 
 
 def test_predict_draws_what_a_model_sees(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo.errors import OptionError
+from zoo.errors import DataError, OptionError
 
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -67,6 +68,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     width: int | None = None  # of the input, in pixels
     frames: int | None = None  # of the input, where it is a clip
+    interpolation: str = "bilinear"  # of the resize, one of INTERPOLATIONS
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or (self.resize is not None and self.resize < max(self.shape)):
@@ -77,26 +79,38 @@ class Preprocessing:
             )
         if self.frames is not None and self.frames < 1:
             raise OptionError(f"Preprocessing needs frames >= 1, not {self.frames}.")
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
+        if not self.mean or len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise OptionError(
-                f"Preprocessing needs mean and std of 1 or 3 channels, std above 0; got {self.mean}, {self.std}."
+                "Preprocessing needs mean and std of 1 or 3 channels, or of as many as the network takes, std above 0; "
+                f"got {self.mean}, {self.std}."
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise OptionError(
+                f"The interpolation must be one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}."
             )
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Preprocessing:
         """What `dataclasses.asdict` made, after a passage through JSON."""
-        sizes = data.get("width"), data.get("frames")
-        return cls(data["size"], data["resize"], tuple(data["mean"]), tuple(data["std"]), *sizes)
+        further = data.get("width"), data.get("frames"), data.get("interpolation", "bilinear")
+        return cls(data["size"], data["resize"], tuple(data["mean"]), tuple(data["std"]), *further)
 
     @classmethod
     def of(cls, network: Any) -> Preprocessing:
-        """What timm says that a network was trained on, interpolation aside; ImageNet's at 224 pixels for others."""
+        """What timm says that a network was trained on; ImageNet's at 224 pixels for others.
+
+        The number of channels is that of the network's first convolution. Where it is another than that of the mean
+        and the deviation, one channel takes their average, and more take them in turn, as timm repeats the weights.
+        """
         config = getattr(network, "pretrained_cfg", None) or {}
+        channels = _channels_of(network, config)
         if not {"input_size", "mean", "std"} <= set(config):
-            return cls()
+            return cls(mean=_for_channels(IMAGENET_MEAN, channels), std=_for_channels(IMAGENET_STD, channels))
         size = int(config["input_size"][-1])
         resize = int(size / float(config.get("crop_pct") or 1))
-        return cls(size, resize, tuple(config["mean"]), tuple(config["std"]))
+        mean, std = (_for_channels(tuple(config[key]), channels) for key in ("mean", "std"))
+        stated = config.get("interpolation", "bilinear")
+        return cls(size, resize, mean, std, interpolation=stated if stated in INTERPOLATIONS else "bicubic")
 
     @property
     def channels(self) -> int:
@@ -125,13 +139,14 @@ class Preprocessing:
         import torch
         from torchvision.transforms import v2
 
-        steps: list[Callable[..., Any]] = [v2.ToImage(), v2.RGB() if self.channels == 3 else v2.Grayscale()]
+        steps: list[Callable[..., Any]] = [Bands(self.channels)]
+        mode = v2.InterpolationMode(self.interpolation)
         if augmentations is not None:
             steps += augmentations
         elif self.resize is None:
-            steps += [v2.Resize(self.shape, antialias=True)]
+            steps += [v2.Resize(self.shape, mode, antialias=True)]
         else:
-            steps += [v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.shape)]
+            steps += [v2.Resize(self.resize, mode, antialias=True), v2.CenterCrop(self.shape)]
         steps += [
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(self.mean), list(self.std)),
@@ -139,6 +154,54 @@ class Preprocessing:
         ]
         composed: Callable[..., Any] = v2.Compose(steps)
         return composed
+
+
+def _channels_of(network: Any, config: Mapping[str, Any]) -> int:
+    """The channels of a network's input: those of the convolution that timm names, else of the first one; else 3.
+
+    Where the first one registered takes many, and another one three, that is taken for the stem.
+    """
+    modules = dict(network.named_modules()) if hasattr(network, "named_modules") else {}
+    stated = config.get("first_conv") or ()
+    layers: list[Any] = [modules.get(path) for path in ((stated,) if isinstance(stated, str) else stated)]
+    found = [m.in_channels for m in layers or modules.values() if hasattr(m, "in_channels") and hasattr(m, "stride")]
+    return int(3 if not found or 3 in found else found[0])
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if channels == len(values):
+        return values
+    return (sum(values) / len(values),) if channels == 1 else tuple(values[i % len(values)] for i in range(channels))
+
+
+class Bands:
+    """From an image (PIL, or a uint8 tensor (C, H, W) or (T, C, H, W)) to a tensor of so many channels.
+
+    One channel is the image in grey, three are its colours; both lie on white where the image is transparent. Any
+    other number takes the image's own bands, the transparency of RGBA among them; they have to be as many.
+
+    Raises:
+        DataError: they are not.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+
+    def __call__(self, image: Any, *targets: Any) -> Any:
+        from torchvision.transforms import v2
+
+        from zoo.storage.pictures import BANDS, eight_bits, on_white
+
+        source, image = getattr(image, "info", {}).get("source", "An image"), eight_bits(image)
+        if hasattr(image, "getbands"):  # an image of Pillow's
+            image = on_white(image) if self.channels in (1, 3) else image.info.get(BANDS, image)
+        made = v2.ToImage()(image)
+        found = made.shape[-3]
+        if self.channels in (1, 3) and found in (1, 3):
+            made = v2.RGB()(made) if self.channels == 3 else v2.Grayscale()(made)
+        elif found != self.channels:
+            raise DataError(f"{source} has {found} bands; the network takes {self.channels}.")
+        return (made, *targets) if targets else made
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ A command's file is imported when the command is called, and a command imports w
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,12 @@ class Zoo(click.Group):
         if cmd_name in COMMANDS:
             importlib.import_module(f"{__package__}.{COMMANDS[cmd_name]}")
         return super().get_command(ctx, cmd_name)
+
+    def main(self, *args: Any, **named: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # a table on a terminal of few characters loses some of them, no more
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*args, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -13,7 +13,7 @@ from torchvision.datasets import DTD, FER2013, STL10
 
 from zoo.datasets.base import Counts, PublishedBenchmark, Splits
 from zoo.datasets.cifar import cifar
-from zoo.datasets.images import open_image, require
+from zoo.datasets.images import raw_image, require
 from zoo.errors import DataError
 
 LAYOUT = """Expected layout:
@@ -55,7 +55,7 @@ class Clip5Benchmark(PublishedBenchmark):
 
 def _dtd(root: Path, layout: str) -> Splits:
     require(root / "dtd" / "dtd", layout)
-    train, val, test = (DTD(root, split, loader=open_image) for split in ("train", "val", "test"))
+    train, val, test = (DTD(root, split, loader=raw_image) for split in ("train", "val", "test"))
     return Splits(tuple(train.classes), ConcatDataset([train, val]), test)
 
 

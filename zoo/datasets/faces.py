@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.datasets import CelebA
 
 from zoo.datasets.base import Counts, Images, PublishedBenchmark, Splits
-from zoo.datasets.images import ListedImages, open_image, require
+from zoo.datasets.images import ListedImages, raw_image, require
 from zoo.errors import DataError
 
 LAYOUT = """Expected layout:
@@ -34,7 +34,7 @@ class AttributedFaces(Images):
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Any, Tensor]:
-        return open_image(self.folder / self.names[index]), self.attributes[index].to(torch.float32)
+        return raw_image(self.folder / self.names[index]), self.attributes[index].to(torch.float32)
 
 
 class FacesBenchmark(PublishedBenchmark):

@@ -2,33 +2,66 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from PIL import Image
 
 from zoo.datasets.base import Benchmark, Splits
-from zoo.datasets.images import ListedImages, require
+from zoo.datasets.images import ListedImages, open_image, raw_image, require
 from zoo.errors import DataError
+
+log = logging.getLogger(__name__)
+NO_PICTURES = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"}  # formats whose files need other programs
+_told: set[Path] = set()  # folders whose files that are no images have been told of
+
+
+@functools.cache
+def readable_endings() -> frozenset[str]:
+    """The endings of the files that Pillow decodes here, such as .jpg."""
+    Image.init()
+    known = Image.registered_extensions().items()
+    return frozenset(ending for ending, form in known if form in Image.OPEN and form not in NO_PICTURES)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder is of those that systems and editors put aside, such as .ipynb_checkpoints."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def class_folders(folder: Path, layout: str) -> tuple[str, ...]:
-    """The names of the folders in a folder, sorted; raises DataError, with the layout, where there is none."""
-    if not (classes := tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))):
+    """The names of the folders in a folder, sorted, hidden ones left out; raises DataError where there is none."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    if not names:
         raise DataError(f"{folder} holds no class folder.\n{layout}")
-    return classes
+    return tuple(names)
 
 
-def images_below(folder: Path, classes: tuple[str, ...]) -> ListedImages:
-    """The images in `folder/<class>/` and below."""
-    return ListedImages(
-        classes,
-        [
-            (path, label)
-            for label, name in enumerate(classes)
-            for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in IMG_EXTENSIONS
-        ],
-    )
+def images_below(
+    folder: Path, classes: tuple[str, ...], opener: Callable[..., Image.Image] = raw_image
+) -> ListedImages:
+    """The images in `folder/<class>/` and below; what is passed over there is told once."""
+    items, passed = [], Counter[str]()
+    for label, name in enumerate(classes):
+        for path in sorted((folder / name).rglob("*")):
+            if any(map(is_hidden, path.relative_to(folder).parts)) or path.is_dir():
+                continue
+            if path.suffix.lower() in readable_endings():
+                items.append((path, label))
+            else:
+                passed[path.suffix.lower() or "without an ending"] += 1
+    passed.update(f"{p.suffix.lower()} in no class" for p in folder.iterdir() if p.is_file() and not is_hidden(p.name))
+    if passed and folder not in _told:
+        _told.add(folder)
+        kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(passed.items()))
+        total = len(items) + passed.total()
+        log.warning(
+            "%s: %d of %d files are passed over, which do not read here: %s", folder, passed.total(), total, kinds
+        )
+    return ListedImages(classes, items, opener=opener)
 
 
 class FolderBenchmark(Benchmark):
@@ -43,7 +76,8 @@ class FolderBenchmark(Benchmark):
 
     def tasks(self, root: Path | None) -> tuple[str, ...]:
         folder = self.folder(root)
-        tasks = tuple(sorted(path.name for path in folder.iterdir() if (path / "train").is_dir()))
+        inside = sorted(path.name for path in folder.iterdir() if (path / "train").is_dir())
+        tasks = tuple(name for name in inside if not is_hidden(name))
         if not tasks:
             raise DataError(f"{folder} holds no domain.\n{self.layout.format(root=folder)}")
         return tasks
@@ -58,7 +92,7 @@ class FolderBenchmark(Benchmark):
                 "Add what is missing or take the class out of both."
             )
         classes = names["train"]
-        train, test = (images_below(folder / task / split, classes) for split in ("train", "test"))
+        train, test = (images_below(folder / task / split, classes, open_image) for split in ("train", "test"))
         for split, images in (("train", train), ("test", test)):
             found = {label for _, label in images.items}
             empty = [str(folder / task / split / name) for label, name in enumerate(classes) if label not in found]

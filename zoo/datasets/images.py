@@ -1,4 +1,4 @@
-"""Image files: opened with an error that names them, listed with their labels, left out where they do not decode."""
+"""Image files: listed with their labels, left out where they do not decode."""
 
 from __future__ import annotations
 
@@ -7,26 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Subset
 
 from zoo.datasets.base import Benchmark, Images, Splits
 from zoo.errors import DataError
+from zoo.storage.pictures import Box, open_image, raw_image
 
-Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
-
-
-def open_image(path: Path | str, box: Box | None = None) -> Image.Image:
-    """A decoded RGB image, cropped to `box`; raises DataError, which names the file, where it does not decode."""
-    try:
-        with Image.open(path) as image:
-            return (image.crop(box) if box else image).convert("RGB")
-    except FileNotFoundError:
-        raise DataError(f"There is no image {path}.") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"The image {path} does not decode ({error}). Replace or delete it, or go on with --skip-unreadable."
-        ) from error
+__all__ = ["Box", "ListedImages", "Readable", "below", "open_image", "raw_image", "read_lines", "readable", "require"]
 
 
 class ListedImages(Images):
@@ -35,6 +23,7 @@ class ListedImages(Images):
     Attributes:
         classes: their names, in the order of the labels.
         items: path and label of each image.
+        open: what decodes a file: `raw_image`, or `open_image`.
     """
 
     def __init__(
@@ -43,15 +32,17 @@ class ListedImages(Images):
         items: Sequence[tuple[Path, int]],
         transform: Callable[[Any], Any] | None = None,
         boxes: Sequence[Box] | None = None,
+        opener: Callable[..., Image.Image] = raw_image,
     ) -> None:
         self.classes, self.items, self.transform, self.boxes = tuple(classes), list(items), transform, boxes
+        self.open = opener
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path, label = self.items[index]
-        image = open_image(path, self.boxes[index] if self.boxes else None)
+        image = self.open(path, self.boxes[index]) if self.boxes else self.open(path)
         return (self.transform(image) if self.transform else image), label
 
 

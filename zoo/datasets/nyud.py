@@ -16,7 +16,7 @@ import torch
 
 from zoo.datasets.base import Counts, Images, PublishedBenchmark, Splits
 from zoo.datasets.dense import target_map
-from zoo.datasets.images import below, open_image, read_lines, require
+from zoo.datasets.images import below, raw_image, read_lines, require
 from zoo.errors import DataError, extra
 from zoo.kinds import IGNORE
 
@@ -60,7 +60,7 @@ class NYUDImages(Images):
 
     def __getitem__(self, index: int) -> tuple[Any, torch.Tensor]:
         path, target = self.items[index]
-        image = open_image(path)
+        image = raw_image(path)
         values = torch.from_numpy(np.ascontiguousarray(READ[self.task](target)))
         return image, target_map(values, KINDS[self.task], len(TASKS[self.task]), image.size[::-1], target)
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torchvision.datasets import Places365
 
 from zoo.datasets.base import Counts, PublishedBenchmark, Splits
-from zoo.datasets.images import open_image, require
+from zoo.datasets.images import raw_image, require
 from zoo.errors import DataError
 
 LAYOUT = """Expected layout:
@@ -32,7 +32,7 @@ class PlacesBenchmark(PublishedBenchmark):
                      "data_256_standard", "val_256"):  # fmt: skip
             require(root / part, layout)
         try:
-            train, val = (Places365(root, split, small=True, loader=open_image) for split in ("train-standard", "val"))
+            train, val = (Places365(root, split, small=True, loader=raw_image) for split in ("train-standard", "val"))
         except RuntimeError as error:  # torchvision's word for a wrong checksum
             raise DataError(f"A list in {root} was altered or cut short: {error}\n{layout}") from error
         return Splits(tuple(train.classes), train, val)

@@ -18,7 +18,7 @@ from torchvision.datasets import Flowers102, StanfordCars
 
 from zoo.datasets.base import Counts, Images, PublishedBenchmark, Splits
 from zoo.datasets.folder import class_folders, images_below
-from zoo.datasets.images import Box, ListedImages, below, open_image, read_lines, require
+from zoo.datasets.images import Box, ListedImages, below, raw_image, read_lines, require
 from zoo.errors import DataError, extra
 
 Transform = Callable[[Any], Any] | None
@@ -149,7 +149,7 @@ def cars(root: Path, split: str = "train", transform: Transform = None, layout: 
 
 
 def _open_cropped(boxes: dict[str, Box], path: str) -> Image.Image:
-    return open_image(path, boxes[Path(path).name])
+    return raw_image(path, boxes[Path(path).name])
 
 
 def flowers(root: Path, split: str = "train", transform: Transform = None, layout: str = LAYOUT) -> Images:
@@ -159,7 +159,7 @@ def flowers(root: Path, split: str = "train", transform: Transform = None, layou
     parts = {"train": ("train", "val"), "test": ("test",)}[split]
     _loadmat()
     try:
-        return ConcatDataset([Flowers102(root, part, transform, loader=open_image) for part in parts])
+        return ConcatDataset([Flowers102(root, part, transform, loader=raw_image) for part in parts])
     except RuntimeError as error:  # torchvision's word for a wrong checksum
         raise DataError(f"A .mat file of {Path(root) / 'flowers-102'} was altered or cut short.\n{layout}") from error
 

@@ -38,7 +38,7 @@ def answers(model: MultiTaskModel, image: Image.Image) -> dict[str, npt.NDArray[
     first = next(iter(inputs.values()))
     with torch.no_grad():
         alike = len(tasks) == len(model.tasks) and all(torch.equal(each, first) for each in inputs.values())
-        outputs = model(first) if alike else {name: model(each, name) for name, each in inputs.items()}
+        outputs = model(first) if alike else {name: model(each, task=name) for name, each in inputs.items()}
     return {name: _kind(task).answer(outputs[name])[0].numpy() for name, task in tasks.items()}
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import WeightsError
 from zoo.storage import resources
@@ -92,15 +94,32 @@ def _from_hub(address: str) -> Path:
 
 
 def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
-    """A file of a repository on the Hugging Face Hub, kept in the cache.
+    """A file of a repository on the Hugging Face Hub: from the Hub's own cache, or kept in the zoo's.
+
+    With HF_HUB_OFFLINE set, nothing is asked of the network.
 
     Args:
-        revision: a commit; None takes the newest of the main branch.
+        revision: a commit; None takes the newest of the main branch, or without a network what a cache holds of it.
+
+    Raises:
+        WeightsError: it is in no cache, and cannot be downloaded; the folders searched are named.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    caches = resources.hub_caches()
+    found = [try_to_load_from_cache(repo, name, cache_dir=cache, revision=revision) for cache in caches]
+    kept = next((Path(path) for path in found if isinstance(path, str)), None)
+    if kept and (revision or offline):
+        return kept
     try:
-        return Path(hf_hub_download(repo, name, revision=revision, cache_dir=resources.cache_dir() / "hub"))
+        options: dict[str, Any] = {"local_files_only": True} if offline else {}
+        return Path(hf_hub_download(repo, name, revision=revision, cache_dir=caches[-1], **options))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsError(f"Cannot download {name} of {repo}: {error}. Check the network and the name.") from error
+        if kept:
+            return kept
+        raise WeightsError(
+            f"Cannot {'find' if offline else 'download'} {name} of {repo}: {str(error).splitlines()[0]} Searched: "
+            f"{', '.join(map(str, caches))}. Check the network and the name, or set HF_HOME to the folder that has it."
+        ) from error

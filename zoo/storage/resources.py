@@ -30,7 +30,7 @@ def store_dir() -> Path:
     import platformdirs  # here, and not above: `zoo ls` needs neither folder
 
     home = os.environ.get("ZOO_HOME")
-    return Path(home) if home else Path(platformdirs.user_data_dir("ftn-zoo", appauthor=False))
+    return Path(home).expanduser() if home else Path(platformdirs.user_data_dir("ftn-zoo", appauthor=False))
 
 
 def cache_dir() -> Path:
@@ -38,7 +38,18 @@ def cache_dir() -> Path:
     import platformdirs
 
     cache = os.environ.get("ZOO_CACHE")
-    return Path(cache) if cache else Path(platformdirs.user_cache_dir("ftn-zoo", appauthor=False))
+    return Path(cache).expanduser() if cache else Path(platformdirs.user_cache_dir("ftn-zoo", appauthor=False))
+
+
+def hub_caches() -> list[Path]:
+    """Where files of the Hugging Face Hub may lie: in its own cache, and in the zoo's, where downloads go.
+
+    The Hub's is what HF_HUB_CACHE or HF_HOME say when a file is asked for.
+    """
+    own = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    home = os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    hub = Path(own) if own else Path(home) / "hub"
+    return [hub.expanduser(), cache_dir() / "hub"]
 
 
 def _packaged(name: str) -> Path:

@@ -86,10 +86,11 @@ def _again_and_again(loader: Iterable[T]) -> Iterator[T]:
 
 def augmentations(augment: Augment, to: Preprocessing) -> list[Any]:
     """The training transforms of a recipe, from an image of any size to one of the input's size."""
+    mode = v2.InterpolationMode(to.interpolation)
     if augment.crop == "random_resized":
-        steps: list[Any] = [v2.RandomResizedCrop(to.shape, scale=augment.scale, antialias=True)]
+        steps: list[Any] = [v2.RandomResizedCrop(to.shape, augment.scale, interpolation=mode, antialias=True)]
     else:
-        steps = [v2.Resize(to.resize or to.shape, antialias=True)]
+        steps = [v2.Resize(to.resize or to.shape, mode, antialias=True)]
         if augment.zoom:
             steps += zoomed(augment.zoom, to.shape)
         elif augment.crop == "random":
