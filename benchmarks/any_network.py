@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import fnmatch
+import inspect
 import json
 import resource
 import subprocess
@@ -50,10 +51,9 @@ def build(name: str) -> Any:
         return timm.create_model(rest)
     import torchvision
 
-    try:  # what detects and segments would download a backbone else
-        return torchvision.models.get_model(rest, weights=None, weights_backbone=None)
-    except (TypeError, ValueError):
-        return torchvision.models.get_model(rest, weights=None)
+    builder = torchvision.models.get_model_builder(rest)
+    downloads = "weights_backbone" in inspect.signature(builder).parameters  # what detects and segments
+    return builder(weights=None, **({"weights_backbone": None} if downloads else {}))
 
 
 def smallest(names: list[str]) -> str:

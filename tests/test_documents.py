@@ -53,6 +53,9 @@ def test_the_readmes_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytes
     exec("\n".join(blocks), names)
     assert tuple(names["logits"].shape) == (2, 12)  # type: ignore[attr-defined]
     assert (tmp_path / "sketch.onnx").is_file()
+    assert 0 <= names["figures"]["photo"]["accuracy"] <= 100  # type: ignore[index]
+    assert all((tmp_path / name).is_file() for name in ("photo.onnx", "photo.safetensors", "trained/photo.safetensors"))
+    assert len(blocks[-1].strip().splitlines()) <= 12  # ten lines and their imports
 
 
 def test_the_python_on_joint_networks_runs_as_it_stands() -> None:

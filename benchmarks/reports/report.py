@@ -12,6 +12,7 @@ import re
 from figures import ROOT
 from joint_section import draw_sharing, joint_section, ring_section
 from methods_section import draw_methods, methods_section, rooms_section
+from networks_section import networks_section
 from papers_section import papers_section
 from ranks_section import ranks_section
 from speed_section import (
@@ -38,6 +39,7 @@ def results() -> str:
         rooms_section(),
         joint_section(),
         ranks_section(),
+        networks_section(),
         step_section(),
         transformer_section(),
         ring_section(),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -277,3 +280,10 @@ def test_a_registry_with_mistakes_lists_them(tmp_path: Path) -> None:
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(LookupError, match="Unknown model"):
         CliRunner().invoke(main, ["--debug", "info", "none"], catch_exceptions=False)
+
+
+def test_a_table_on_a_terminal_of_few_characters_loses_no_more_than_those() -> None:
+    words = [sys.executable, "-m", "zoo", "ls", "resnet20-ftn-r8-*"]
+    done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"resnet20-ftn-r8-shapes" in done.stdout

@@ -270,6 +270,17 @@ def without(net: nn.Module, path: str) -> nn.Module:
     return net
 
 
+def test_a_last_layer_whose_outputs_are_not_free_is_no_head() -> None:
+    class Squares(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).view(len(x), 5, 1)
+
+    with pytest.raises(OptionError, match=r"With fc replaced by a's own, the network does not run.*head="):
+        zoo.adapt(Squares(), {"a": 3}, rank=2)(IMAGES, task="a")
+    with pytest.raises(RuntimeError):  # the inputs are at fault
+        zoo.adapt(Squares(), {"a": 3}, rank=2)(IMAGES[:, :2], task="a")
+
+
 class Generator(nn.Module):
     """Of a code, a class, and a scale by name."""
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from tests.conftest import equal
 from zoo.errors import WeightsError
-from zoo.storage import tensors
-from zoo.storage.fetch import check, download, fetch
+from zoo.storage import resources, tensors
+from zoo.storage.fetch import check, download, fetch, hub_file
 from zoo.storage.files import WeightsFile, atomic_path, sha256
 
 SOME = {"a": torch.arange(6.0).view(2, 3), "n": torch.tensor(3)}
@@ -189,3 +189,29 @@ def test_torchvisions_own_files_are_read_by_their_names_hash(tmp_path: Path, mon
     monkeypatch.setattr(type(weights), "url", named.as_uri(), raising=False)
     with pytest.raises(WeightsError, match="restricted reader"):
         pretrained_tensors("torchvision/resnet18@IMAGENET1K_V1", Registry())
+
+
+def test_the_hubs_own_cache_is_looked_at_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0" * 40
+    for variable, value, hub in (
+        ("HF_HOME", tmp_path / "home", tmp_path / "home" / "hub"),
+        ("HF_HUB_CACHE", tmp_path / "cache", tmp_path / "cache"),
+    ):
+        place = hub / "models--timm--net" / "snapshots" / commit
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_bytes(variable.encode())
+        (hub / "models--timm--net" / "refs").mkdir()
+        (hub / "models--timm--net" / "refs" / "main").write_text(commit)
+        monkeypatch.setenv(variable, str(value))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        for revision in (commit, None):
+            assert hub_file("timm/net", "model.safetensors", revision).read_bytes() == variable.encode()
+    with pytest.raises(WeightsError, match=f"Cannot find .* of timm/other.*{tmp_path / 'cache'}, .*HF_HOME"):
+        hub_file("timm/other", "model.safetensors")
+
+
+def test_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_HOME", "~/store")
+    monkeypatch.setenv("ZOO_CACHE", "~/cache")
+    assert resources.store_dir() == Path.home() / "store"
+    assert resources.cache_dir() == Path.home() / "cache"

@@ -189,7 +189,7 @@ class TaskModel(MultiTaskModel):
         aside = self.training or self.backbone._compiled_call_impl is not None
         frozen = {} if self._watched or self.method.trains_backbone else dict(self.backbone.named_parameters())
         before = proof.sums(frozen.values())
-        with self.selection.watched() as used:
+        with self.selection.watched() as used, proof.blaming_the_head(self, task, call):
             if aside:
                 with proof.evaluating(self), proof.repeatable(self), proof.uncompiled(self.backbone), torch.no_grad():
                     self.serve(task, *call)

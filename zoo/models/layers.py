@@ -137,6 +137,7 @@ class TaskHead(Replaced):
     """A head per task, in place of the one that the backbone was trained with: a classifier, or a whole decoder."""
 
     make: Callable[[int], nn.Module]  # a head of so many outputs
+    original: nn.Module  # the head that the backbone came with; no part of the model
 
     @classmethod
     def adopt(cls, layer: nn.Module, selection: Selection) -> Self:
@@ -144,6 +145,7 @@ class TaskHead(Replaced):
         # The backbone's own head is no part of the model.
         site.__dict__.update({"_parameters": {}, "_buffers": {}, "_modules": {"tasks": site.tasks}})
         site.make = functools.partial(fresh_head, layer)
+        site.__dict__["original"] = layer
         return site
 
     def add(self, task: str, outputs: int) -> None:

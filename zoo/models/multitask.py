@@ -199,7 +199,7 @@ class MultiTaskModel(nn.Module):
         found = {"backbone_sha256": self.backbone_sha256()} if self.backbone_tensors() else {}
         return found | ({"shared_sha256": fingerprint(shared)} if shared else {})
 
-    def save_adapter(self, task: str, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
+    def save_adapter(self, task: str, path: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
         """Write everything that `task` owns to one safetensors file, atomically.
 
         Args:
@@ -219,15 +219,16 @@ class MultiTaskModel(nn.Module):
             **self._foundations(),
             **(provenance or {}),
         }
-        write(path, self.task_tensors(task), header)
+        write(Path(path), self.task_tensors(task), header)
 
-    def load_adapter(self, path: Path) -> Task:
+    def load_adapter(self, path: str | Path) -> Task:
         """Add the task that an adapter file holds; the model is unchanged where that fails.
 
         Raises:
             WeightsError: the file is damaged, or was made for another method, rank or backbone.
             OptionError: the model has a task of that name.
         """
+        path = Path(path)
         tensors, header = read(path)
         if header.get("format") != ADAPTER_FORMAT:
             raise WeightsError(f"{path} is no adapter file of this version: its format is {header.get('format')!r}.")

@@ -75,6 +75,31 @@ def _patterns(model: TaskModel, task: str, idle: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+@contextlib.contextmanager
+def blaming_the_head(model: TaskModel, task: str, call: Call) -> Iterator[None]:
+    """Turn an error of a pass into an OptionError if the network runs with the head that it came with."""
+    try:
+        yield
+    except Exception as error:
+        heads = {path: site for path, site in model.sites(task) if isinstance(site, TaskHead)}
+        own = {path: site.tasks[task] for path, site in heads.items()}
+        try:
+            for site in heads.values():
+                site.tasks[task] = copy_of(site.original)
+            with evaluating(model), repeatable(model), torch.no_grad():
+                model.serve(task, *call)
+        except Exception:  # no more than with the task's: the inputs are at fault
+            raise error from None
+        finally:
+            for path, site in heads.items():
+                site.tasks[task] = own[path]
+        raise OptionError(
+            f"With {', '.join(heads)} replaced by {task}'s own, the network does not run "
+            f"({str(error).strip().splitlines()[0]}): that is no classifier whose number of outputs is free. "
+            "Name the one that is: head=…."
+        ) from error
+
+
 def check_fused(model: TaskModel, task: str, fused: nn.Module, call: Call) -> None:
     """Raise OptionError, naming layers, where a fused network and its model differ by more than rounding."""
     expected = _outputs(model, task, call)
