@@ -57,11 +57,15 @@ def build(name: str) -> Any:
 
 
 def smallest(names: list[str]) -> str:
-    """The one with the fewest parameters, counted without making them."""
+    """The one with the fewest parameters: as torchvision states them, or counted without making them."""
     import torch
+    import torchvision
 
     def size(name: str) -> float:
         try:
+            if name.startswith("torchvision/"):
+                weights = torchvision.models.get_model_weights(name.partition("/")[2])
+                return float(weights["DEFAULT"].meta["num_params"])
             with torch.device("meta"):
                 return sum(parameter.numel() for parameter in build(name).parameters())
         except Exception:  # one that has to compute while it is built

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import glob
+import io
 import json
 import re
 import tempfile
@@ -217,7 +218,8 @@ def _graph_model(graph: Graph, example: Tensor, preprocess: bool, dense: bool) -
         rows + 1: torch.export.Dim("width", min=LEAST, max=LARGEST),
     }
     dynamic = {0: torch.export.Dim("batch")} | (sizes if dense else {})
-    with warnings.catch_warnings():
+    page = io.StringIO()  # what the exporter says on stderr of what it cannot do
+    with warnings.catch_warnings(), contextlib.redirect_stderr(page):
         warnings.simplefilter("ignore")  # the exporter's own deprecations; what matters is checked afterwards
         try:
             program = torch.onnx.export(
@@ -225,6 +227,7 @@ def _graph_model(graph: Graph, example: Tensor, preprocess: bool, dense: bool) -
                 output_names=["maps" if dense else "logits"], dynamic_shapes={"images": dynamic},
             )  # fmt: skip
         except Exception as error:  # the exporter raises many classes, none of them its own base
+            error.add_note(page.getvalue())
             reason = sentence(error.__cause__ if isinstance(error.__cause__, Exception) else error)
             raise ExportError(f"torch.onnx cannot export {type(graph.network).__name__}: {reason}") from error
     assert program is not None

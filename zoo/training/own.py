@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ def train(
     splits = _splits(model, data, task)
     if resume and out is None:
         raise OptionError("resume needs out, the folder where the training was begun.")
+    if strange := sorted(set(options) - {field.name for field in fields(RunOptions)}):
+        raise OptionError(f"zoo.train has no option {strange[0]!r}; see zoo.training.RunOptions.")
     chosen, run = _recipe(model, recipe, splits), RunOptions(resume=resume, **options)
     if run.seed is not None:
         chosen = replace(chosen, seed=run.seed)
