@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import glob
 import io
@@ -24,6 +23,7 @@ from zoo.export.parity import INPUT, Parity, compare, outputs, sentence, session
 import zoo
 from zoo.catalog.task import Preprocessing, Task, is_dense
 from zoo.errors import ExportError
+from zoo.models.frozen import copy_of
 from zoo.models.layers import Site
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import atomic_path
@@ -49,7 +49,7 @@ class Graph(nn.Module):
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing | None = None, half: bool = False) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+        self.network = copy_of(network).cpu().eval().requires_grad_(False)
         if half:
             self.network.half()
         self.half_precision = half
@@ -151,12 +151,21 @@ def _together(path: Path, data: str | None) -> Iterator[tuple[Path, Path | None]
             yield temporary, None
         before.unlink(missing_ok=True) if before else None
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
-        yield Path(folder, path.name), Path(folder, data)
-        before = _data_of(path)
-        Path(folder, data).replace(path.parent / data)
-        Path(folder, path.name).replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+            yield Path(folder, path.name), Path(folder, data)
+            before = _data_of(path)
+            if Path(folder, data).exists():  # no tensor may be large enough to stand apart
+                Path(folder, data).replace(path.parent / data)
+            try:
+                Path(folder, path.name).replace(path)
+            except OSError:
+                if before is None or before.name != data:
+                    (path.parent / data).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise ExportError(f"Cannot write {path}: {error.strerror or error}. What stood there is unchanged.") from error
     if before and before.name != data:
         before.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
+from torch.utils.checkpoint import checkpoint
 
 import zoo
 from tests.models.networks import network
@@ -498,6 +500,207 @@ def test_fusing_rounds_once_whatever_surrounds_it() -> None:
     with torch.inference_mode():
         made = zoo.adapt(Small(), {"a": 3}, rank=2)
     made.train()(IMAGES, task="a").sum().backward()
+
+
+# -- the checks themselves change nothing ------------------------------------------------------------------------------
+
+
+def body() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 5),
+    )  # fmt: skip
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = body()
+        self.passes = 0
+        self.register_buffer("scale", torch.ones(1))
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: Any) -> Tensor:
+        made: Tensor = self.body(x)
+        return made
+
+
+class OneImage(Outer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(0), nn.Linear(64, 5))
+
+
+class OfList(Outer):
+    def forward(self, x: list[Tensor]) -> Tensor:
+        return torch.cat([self.body(image[None]) for image in x])
+
+
+class OfGraph(Outer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)])  # type: ignore[assignment]
+
+    def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:  # type: ignore[override]
+        first, passed, last = self.body
+        x = first(nodes).relu()
+        made: Tensor = last(x.index_add(0, edges[1], passed(x)[edges[0]]))
+        return made
+
+
+class WritesToItsInput(Outer):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mul_(2).sub_(0.5))
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs"),
+    [
+        (OneImage, (IMAGES[0, :, :8, :8],)),
+        (OfList, ([IMAGES[0], IMAGES[1], IMAGES[2]],)),
+        (OfGraph, (torch.randn(9, 6), torch.arange(24).view(2, 12) % 9)),
+        (WritesToItsInput, (IMAGES,)),
+    ],
+    ids=["one image", "list", "graph", "in place"],
+)  # fmt: skip
+def test_inputs_of_any_form_are_served_trained_and_fused(net: Callable[[], nn.Module], inputs: tuple[Any, ...]) -> None:
+    model = shaken(zoo.adapt(net(), {"a": 3}, rank=2))
+    reference = copy.deepcopy(model)
+    reference._watched.add("a")  # one that is not looked at
+    reference._learning.add("a")
+    for mode in (False, True):
+        ours, theirs = (each.train(mode)(*copy.deepcopy(inputs), task="a") for each in (model, reference))
+        assert torch.equal(ours, theirs)
+        assert all(torch.equal(model.task_tensors("a")[k], t) for k, t in reference.task_tensors("a").items())
+    with torch.no_grad():
+        expected = model.eval()(*copy.deepcopy(inputs), task="a")
+        found = model.fuse("a")(*copy.deepcopy(inputs))
+    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+def test_a_network_that_only_trains_and_one_that_uses_its_input_up_are_trained() -> None:
+    class TrainsOnly(Outer):
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.training:
+                raise RuntimeError("no evaluation mode")
+            return super().forward(x)
+
+    class Reads(Outer):
+        def forward(self, x: Any) -> Tensor:
+            return super().forward(next(x))
+
+    assert zoo.adapt(TrainsOnly(), {"a": 3}, rank=2).train()(IMAGES, task="a").shape == (4, 3)
+    assert zoo.adapt(Reads(), {"a": 3}, rank=2).train()(iter([IMAGES]), task="a").shape == (4, 3)
+    with pytest.raises(OptionError, match=r"TrainsOnly does not run on images of .* in evaluation mode: no evaluation"):
+        zoo.adapt(TrainsOnly(), {"a": 3}, rank=2).prove("a", IMAGES)
+
+
+@pytest.mark.parametrize("change", ["double", "bfloat16"])
+def test_a_model_may_change_its_type_between_its_first_pass_and_fusing(change: str) -> None:
+    model = shaken(zoo.adapt(Small(), {"a": 3}, rank=2))
+    model(IMAGES, task="a")
+    assert type(getattr(model, change)().fuse("a")) is Small
+    other = shaken(zoo.adapt(Small(), {"a": 3}, rank=2))
+    with torch.autocast("cpu", torch.bfloat16):
+        other(IMAGES.bfloat16(), task="a")
+    assert type(other.fuse("a")) is Small
+
+
+def test_parameters_that_the_user_froze_are_no_fault() -> None:
+    model = zoo.adapt(Small(), {"a": 3}, rank=2)
+    for parameter in model.increment_parameters("a"):
+        parameter.requires_grad_(False)
+    model.train()(IMAGES, task="a").sum().backward()
+
+
+def test_a_detached_layer_is_named_after_passes_in_evaluation_mode_too() -> None:
+    model = zoo.adapt(Detaches(), {"a": 3}, rank=2)
+    model(IMAGES, task="a")
+    with pytest.raises(OptionError, match="out of the gradient's reach"):
+        model.train()(IMAGES, task="a")
+
+
+class MovesBuffers(Outer):
+    def first(self, x: Tensor) -> Tensor:
+        self.count.add_(1)  # type: ignore[operator]
+        made: Tensor = self.body[:4](x)
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        if self.training:
+            self.scale.mul_(0.9).add_(0.1 * x.detach().abs().mean())  # type: ignore[operator]
+            x = checkpoint(self.first, x, use_reentrant=False)
+        else:
+            x = self.first(x)
+        made: Tensor = self.body[4:](x * self.scale)
+        return made
+
+
+def test_buffers_are_put_back_under_threads_checkpoints_and_backward_passes() -> None:
+    model = zoo.adapt(MovesBuffers(), {"a": 3}, rank=2)
+    digest = model.backbone_sha256()
+    model.train()
+    for _ in range(3):
+        model(IMAGES, task="a").sum().backward()
+    assert model.backbone_sha256() == digest
+    model.eval()
+    threads = [threading.Thread(target=lambda: [model(IMAGES, task="a") for _ in range(10)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert model.backbone_sha256() == digest
+    assert model.backbone.count == 0
+    assert copy.deepcopy(model).backbone_sha256() == digest
+
+
+def test_an_embedding_that_limits_itself_is_refused() -> None:
+    with pytest.raises(OptionError, match="0 writes to its weight in each pass"):
+        zoo.adapt(nn.Sequential(nn.Embedding(5, 8, max_norm=1), nn.Linear(8, 8), nn.Linear(8, 3)), {"a": 3}, rank=2)
+
+
+@pytest.mark.parametrize("form", ["sequence", "beside", "norm"])
+def test_a_classifier_is_known_by_its_name(form: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+            self.classifier: nn.Module = nn.Linear(8, 8)
+            if form == "sequence":
+                self.classifier = nn.Sequential(nn.Linear(8, 6), nn.Identity())
+            self.output = nn.Identity()
+            self.norm = nn.LayerNorm(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(self.stem(x)).mean((2, 3))
+            made: Tensor = self.output(self.classifier(self.norm(x) if form == "norm" else x))
+            return made
+
+    model = shaken(zoo.adapt(Net(), {"a": 3}, rank=2, norms=["norm"] if form == "norm" else None, may_rest=["norm"]))
+    assert model(IMAGES, task="a").shape == (4, 3)
+    assert difference(model, IMAGES) <= 1e-5
+
+
+def test_a_layer_with_a_computed_bias_is_refused_and_one_called_by_name_acts() -> None:
+    net = Small()
+    prune.l1_unstructured(net.conv, "bias", 0.5)
+    with pytest.raises(OptionError, match="conv computes its bias"):
+        zoo.adapt(net, {"a": 3}, rank=2)
+
+    class Named(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return self._conv_forward(x, self.weight, self.bias)
+
+    class Net(Small):
+        def middle(self, x: Tensor) -> Tensor:
+            made: Tensor = self.conv(x=x)
+            return made
+
+    model = shaken(zoo.adapt(Net(Named(4, 4, 3)), {"a": 3, "b": 2}, rank=2))
+    assert difference(model, IMAGES) <= 1e-5
+    assert torch.equal(model(IMAGES)["a"], model(IMAGES, task="a"))
 
 
 # -- layers of every form ----------------------------------------------------------------------------------------------

@@ -76,6 +76,14 @@ def test_a_folders_tasks_are_trained_saved_and_measured(tmp_path: Path) -> None:
     finished = adapted(photo=2, drawing=3)
     assert zoo.train(finished, data, recipe=quick(6), out=tmp_path / "out", resume=True, quiet=True) == figures
     assert all(torch.equal(a, b) for a, b in zip(finished.task_tensors("photo").values(), model.task_tensors("photo").values(), strict=True))  # fmt: skip  # noqa: E501
+    with pytest.raises(OptionError, match="resume=True takes it"):
+        zoo.train(finished, data, recipe=quick(6), out=tmp_path / "out", quiet=True)
+    (data / "photo" / "train" / "red" / "0.png").unlink()
+    with pytest.raises(OptionError, match=r"made of \[16, 8\] images .* not \[15, 8\]"):
+        zoo.train(finished, data, recipe=quick(6), out=tmp_path / "out", resume=True, quiet=True)
+    begun = adapted(photo=2, drawing=3)
+    zoo.train(begun, data, task="photo", recipe=quick(1), begin=tmp_path / "out", out=tmp_path / "more", quiet=True)
+    assert "begun_with" in read(tmp_path / "more" / "photo.safetensors")[1]["recipe"]
     with pytest.raises(OptionError, match="epochs 6, not 7"):
         zoo.train(adapted(photo=2, drawing=3), data, recipe=quick(7), out=tmp_path / "out", resume=True, quiet=True)
 
@@ -115,6 +123,14 @@ def test_a_pair_of_datasets_trains_one_task_and_resumes_to_the_same_bits(tmp_pat
     assert all(torch.equal(a, b) for a, b in zip(resumed.task_tensors("a").values(), straight.task_tensors("a").values(), strict=True))  # fmt: skip  # noqa: E501
 
 
+def test_a_network_of_any_type_of_number_is_trained_and_measured() -> None:
+    pair = tuple(TensorDataset(torch.randn(8, 3, 12, 12), torch.arange(8) % 2) for _ in range(2))
+    for kind in (torch.bfloat16, torch.float64):
+        model = zoo.adapt(Net().to(kind), {"a": 2}, rank=2, preprocessing=SMALL)
+        figures = zoo.train(model, pair, task="a", recipe=quick(1), quiet=True)  # type: ignore[arg-type]
+        assert figures["a"]["accuracy"] == zoo.evaluate(model, pair[1], task="a")["a"]
+
+
 def test_what_does_not_fit_is_refused_before_any_step(tmp_path: Path) -> None:
     data = folder(tmp_path / "data", {"photo": ["green", "red"]})
     with pytest.raises(OptionError, match="holds images of photo, which the model has not"):
@@ -131,6 +147,15 @@ def test_what_does_not_fit_is_refused_before_any_step(tmp_path: Path) -> None:
             made: Tensor = self.fc(self.conv(self.norm(self.stem(x))).detach().mean((2, 3)))
             return made
 
+    for pair in (TensorDataset(), (TensorDataset(),), (TensorDataset(),) * 3):
+        with pytest.raises(DataError, match="a pair of datasets"):
+            zoo.train(adapted(photo=2), pair, task="photo")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="has to be an image and its target, not dict"):
+        zoo.train(adapted(photo=2), ([{}], [{}]), task="photo")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="The label 7 is none of the 2 classes"):
+        zoo.train(adapted(photo=2), ([(0, 7)], [(0, 1)]), task="photo")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="no option 'data_root'"):
+        zoo.train(adapted(photo=2), data, data_root=data)
     model = zoo.adapt(Detaches(), {"photo": 2}, rank=2, preprocessing=SMALL)
     before = {name: tensor.clone() for name, tensor in model.task_tensors("photo").items()}
     with pytest.raises(OptionError, match="conv are out of the gradient's reach"):

@@ -192,7 +192,8 @@ class Bands:
 
         from zoo.storage.pictures import BANDS, eight_bits, on_white
 
-        source, image = getattr(image, "info", {}).get("source", "An image"), eight_bits(image)
+        source = getattr(image, "info", {}).get("source", "An image")
+        image = eight_bits(image, source, getattr(image, "format", None))
         if hasattr(image, "getbands"):  # an image of Pillow's
             image = on_white(image) if self.channels in (1, 3) else image.info.get(BANDS, image)
         made = v2.ToImage()(image)

@@ -72,12 +72,14 @@ class Parallel(Increment):
         steps: tuple[Any, ...] = tuple(slice(None, None, step) for step in layer.stride)
         seen = x[(..., *steps)]  # the pixels that the centre meets
         if self.dropout:
-            seen = DROPOUTS[seen.ndim](seen, self.dropout, self.training)
+            dropped = DROPOUTS[len(layer.kernel_size) - 1](
+                seen.view(-1, *seen.shape[channel_axis(layer, seen) :]), self.dropout, self.training
+            )
+            seen = dropped.view_as(seen)
         return layer.run(x) + pointwise(seen, alpha, layer)
 
 
-# Of whole channels, by the dimensions of a batch.
-DROPOUTS = {3: F.dropout1d, 4: F.dropout2d, 5: F.dropout3d}
+DROPOUTS = (F.dropout1d, F.dropout2d, F.dropout3d)  # of whole channels
 
 
 def pointwise(x: Tensor, matrix: Tensor, layer: Convolution) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import Placement
 from zoo.models.selection import Selection, Stack
 
+log = logging.getLogger(__name__)
 ALIKE = {2: 3e-2, 4: 1e-4, 8: 1e-8}  # how far two ways to compute the same may differ, by the bytes of a number
 T = TypeVar("T")
 
@@ -111,6 +113,7 @@ class TaskModel(MultiTaskModel):
         self._rows: dict[str, proof.Call] = {}  # of each task's first pass, until its fused network has been compared
         self._begun: dict[str, int] = {}  # how often a task's tensors had been written to when it was added
         self._watched: set[str] = set()  # the tasks whose first pass has been watched
+        self._learning: set[str] = set()  # those whose gradients have been looked at
         self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path in places)
         self._frozen_buffers = Buffers(() if self.method.trains_backbone else self._keepers())
         self.eval()
@@ -156,7 +159,9 @@ class TaskModel(MultiTaskModel):
                 del site.tasks[name]
         del self._tasks[name], self._task_options[name]
         self._rows.pop(name, None)
+        self._begun.pop(name)
         self._watched.discard(name)
+        self._learning.discard(name)
 
     # -- the network ----------------------------------------------------------------------------------------------
 
@@ -173,9 +178,12 @@ class TaskModel(MultiTaskModel):
         if task is None:
             return self._all_tasks((inputs, named))
         self.task(task)
-        if task not in self._watched and not torch.compiler.is_compiling():
-            return self._first(task, (inputs, named))
-        return self.serve(task, inputs, named)
+        if torch.compiler.is_compiling():
+            return self.serve(task, inputs, named)
+        learns = self.training and torch.is_grad_enabled()
+        if task in self._watched and (task in self._learning or not learns):
+            return self.serve(task, inputs, named)
+        return self._first(task, (inputs, named), learns)
 
     def serve(self, task: str | Stack, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         """The network's outputs for a task that the model has, unwatched."""
@@ -184,32 +192,57 @@ class TaskModel(MultiTaskModel):
         self.selection.follow(outputs, task)
         return outputs
 
-    def _first(self, task: str, call: proof.Call) -> Any:
-        """The first pass of a task, in evaluation mode watched itself, in training mode preceded by one that is."""
-        aside = self.training or self.backbone._compiled_call_impl is not None
+    def _first(self, task: str, call: proof.Call, learns: bool) -> Any:
+        """The first pass of a task, and the first that it learns from.
+
+        In evaluation mode it is watched itself. In training mode, one in evaluation mode comes before it, and one for
+        the gradients; where the network has no such mode or uses up its inputs, it is watched itself too.
+        """
+        rows, again = proof.two_rows(call), proof.can_repeat(call)
         frozen = {} if self._watched or self.method.trains_backbone else dict(self.backbone.named_parameters())
-        before = proof.sums(frozen.values())
+        before = {name: parameter.detach().clone() for name, parameter in frozen.items()}
+        aside = task in self._watched or (again and self._watch_aside(task, call))
+        if aside and again and learns:
+            proof.check_gradients(self, task, rows)
         with self.selection.watched() as used, proof.blaming_the_head(self, task, call):
-            if aside:
-                with proof.evaluating(self), proof.repeatable(self), proof.uncompiled(self.backbone), torch.no_grad():
-                    self.serve(task, *call)
-            else:
-                outputs = self.serve(task, *call)
-        proof.check_used(self, task, used)
+            outputs = self.serve(task, *call)
+        if not aside:
+            proof.check_used(self, task, used)
         proof.check_kept(before, frozen)
-        self._rows[task] = proof.two_rows(call)
+        self._rows.setdefault(task, rows)
         self._watched.add(task)
-        if self.training and torch.is_grad_enabled():
-            proof.check_gradients(self, task, self._rows[task])
-        return self.serve(task, *call) if aside else outputs
+        if learns:
+            self._learning.add(task)
+        return outputs
+
+    def _watch_aside(self, task: str, call: proof.Call) -> bool:
+        """Whether a pass in evaluation mode could be made and watched before the real one, which is of another mode."""
+        if not self.training and self.backbone._compiled_call_impl is None:
+            return False
+        inputs, named = proof.copied(call)
+        try:
+            with (
+                self.selection.watched() as used, proof.evaluating(self), proof.repeatable(self),
+                proof.uncompiled(self.backbone), torch.no_grad(),
+            ):  # fmt: skip
+                self.serve(task, inputs, named)
+        except Exception:  # a network that runs in training alone, or inputs that the real pass will tell of
+            return False
+        proof.check_used(self, task, used)
+        return True
 
     def prove(self, task: str, *inputs: Any, **named: Any) -> None:
         """Raise OptionError unless what `task` adds acts on these inputs: every layer is called, every parameter gets a
         gradient, and the fused network agrees, with the task's parameters moved a little. They are put back.
         """
         self.task(task)
+        with proof.evaluating(self), torch.no_grad(), proof.on_images(self, inputs):
+            own, own_named = proof.copied((inputs, named))
+            self(*own, task=task, **own_named)
         with proof.moved(self, task):
-            proof.check_gradients(self, task, proof.two_rows((inputs, named)))
+            idle = proof.check_gradients(self, task, proof.two_rows((inputs, named)))
+            if idle:
+                log.warning("%s: on the first images, the gradient of %s is zero.", task, ", ".join(idle[:4]))
             if not self.method.trains_backbone:
                 proof.check_fused(self, task, self.fused(task), proof.two_rows((inputs, named)))
 
@@ -279,6 +312,7 @@ class TaskModel(MultiTaskModel):
 
     def fused(self, task: str) -> nn.Module:
         """What `fuse` gives, before it is compared."""
+        self._frozen_buffers.put_back()
         with exact_arithmetic():
             plain: dict[int, Any] = {id(site): site.plain(task) for _, site in self._sites}
             fused: nn.Module = trainable(copy_of(self.backbone, plain))
@@ -313,8 +347,18 @@ class TaskModel(MultiTaskModel):
     def head_prefixes(self, task: str) -> tuple[str, ...]:
         return self.left_aside  # a task's head sits where the backbone's sat
 
+    def load_backbone_tensors(self, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
+        super().load_backbone_tensors(tensors, source)
+        self._frozen_buffers.record()
+
+    def load_state_dict(self, *args: Any, **named: Any) -> Any:
+        found = super().load_state_dict(*args, **named)
+        self._frozen_buffers.record()
+        return found
+
     def backbone_tensors(self) -> dict[str, Tensor]:
         """The frozen tensors, by the backbone's own names; no task's, none that tasks share, and no classifier's."""
+        self._frozen_buffers.put_back()
         return {
             name: tensor
             for name, tensor in self.backbone.state_dict().items()

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from zoo.errors import OptionError
+from zoo.increments.forms import WEIGHTED
 
 OWN = ("_parameters", "_buffers", "_modules")  # of a module: what torch keeps for it
 
@@ -51,6 +52,15 @@ def _sentence(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def input_dtype(network: nn.Module) -> torch.dtype:
+    """The type of number that a network takes: that of its first layer with a weight."""
+    for layer in network.modules():
+        weight = layer._parameters.get("weight") if isinstance(layer, WEIGHTED) else None
+        if weight is not None and weight.is_floating_point():
+            return weight.dtype
+    return torch.float32
+
+
 def trainable(module: nn.Module) -> nn.Module:
     """The module, all its parameters that can have gradients to be trained."""
     for parameter in module.parameters():
@@ -71,41 +81,53 @@ def rests(module: nn.Module) -> bool:
 
 
 class Buffers:
-    """The buffers of a frozen network that a pass could move, each with a copy of what it holds.
+    """The buffers of a frozen network that a pass could move, and what they are to hold.
+
+    That is what they hold when they are recorded. Where they move, in a pass or while one is computed again for its
+    gradient, another tensor with the recorded values takes their place; the moved one may belong to a graph.
 
     Args:
         modules: those whose own buffers are meant.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
         self._places = [(module._buffers, name) for module in modules for name in module._buffers]
-        self._known: dict[int, tuple[Tensor, int, Tensor]] = {}  # by place: the buffer, its version, a copy
+        self.record()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Buffers:
-        made = Buffers(())
-        made._places = [(copy.deepcopy(held, memo), name) for held, name in self._places]
-        return made
+    def record(self) -> None:
+        """Take what the buffers hold now for what they are to hold."""
+        self._known = [_known(held[name]) for held, name in self._places]
+
+    def put_back(self) -> None:
+        """Undo what has moved. A buffer of another shape or place than the recorded one was changed on purpose."""
+        if torch.compiler.is_compiling():
+            return
+        for number, (held, name) in enumerate(self._places):
+            buffer, known = held.get(name), self._known[number]
+            if buffer is None or known is None or (buffer is known[0] and _version(buffer) == known[1]):
+                continue
+            copied = known[2]
+            if (buffer.shape, buffer.device, buffer.dtype) == (copied.shape, copied.device, copied.dtype):
+                with torch.inference_mode(False):
+                    buffer = held[name] = copied.clone()
+            self._known[number] = _known(buffer)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Put back, when the block ends, what has moved in it."""
-        if not self._places or torch.compiler.is_compiling():
-            yield
-            return
-        for number, (held, name) in enumerate(self._places):
-            buffer, known = held[name], self._known.get(number)
-            if buffer is not None and not (known and known[0] is buffer and known[1] == _version(buffer)):
-                self._known[number] = buffer, _version(buffer), buffer.detach().clone()
+        """Undo, when the block ends, what has moved in it or before it."""
+        self.put_back()
         try:
             yield
         finally:
-            for number, (buffer, version, copied) in list(self._known.items()):
-                held, name = self._places[number]
-                if held[name] is not buffer or _version(buffer) != version:
-                    with torch.no_grad():
-                        buffer.copy_(copied)
-                    held[name] = buffer
-                    self._known[number] = buffer, _version(buffer), copied
+            self.put_back()
+
+
+def _known(buffer: Tensor | None) -> tuple[Tensor, int, Tensor] | None:
+    """A buffer, how often it was written to, and a copy."""
+    if buffer is None:
+        return None
+    with torch.inference_mode(False):
+        return buffer, _version(buffer), buffer.detach().clone()
 
 
 def _version(tensor: Tensor) -> int:

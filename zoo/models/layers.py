@@ -260,9 +260,6 @@ class AdaptedLayer(Site):
         layer: nn.Module = copy_of(self._with(own))
         return layer
 
-    def forward(self, input: Tensor, *args: Any, **named: Any) -> Any:  # the name that torch's layers give it
-        return super().forward(input, *args, **named)
-
     def serve(self, task: str, *args: Any, **named: Any) -> Any:
         if task not in self.tasks:
             return self._frozen().forward(*args, **named)
@@ -274,11 +271,11 @@ class AdaptedLayer(Site):
         if not any(task in self.tasks for task in stack.tasks):
             return self._frozen().forward(*args, **named)
         increments = [self.tasks[task] for task in stack.tasks if task in self.tasks]
-        (kind, *others), shared = {type(increment) for increment in increments}, stack.shares(args[0])
+        kind, *others = {type(increment) for increment in increments}
         plainly = len(args) == 1 and not named
         if others or len(increments) < len(stack.tasks) or not issubclass(kind, Increment) or not plainly:
             return super().stacked(stack, *args, **named)
-        return kind.together(increments, args[0], self, shared)
+        return kind.together(increments, args[0], self, stack.shares(args[0]))
 
     def _own(self, task: str) -> dict[str, Tensor | None]:
         """The task's own weight and bias, in the form that torch stores."""

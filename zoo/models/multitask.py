@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zoo.catalog.entry import Parameters
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, UnknownNameError, WeightsError
+from zoo.models.frozen import input_dtype
 from zoo.storage.tensors import check_tensors, fingerprint, read, replace_tensors, write
 
 ADAPTER_FORMAT = 1
@@ -87,6 +88,14 @@ class MultiTaskModel(nn.Module):
         """Raise OptionError where a task's name stands among the inputs, as versions before 0.2 took it."""
         if task is None and len(inputs) > 1 and isinstance(inputs[1], str):
             raise OptionError(f"The task is a keyword: model(images, task={inputs[1]!r}). Inputs stand before it.")
+
+    def taken(self, inputs: Tensor) -> Tensor:
+        """A batch of floats in the type of number that the networks take."""
+        return inputs.to(input_dtype(self)) if inputs.is_floating_point() else inputs
+
+    def answering(self, task: str) -> Callable[[Tensor], Any]:
+        """What a task makes of batches of floats, which are brought to the type of number that the networks take."""
+        return lambda inputs: self(self.taken(inputs), task=task)
 
     def prove(self, task: str, *inputs: Any, **named: Any) -> None:
         """Raise OptionError where it shows on these inputs that what `task` owns does not act as it should."""

@@ -19,9 +19,10 @@ log = logging.getLogger(__name__)
 _TOLD: set[str] = set()  # classes of networks whose left out layers have been told of
 PLACEMENTS = ("all", "early", "mid", "late", "half")
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+# What classifiers are called.
+CLASSIFIERS = ("fc", "head", "heads", "head_dist", "classifier", "last_linear", "logits", "output")
 # These modules of torch read their layers' weights without calling the layers (torch's attention always, its encoder
 # layers on their fast path), so nothing put in a layer's place would act.
-CLASSIFIERS = ("fc", "head", "heads", "head_dist", "classifier", "last_linear", "logits", "output")  # by their names
 READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
@@ -132,11 +133,11 @@ class Placement:
             paths = _match(self.layers, list(attention or body), "layers to adapt")
         second = frozenset(_second_of_blocks(convolutions))
         paths = _placed(self.placement, paths, second)
-        computed = [path for path in paths if "weight" not in body[path]._parameters]
+        computed = [(p, n) for p in paths for n in ("weight", "bias") if n not in body[p]._parameters]
         if computed:
             raise OptionError(
-                f"{computed[0]} computes its weight (by weight norm, pruning or a parametrization); remove that first, "
-                "such as by torch.nn.utils.prune.remove, or leave the layer out with layers=…."
+                f"{computed[0][0]} computes its {computed[0][1]} (by weight norm, pruning or a parametrization); remove "
+                "that first, such as by torch.nn.utils.prune.remove, or leave the layer out with layers=…."
             )
         return {path: attention.get(path, Role(second_of_block=path in second)) for path in paths}
 
@@ -213,6 +214,9 @@ def _check_layers(backbone: nn.Module, weighted: Sequence[str]) -> None:
     name = type(backbone).__name__
     if lazy := [n for n, p in backbone.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]:
         raise OptionError(f"{lazy[0]} of {name} has no size yet: run the network once on an input, then adapt it.")
+    limited = [p for p, m in backbone.named_modules() if isinstance(m, nn.Embedding) and m.max_norm]
+    if limited:
+        raise OptionError(f"{limited[0]} writes to its weight in each pass: limit it once, then set max_norm to None.")
     if not weighted:
         raise OptionError(
             f"{name} has no Conv2d or Linear layer inside it to adapt, nor a convolution of another form."
@@ -221,12 +225,16 @@ def _check_layers(backbone: nn.Module, weighted: Sequence[str]) -> None:
 
 def _last(backbone: nn.Module, weighted: Sequence[str]) -> str:
     """The last layer with a weight, which is a network's classifier; OptionError if it shows that it is none."""
+    if weighted[-1].partition(".")[0] in CLASSIFIERS:
+        return weighted[-1]
     modules = dict(backbone.named_modules())
     after = list(modules)[list(modules).index(weighted[-1]) + 1 :]
     last, later = modules[weighted[-1]], [modules[path] for path in after]
     removed = next((p for p in after if isinstance(modules[p], nn.Identity) and p.split(".")[0] in CLASSIFIERS), None)
     channels = getattr(last, "out_channels", getattr(last, "out_features", None))
-    kinds = NORMS if isinstance(last, CONVOLUTIONS) else (nn.LayerNorm, nn.GroupNorm)
+    # What a Linear layer of the network itself gives may be normalised; what one inside a block gives is no class.
+    inner: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm) if "." in weighted[-1] else ()
+    kinds = NORMS if isinstance(last, CONVOLUTIONS) else inner
     if not removed and not any(_channels(norm) == channels for norm in later if isinstance(norm, kinds)):
         return weighted[-1]
     where, size = f"network.{removed or 'head'}", "features" if removed else channels

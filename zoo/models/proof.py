@@ -7,38 +7,49 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from zoo.errors import OptionError
-from zoo.models.frozen import copy_of, exact_arithmetic
+from zoo.errors import OptionError, ZooError
+from zoo.models.frozen import copy_of, exact_arithmetic, input_dtype
 from zoo.models.layers import AdaptedLayer, TaskHead
 
 if TYPE_CHECKING:
     from zoo.models.adapted import TaskModel
 
+log = logging.getLogger(__name__)
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a network is called with: by position, and by name
 TOLERANCES = {1: 3e-2, 2: 3e-2, 4: 1e-5, 8: 1e-9}  # of the largest output, by the bytes of the least precise parameter
 ROWS = 2  # of the first pass, on which a fused network is compared
 NOISE = 0.02  # by which parameters are moved for a proof before any training: many begin where they add nothing
 
 
-def two_rows(call: Call) -> Call:
-    """The first rows of a batch: of all tensors that have as many rows as the first one has; copies."""
-    leaves, form = pytree.tree_flatten(call)
-    rows = next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), 0)
-
-    def kept(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return (leaf[:ROWS] if leaf.ndim and len(leaf) == rows else leaf).detach().clone()
-
-    found: Call = pytree.tree_unflatten([kept(leaf) for leaf in leaves], form)
+def copied(call: Call) -> Call:
+    """A call with tensors of its own, for a network may write to its inputs."""
+    found: Call = pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, call)
     return found
+
+
+def can_repeat(call: Call) -> bool:
+    """Whether a network can be called so again: nothing of it is used up by being read."""
+    return not any(isinstance(leaf, Iterator) for leaf in pytree.tree_leaves(call))
+
+
+def two_rows(call: Call) -> Call:
+    """The first rows of a batch, where all its tensors have as many rows; else the whole call. Copies."""
+    leaves, form = pytree.tree_flatten(call)
+    rows = {len(leaf) if leaf.ndim else 0 for leaf in leaves if isinstance(leaf, Tensor)}
+    batch = max((leaf.ndim for leaf in leaves if isinstance(leaf, Tensor)), default=0) != 3 and len(rows) == 1
+    nested = any(isinstance(part, list | tuple | dict) for part in (*call[0], *call[1].values()))
+    if not batch or nested:  # three dimensions may be one image; lists are of images
+        return copied(call)
+    found: Call = pytree.tree_unflatten([x[:ROWS] if isinstance(x, Tensor) and x.ndim else x for x in leaves], form)
+    return copied(found)
 
 
 def check_used(model: TaskModel, task: str, used: set[int]) -> None:
@@ -87,7 +98,7 @@ def blaming_the_head(model: TaskModel, task: str, call: Call) -> Iterator[None]:
             for site in heads.values():
                 site.tasks[task] = copy_of(site.original)
             with evaluating(model), repeatable(model), torch.no_grad():
-                model.serve(task, *call)
+                model.serve(task, *copied(call))
         except Exception:  # no more than with the task's: the inputs are at fault
             raise error from None
         finally:
@@ -102,7 +113,10 @@ def blaming_the_head(model: TaskModel, task: str, call: Call) -> Iterator[None]:
 
 def check_fused(model: TaskModel, task: str, fused: nn.Module, call: Call) -> None:
     """Raise OptionError, naming layers, where a fused network and its model differ by more than rounding."""
-    expected = _outputs(model, task, call)
+    given = _acceptable(model, task, call)
+    if given is None:
+        return
+    call, expected = given
     found = _fused_outputs(fused, task, call)
     tolerance = _tolerance(model)
     if _difference(found, expected) <= tolerance or _agree_when_wide(model, task, call):
@@ -115,14 +129,38 @@ def check_fused(model: TaskModel, task: str, fused: nn.Module, call: Call) -> No
     )
 
 
-def check_gradients(model: TaskModel, task: str, call: Call) -> None:
-    """Raise OptionError where a gradient of the outputs does not reach what a task trains."""
-    names, parameters = zip(*model.task_parameters(task), strict=True)
+def _acceptable(model: TaskModel, task: str, call: Call) -> tuple[Call, list[Tensor]] | None:
+    """A call that the model runs on now, and its outputs: as it was, or in the type and place that the model has got.
+
+    None where it runs on neither, such as on two rows of what is no batch: then nothing can be compared.
+    """
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    kind = input_dtype(model.networks()[0])
+
+    def moved(x: Any) -> Any:
+        return x.to(like.device, kind if x.is_floating_point() else x.dtype) if isinstance(x, Tensor) else x
+
+    for tried in (call, pytree.tree_map(moved, call)):
+        try:
+            return tried, _outputs(model, task, tried)
+        except Exception:  # whatever a network raises that was given something else
+            log.debug("%s could not be compared on %s", task, type(model.networks()[0]).__name__, exc_info=True)
+    return None
+
+
+def check_gradients(model: TaskModel, task: str, call: Call) -> list[str]:
+    """Raise OptionError where a gradient of the outputs does not reach what a task trains.
+
+    Returns:
+        The parameters whose gradient is zero all over.
+    """
+    trained = [(name, p) for name, p in model.task_parameters(task) if p.requires_grad]
+    names, parameters = [name for name, _ in trained], [p for _, p in trained]
     with evaluating(model), repeatable(model), torch.inference_mode(False), torch.enable_grad():
-        outputs = [leaf for leaf in _leaves(model(*call[0], task=task, **call[1])) if leaf.grad_fn is not None]
+        outputs = [leaf for leaf in _leaves(model.serve(task, *copied(call))) if leaf.requires_grad]
         found: Sequence[Tensor | None] = [None] * len(parameters)
-        if outputs:
-            total = torch.stack([leaf.float().sum() for leaf in outputs]).sum()
+        if outputs and parameters:  # in a direction of chance: outputs may have a sum that never changes
+            total = torch.stack([(leaf.float() * torch.randn_like(leaf.float())).sum() for leaf in outputs]).sum()
             found = torch.autograd.grad(total, parameters, allow_unused=True)
     lost = [n for n, gradient in zip(names, found, strict=True) if gradient is None]
     sites = {path for path, _ in model.sites(task) if any(name.startswith(f"{path}.") for name in lost)}
@@ -131,6 +169,7 @@ def check_gradients(model: TaskModel, task: str, call: Call) -> None:
             f"{_named(stuck)} out of the gradient's reach, so what {task} changes there cannot be trained. Take out "
             f"what detaches it; or leave it out with layers=…, norms=…; or allow it to rest: may_rest={[stuck[0]]}."
         )
+    return [n for n, gradient in zip(names, found, strict=True) if gradient is not None and not bool(gradient.any())]
 
 
 @contextlib.contextmanager
@@ -147,6 +186,21 @@ def moved(model: TaskModel, task: str) -> Iterator[None]:
         with torch.no_grad():
             for name, tensor in model.task_tensors(task).items():
                 tensor.copy_(kept[name])
+
+
+@contextlib.contextmanager
+def on_images(model: TaskModel, inputs: Sequence[Any]) -> Iterator[None]:
+    """Tell, before a training, that the network does not run on a task's images."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except Exception as error:  # whatever the network raises
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
+        raise OptionError(
+            f"{type(model.backbone).__name__} does not run on images of {shapes} in evaluation mode: "
+            f"{next(iter(str(error).strip().splitlines()), type(error).__name__)}. Is the preprocessing the network's?"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -183,13 +237,14 @@ def repeatable(module: nn.Module) -> Iterator[None]:
 
 def _outputs(model: TaskModel, task: str, call: Call) -> list[Tensor]:
     with evaluating(model), repeatable(model), exact_arithmetic(), torch.no_grad():
-        return _leaves(model.serve(task, *call))
+        return _leaves(model.serve(task, *copied(call)))
 
 
 def _fused_outputs(fused: nn.Module, task: str, call: Call) -> list[Tensor]:
     try:
         with repeatable(fused), exact_arithmetic(), torch.no_grad():
-            return _leaves(fused(*call[0], **call[1]))
+            inputs, named = copied(call)
+            return _leaves(fused(*inputs, **named))
     except Exception as error:  # whatever the network raises, that ran before it was fused
         raise OptionError(f"Fused for {task}, the network does not run: {error}") from error
 
@@ -200,17 +255,20 @@ def _leaves(outputs: Any) -> list[Tensor]:
 
 
 def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference, relative to the largest value of the same tensor; 0 where that is not finite."""
+    """The largest difference, relative to the largest value of the same tensor; of what is finite in both."""
     if [t.shape for t in found] != [t.shape for t in expected]:
         return float("inf")
     return max((_relative(a.double(), b.double()) for a, b in zip(found, expected, strict=True)), default=0.0)
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
-    if not expected.numel() or not bool(expected.isfinite().all()):
+    finite = expected.isfinite()
+    if not torch.equal(finite, found.isfinite()):
+        return float("inf")
+    if not bool(finite.any()):
         return 0.0
-    largest = float(expected.abs().max())
-    difference = float((found - expected).abs().max())
+    largest = float(expected[finite].abs().max())
+    difference = float((found[finite] - expected[finite]).abs().max())
     return difference / largest if largest else difference
 
 
@@ -255,16 +313,16 @@ def _named(paths: Sequence[str]) -> str:
     return f"{shown} {'is' if len(paths) == 1 else 'are'}"
 
 
-def sums(parameters: Iterable[Tensor]) -> list[tuple[float, float]]:
-    """What tells whether parameters were written to, be it past torch's own count: sums of values and of squares."""
-    wide = (parameter.detach().double() for parameter in parameters)
-    return [(float(values.sum()), float(values.square().sum())) for values in wide]
+def check_kept(before: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Raise OptionError where a pass has written to a frozen parameter, which then gets back what it held.
 
-
-def check_kept(before: Sequence[tuple[float, float]], parameters: Mapping[str, Tensor]) -> None:
-    """Raise OptionError where a pass has written to a frozen parameter."""
-    after = zip(parameters, before, sums(parameters.values()), strict=True)
-    if written := [name for name, was, now in after if was != now]:
+    Args:
+        before: copies, made before the pass.
+    """
+    if written := [name for name, kept in before.items() if not torch.equal(kept, parameters[name])]:
+        with torch.no_grad():
+            for name in written:
+                parameters[name].copy_(before[name])
         raise OptionError(
             f"The network writes to its own weight {written[0]} while it runs, so no bit of it would stay. "
             "Take that out of its forward pass; a weight can be limited once, before it is frozen."

@@ -119,7 +119,8 @@ def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if kept:
             return kept
+        reason = next(iter(str(error).splitlines()), "It is not there.")
         raise WeightsError(
-            f"Cannot {'find' if offline else 'download'} {name} of {repo}: {str(error).splitlines()[0]} Searched: "
+            f"Cannot {'find' if offline else 'download'} {name} of {repo}: {reason} Searched: "
             f"{', '.join(map(str, caches))}. Check the network and the name, or set HF_HOME to the folder that has it."
         ) from error

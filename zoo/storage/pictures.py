@@ -28,9 +28,16 @@ def open_image(path: Path | str) -> Image.Image:
         DataError: the file does not decode, or its mode has no known range; it is named.
     """
     with _decoding(path), Image.open(path) as image:
-        made: Image.Image = on_white(eight_bits(ImageOps.exif_transpose(image), path, image.format)).convert("RGB")
+        made: Image.Image = on_white(eight_bits(_upright(image), path, image.format)).convert("RGB")
         made.info["source"] = str(path)  # for who is to say what is wrong with it
         return made
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # facts about an image that are damaged say nothing of its orientation
+        return image.copy()
 
 
 def raw_image(path: Path | str, box: Box | None = None) -> Image.Image:

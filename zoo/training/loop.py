@@ -107,7 +107,7 @@ class _Run:
         self.network = accelerator.prepare(model)
         self.feed = Turns(data, self.recipes, accelerator, execution.workers)
         for task, splits in data.items():
-            model.prove(task, _some_inputs(splits, self.recipes[task]).to(accelerator.device))
+            model.prove(task, model.taken(_some_inputs(splits, self.recipes[task]).to(accelerator.device)))
 
     def epoch(self, number: int, report: Reporter) -> dict[str, float]:
         """Train for an epoch; its figures."""
@@ -124,9 +124,8 @@ class _Run:
         """Step `number` of the training, on a batch of one task: its loss, right answers, answers."""
         kind, recipe = self.kinds[task], self.recipes[task]
         set_learning_rates(self.optimizers, self.recipe, number / (self.recipe.epochs * len(self.feed)))
-        outputs = main_output(
-            self.network(inputs.to(memory_format=self.layout) if inputs.ndim == 4 else inputs, task=task)
-        )
+        inputs = self.model.taken(inputs.to(memory_format=self.layout) if inputs.ndim == 4 else inputs)
+        outputs = main_output(self.network(inputs, task=task))
         loss = recipe.loss_weight * kind.loss(outputs, targets, recipe)
         penalty = self.model.penalty(task)
         self.accelerator.backward(loss if penalty is None else loss + penalty)
@@ -161,9 +160,7 @@ def validated(model: MultiTaskModel, data: Mapping[str, Splits], accelerator: Ac
     """How well each task is done on the images that were held out, as `<task>/validation`."""
     model.eval()
     return {
-        f"{task}/validation": measure(
-            functools.partial(model, task=task), splits.test, model.task(task), device=accelerator.device
-        )
+        f"{task}/validation": measure(model.answering(task), splits.test, model.task(task), device=accelerator.device)
         for task, splits in data.items()
     }
 

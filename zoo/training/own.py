@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -12,7 +11,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from zoo.catalog.recipe import Recipe, load_recipe
-from zoo.catalog.task import Preprocessing
+from zoo.catalog.task import CLASSIFICATION, Preprocessing
 from zoo.datasets import Splits, get_benchmark
 from zoo.errors import DataError, OptionError
 from zoo.models.adapted import TaskModel
@@ -20,9 +19,17 @@ from zoo.storage import resources
 from zoo.storage.tensors import read
 from zoo.training.evaluation import measure
 from zoo.training.loop import make_accelerator, run_identity
-from zoo.training.runs import RunOptions, checkpoint_of, pending, provenance, train_and_test
+from zoo.training.runs import RunOptions, begin_with, begun, checkpoint_of, pending, provenance, train_and_test
 
 Pair = tuple[Dataset[Any], Dataset[Any]]
+ELSEWHERE = {
+    "recipe",
+    "resume",
+    "data_root",
+    "backbone_weights",
+    "source_weights",
+}  # arguments of its own, or of entries
+OPTIONS = {field.name for field in fields(RunOptions)} - ELSEWHERE - {"begun_with"}
 
 
 def train(
@@ -47,7 +54,8 @@ def train(
         task: this one alone.
         out: a folder for `<task>.safetensors`, and for checkpoints after each epoch.
         resume: go on from the last checkpoint in `out`, and take finished tasks from there.
-        options: further ones of `zoo.training.RunOptions`, such as `precision="bf16"`, `seed=1` or `quiet=True`.
+        options: further ones of `zoo.training.RunOptions`, such as `precision="bf16"`, `seed=1`, `begin="DIR"` (with
+            adapter files to begin with), `overwrite=True` or `quiet=True`.
 
     Returns:
         For each task its metric on the test images, and `train_loss` and the like of the last epoch.
@@ -57,11 +65,11 @@ def train(
         DataError: the images are not as they should be, or of other classes than the model's.
         TrainingError: the training diverged.
     """
-    splits = _splits(model, data, task)
+    splits = _splits(model, data, task, bool(options.get("skip_unreadable")))
     if resume and out is None:
         raise OptionError("resume needs out, the folder where the training was begun.")
-    if strange := sorted(set(options) - {field.name for field in fields(RunOptions)}):
-        raise OptionError(f"zoo.train has no option {strange[0]!r}; see zoo.training.RunOptions.")
+    if strange := sorted(set(options) - OPTIONS):
+        raise OptionError(f"zoo.train has no option {strange[0]!r}; it takes {', '.join(sorted(OPTIONS))}.")
     chosen, run = _recipe(model, recipe, splits), RunOptions(resume=resume, **options)
     if run.seed is not None:
         chosen = replace(chosen, seed=run.seed)
@@ -69,18 +77,23 @@ def train(
         folder = Path(nowhere) if out is None else Path(out)
         files = {name: resources.within(folder, f"{name}.safetensors") for name in splits}
         methods = {name: {"name": model.method_name, **model.task_options(name)} for name in splits}
+        run = begun(run, list(splits))
         identity, figures = run_identity(chosen, run), {}
         for name, file in files.items():
             own = {name: splits[name]}
             if not pending({name: file}, {name: identity}, chosen, run, methods[name]):
+                _check_same_images(file, splits[name], resume)
                 model.begin_task(name, file)
                 figures[name] = dict(read(file)[1].get("metrics", {}))
                 continue
+            if run.begin:
+                begin_with(model, [name], Path(run.begin))
             accelerator = make_accelerator(run.precision, run.cpu, run.tracker, None if out is None else folder)
             kept = None if out is None else file
             figures |= train_and_test(model, own, chosen, kept, accelerator, run)
             if kept and accelerator.is_main_process:
-                model.save_adapter(name, file, provenance(name, chosen, figures[name], run))
+                facts = {"images": _counts(splits[name])}
+                model.save_adapter(name, file, facts | provenance(name, chosen, figures[name], run))
                 checkpoint_of(file).unlink(missing_ok=True)
             accelerator.wait_for_everyone()
     return figures
@@ -90,30 +103,62 @@ def evaluate(model: TaskModel, data: str | Path | Dataset[Any], task: str | None
     """How well an adapted network does its tasks, in the unit of each one's metric: accuracy in per cent, for example.
 
     Args:
+        model: ends in evaluation mode.
         data: a folder as for `train`, of which the test images are taken; or, with `task`, a torch dataset.
     """
     given: Any = data if isinstance(data, str | Path) else (data, data)
     device = next((p.device for p in model.parameters()), "cpu")
-    model.eval()
+    model.eval()  # and so it stays
     return {
-        name: measure(functools.partial(model, task=name), splits.test, model.task(name), device=device)
+        name: measure(model.answering(name), splits.test, model.task(name), device=device)
         for name, splits in _splits(model, given, task).items()
     }
 
 
-def _splits(model: TaskModel, data: str | Path | Pair, task: str | None) -> dict[str, Splits]:
+def _counts(splits: Splits) -> list[int]:
+    """The number of training and of test images."""
+    return [len(splits.train), len(splits.test)]  # type: ignore[arg-type]
+
+
+def _check_same_images(file: Path, splits: Splits, resume: bool) -> None:
+    """Raise OptionError unless a finished file is to be taken, and was made of as many images."""
+    if not resume:
+        raise OptionError(f"{file} is finished. resume=True takes it, overwrite=True trains anew; or name another out.")
+    made = read(file)[1].get("images")
+    if made != _counts(splits):
+        raise OptionError(f"{file} was made of {made} images to train and to test on, not {_counts(splits)}.")
+
+
+def _splits(
+    model: TaskModel, data: str | Path | Pair, task: str | None, skip_unreadable: bool = False
+) -> dict[str, Splits]:
     """The images of each task, whose classes the model is given."""
     if not isinstance(model, TaskModel):
         raise OptionError(f"An adapted network is needed, as zoo.adapt gives it, not a {type(model).__name__}.")
     if not isinstance(data, str | Path):
         if task is None:
             raise OptionError("Datasets are one task's: name it with task=….")
+        _check_pair(model, task, data)
         return {task: Splits(model.task(task).classes, *data)}
-    benchmark, root = get_benchmark("folder"), Path(data)
+    benchmark, root = get_benchmark("folder", skip_unreadable), Path(data)
     found = {name: benchmark.splits(name, root) for name in ([task] if task else benchmark.tasks(root))}
     for name, splits in found.items():
         _check_classes(model, name, splits, root)
     return found
+
+
+def _check_pair(model: TaskModel, task: str, pair: Any) -> None:
+    """Raise DataError unless data are two datasets whose first items can be a task's."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(hasattr(each, "__len__") for each in pair):
+        raise DataError("data has to be a folder, or a pair of datasets that know their length: (training, test).")
+    known = model.task(task)
+    for each in pair:
+        item = each[0] if len(each) else None
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise DataError(f"An item of a dataset has to be an image and its target, not {type(item).__name__}.")
+        label = item[1]
+        if known.kind == CLASSIFICATION and not 0 <= int(label) < len(known.classes):
+            raise DataError(f"The label {label} is none of the {len(known.classes)} classes of {task}.")
 
 
 def _check_classes(model: TaskModel, task: str, splits: Splits, root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import platform
@@ -79,7 +78,7 @@ def train_entry(
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     accelerator = _accelerator(options, out)
     groups = [list(tasks)] if entry.networks else [[task] for task in tasks]
-    options_of = {task: _begun(options, group) for group in groups for task in group}
+    options_of = {task: begun(options, group) for group in groups for task in group}
     identities = {task: run_identity(recipe, options_of[task]) for task in tasks}
     unfinished = pending(files, identities, recipe, options, entry.adapter_method)
     if unfinished and entry.source and options.begin:
@@ -109,11 +108,11 @@ def train_entry(
     return files
 
 
-def _begun(options: RunOptions, group: Sequence[str]) -> RunOptions:
+def begun(options: RunOptions, group: Sequence[str]) -> RunOptions:
     """The options of a group of tasks, which name the files that these begin with by their hash."""
     if options.begin is None:
         return options
-    files = [options.begin / f"{task}.safetensors" for task in group]
+    files = [Path(options.begin) / f"{task}.safetensors" for task in group]
     if missing := [str(file) for file in files if not file.is_file()]:
         raise OptionError(f"There is no adapter file {missing[0]} to begin with.")
     return replace(options, begun_with=hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest())
@@ -240,7 +239,7 @@ def train_and_test(
         known, own = model.task(task), f"{task}/" if len(used) > 1 else ""
         found = {f"train_{key.removeprefix(own)}": value for key, value in figures.items() if key.startswith(own)}
         found[known.metric.name] = measure(
-            functools.partial(model, task=task), splits.test, known, device=accelerator.device, workers=options.workers,
+            model.answering(task), splits.test, known, device=accelerator.device, workers=options.workers,
             accelerator=accelerator,
         )  # fmt: skip
         metrics[task] = found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import tempfile
 from dataclasses import dataclass, replace
@@ -54,7 +53,7 @@ def evaluate(
             odd = sorted(set(splits.classes) ^ set(task.classes)) or ["the same in another order"]
             raise DataError(f"{name} was trained on other classes than those of {root}: {', '.join(odd)}.")
         for part, images in {name: splits.test, **{f"{name}: {p}": i for p, i in splits.parts.items()}}.items():
-            figures[part] = measure(functools.partial(model, task=name), images, task, device=device)
+            figures[part] = measure(model.answering(name), images, task, device=device)
             log.info("%s: %s", part, task.metric.text(figures[part]))
     return figures
 
