@@ -136,8 +136,8 @@ class Placement:
         computed = [(p, n) for p in paths for n in ("weight", "bias") if n not in body[p]._parameters]
         if computed:
             raise OptionError(
-                f"{computed[0][0]} computes its {computed[0][1]} (by weight norm, pruning or a parametrization); remove "
-                "that first, such as by torch.nn.utils.prune.remove, or leave the layer out with layers=…."
+                f"{computed[0][0]} computes its {computed[0][1]} (by weight norm, pruning or a parametrization); "
+                "remove that first, such as by torch.nn.utils.prune.remove, or leave the layer out with layers=…."
             )
         return {path: attention.get(path, Role(second_of_block=path in second)) for path in paths}
 

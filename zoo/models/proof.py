@@ -91,6 +91,8 @@ def blaming_the_head(model: TaskModel, task: str, call: Call) -> Iterator[None]:
     """Turn an error of a pass into an OptionError if the network runs with the head that it came with."""
     try:
         yield
+    except ZooError:
+        raise
     except Exception as error:
         heads = {path: site for path, site in model.sites(task) if isinstance(site, TaskHead)}
         own = {path: site.tasks[task] for path, site in heads.items()}
