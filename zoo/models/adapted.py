@@ -16,6 +16,7 @@ from zoo.catalog.task import Task
 from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
 from zoo.models import proof
+from zoo.models.first_passes import FirstPasses
 from zoo.models.frozen import Buffers, copy_of, exact_arithmetic, rests, trainable
 from zoo.models.layers import AdaptedLayer, Site, TaskHead, TaskNorm, adapted_kind, replace_everywhere
 from zoo.models.multitask import MultiTaskModel
@@ -74,6 +75,7 @@ class TaskModel(MultiTaskModel):
 
     Attributes:
         backbone: the network, with its layers replaced by sites (`zoo.models.layers`). Call the model, not this.
+        first_passes: what has been seen of the tasks' first passes.
     """
 
     def __init__(
@@ -110,10 +112,7 @@ class TaskModel(MultiTaskModel):
         places = [p for p, m in backbone.named_modules(remove_duplicate=False) if isinstance(m, Site)]
         self._task_prefixes = tuple(f"{path}.tasks." for path in places)
         self._stacks: dict[Any, bool] = {}  # whether one pass serves all tasks, for each shape of images that came
-        self._rows: dict[str, proof.Call] = {}  # of each task's first pass, until its fused network has been compared
-        self._begun: dict[str, int] = {}  # how often a task's tensors had been written to when it was added
-        self._watched: set[str] = set()  # the tasks whose first pass has been watched
-        self._learning: set[str] = set()  # those whose gradients have been looked at
+        self.first_passes = FirstPasses()
         self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path in places)
         self._frozen_buffers = Buffers(() if self.method.trains_backbone else self._keepers())
         self.eval()
@@ -149,7 +148,7 @@ class TaskModel(MultiTaskModel):
             raise
         self._tasks[task.name] = task
         self._task_options[task.name] = fresh
-        self._begun[task.name] = self._writes(task.name)
+        self.first_passes.begin(self, task.name)
 
     def remove_task(self, name: str) -> None:
         """Forget a task; the others stay as they are, bit for bit."""
@@ -158,10 +157,7 @@ class TaskModel(MultiTaskModel):
             if name in site.tasks:
                 del site.tasks[name]
         del self._tasks[name], self._task_options[name]
-        self._rows.pop(name, None)
-        self._begun.pop(name)
-        self._watched.discard(name)
-        self._learning.discard(name)
+        self.first_passes.forget(name)
 
     # -- the network ----------------------------------------------------------------------------------------------
 
@@ -181,9 +177,9 @@ class TaskModel(MultiTaskModel):
         if torch.compiler.is_compiling():
             return self.serve(task, inputs, named)
         learns = self.training and torch.is_grad_enabled()
-        if task in self._watched and (task in self._learning or not learns):
+        if self.first_passes.are_over(task, learns):
             return self.serve(task, inputs, named)
-        return self._first(task, (inputs, named), learns)
+        return self.first_passes.take(self, task, (inputs, named), learns)
 
     def serve(self, task: str | Stack, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         """The network's outputs for a task that the model has, unwatched."""
@@ -192,45 +188,6 @@ class TaskModel(MultiTaskModel):
         self.selection.follow(outputs, task)
         return outputs
 
-    def _first(self, task: str, call: proof.Call, learns: bool) -> Any:
-        """The first pass of a task, and the first that it learns from.
-
-        In evaluation mode it is watched itself. In training mode, one in evaluation mode comes before it, and one for
-        the gradients; where the network has no such mode or uses up its inputs, it is watched itself too.
-        """
-        rows, again = proof.two_rows(call), proof.can_repeat(call)
-        frozen = {} if self._watched or self.method.trains_backbone else dict(self.backbone.named_parameters())
-        before = {name: parameter.detach().clone() for name, parameter in frozen.items()}
-        aside = task in self._watched or (again and self._watch_aside(task, call))
-        if aside and again and learns:
-            proof.check_gradients(self, task, rows)
-        with self.selection.watched() as used, proof.blaming_the_head(self, task, call):
-            outputs = self.serve(task, *call)
-        if not aside:
-            proof.check_used(self, task, used)
-        proof.check_kept(before, frozen)
-        self._rows.setdefault(task, rows)
-        self._watched.add(task)
-        if learns:
-            self._learning.add(task)
-        return outputs
-
-    def _watch_aside(self, task: str, call: proof.Call) -> bool:
-        """Whether a pass in evaluation mode could be made and watched before the real one, which is of another mode."""
-        if not self.training and self.backbone._compiled_call_impl is None:
-            return False
-        inputs, named = proof.copied(call)
-        try:
-            with (
-                self.selection.watched() as used, proof.evaluating(self), proof.repeatable(self),
-                proof.uncompiled(self.backbone), torch.no_grad(),
-            ):  # fmt: skip
-                self.serve(task, inputs, named)
-        except Exception:  # a network that runs in training alone, or inputs that the real pass will tell of
-            return False
-        proof.check_used(self, task, used)
-        return True
-
     def prove(self, task: str, *inputs: Any, **named: Any) -> None:
         """Raise OptionError unless what `task` adds acts on these inputs: every layer is called, every parameter gets a
         gradient, and the fused network agrees, with the task's parameters moved a little. They are put back.
@@ -238,7 +195,7 @@ class TaskModel(MultiTaskModel):
         self.task(task)
         with proof.evaluating(self), torch.no_grad(), proof.on_images(self, inputs):
             own, own_named = proof.copied((inputs, named))
-            self(*own, task=task, **own_named)
+            self.forward(*own, task=task, **own_named)
         with proof.moved(self, task):
             idle = proof.check_gradients(self, task, proof.two_rows((inputs, named)))
             if idle:
@@ -257,10 +214,10 @@ class TaskModel(MultiTaskModel):
         alone = len(inputs) == 1 and not named and isinstance(inputs[0], Tensor) and inputs[0].ndim > 0
         case = (self.tasks, inputs[0].shape, inputs[0].dtype) if alone else None
         if self.training or len(self.tasks) < 2 or not alone or not self._stacks.get(case, True):
-            return {task: self(*inputs, task=task, **named) for task in self.tasks}
+            return {task: self.forward(*inputs, task=task, **named) for task in self.tasks}
         if case in self._stacks:
             return self._stacked(inputs[0])
-        apart = {task: self(*inputs, task=task) for task in self.tasks}
+        apart = {task: self.forward(*inputs, task=task) for task in self.tasks}
         try:
             with torch.no_grad():
                 self._stacks[case] = _alike(self._stacked(inputs[0]), apart)
@@ -304,10 +261,7 @@ class TaskModel(MultiTaskModel):
         """
         self.task(task)
         fused = self.fused(task)
-        if task in self._rows:
-            proof.check_fused(self, task, fused, self._rows[task])
-            if self._writes(task) != self._begun[task]:  # what adds nothing yet agrees in any case
-                del self._rows[task]
+        self.first_passes.compare(self, task, fused)
         return fused
 
     def fused(self, task: str) -> nn.Module:
@@ -395,10 +349,6 @@ class TaskModel(MultiTaskModel):
         for path, site in self._sites:
             if task in site.tasks:
                 yield path, site
-
-    def _writes(self, task: str) -> int:
-        """How often the task's tensors have been written to."""
-        return sum(0 if t.is_inference() else t._version for t in self.task_tensors(task).values())
 
     def _task_modules(self, task: str) -> Iterator[tuple[str, nn.Module]]:
         for path, site in self.sites(task):

@@ -315,16 +315,15 @@ def _named(paths: Sequence[str]) -> str:
     return f"{shown} {'is' if len(paths) == 1 else 'are'}"
 
 
-def check_kept(before: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-    """Raise OptionError where a pass has written to a frozen parameter, which then gets back what it held.
+def sums(parameters: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """What tells whether parameters were written to, be it past torch's own count: sums of values and of squares."""
+    wide = ((name, parameter.detach().double()) for name, parameter in parameters.items())
+    return {name: (float(values.sum()), float(values.square().sum())) for name, values in wide}
 
-    Args:
-        before: copies, made before the pass.
-    """
-    if written := [name for name, kept in before.items() if not torch.equal(kept, parameters[name])]:
-        with torch.no_grad():
-            for name in written:
-                parameters[name].copy_(before[name])
+
+def check_kept(before: Mapping[str, tuple[float, float]], parameters: Mapping[str, Tensor]) -> None:
+    """Raise OptionError where a pass has written to a frozen parameter."""
+    if written := [name for name, found in sums(parameters).items() if found != before[name]]:
         raise OptionError(
             f"The network writes to its own weight {written[0]} while it runs, so no bit of it would stay. "
             "Take that out of its forward pass; a weight can be limited once, before it is frozen."
