@@ -64,7 +64,7 @@ def _check_plain(backbone: nn.Module) -> None:
         )
 
 
-class TaskModel(MultiTaskModel):
+class TaskModel(proof.Provable):
     """A frozen backbone with, for each task, increments to its weights, norms and a head.
 
     Args:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from zoo.errors import OptionError
 from zoo.models import proof
-
-if TYPE_CHECKING:
-    from zoo.models.adapted import TaskModel
 
 
 class FirstPasses:
@@ -29,7 +26,7 @@ class FirstPasses:
         self._begun: dict[str, int] = {}  # how often a task's tensors had been written to when it was added
         self._refused = ""  # why the backbone cannot stay frozen, once that has shown
 
-    def begin(self, model: TaskModel, task: str) -> None:
+    def begin(self, model: proof.Provable, task: str) -> None:
         """Expect the first pass of a task."""
         self._begun[task] = _writes(model, task)
 
@@ -44,7 +41,7 @@ class FirstPasses:
         """Whether a pass, perhaps one that the task learns from, is not the first such."""
         return task in self.watched and (task in self.learning or not learns)
 
-    def take(self, model: TaskModel, task: str, call: proof.Call, learns: bool) -> Any:
+    def take(self, model: proof.Provable, task: str, call: proof.Call, learns: bool) -> Any:
         """The first pass of a task, or the first that it learns from; its outputs.
 
         In evaluation mode it is watched itself. In training mode, one in evaluation mode comes before it, and one for
@@ -76,7 +73,7 @@ class FirstPasses:
             self.learning.add(task)
         return outputs
 
-    def compare(self, model: TaskModel, task: str, fused: nn.Module) -> None:
+    def compare(self, model: proof.Provable, task: str, fused: nn.Module) -> None:
         """Raise OptionError where the first fused network that adds anything is not what the model is."""
         if task not in self._rows:
             return
@@ -85,7 +82,7 @@ class FirstPasses:
             self._rows.pop(task, None)
 
 
-def _watched_aside(model: TaskModel, task: str, call: proof.Call) -> bool:
+def _watched_aside(model: proof.Provable, task: str, call: proof.Call) -> bool:
     """Whether a pass in evaluation mode could be made and watched before the real one, which is of another mode."""
     if not model.training and model.backbone._compiled_call_impl is None:
         return False
@@ -102,6 +99,6 @@ def _watched_aside(model: TaskModel, task: str, call: proof.Call) -> bool:
     return True
 
 
-def _writes(model: TaskModel, task: str) -> int:
+def _writes(model: proof.Provable, task: str) -> int:
     """How often a task's tensors have been written to."""
     return sum(0 if t.is_inference() else t._version for t in model.task_tensors(task).values())

@@ -8,25 +8,52 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import logging
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from zoo.errors import OptionError, ZooError
+from zoo.increments import Method
 from zoo.models.frozen import copy_of, exact_arithmetic, input_dtype
-from zoo.models.layers import AdaptedLayer, TaskHead
-
-if TYPE_CHECKING:
-    from zoo.models.adapted import TaskModel
+from zoo.models.layers import AdaptedLayer, Site, TaskHead
+from zoo.models.multitask import MultiTaskModel
+from zoo.models.selection import Selection, Stack
 
 log = logging.getLogger(__name__)
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a network is called with: by position, and by name
 TOLERANCES = {1: 3e-2, 2: 3e-2, 4: 1e-5, 8: 1e-9}  # of the largest output, by the bytes of the least precise parameter
 ROWS = 2  # of the first pass, on which a fused network is compared
 NOISE = 0.02  # by which parameters are moved for a proof before any training: many begin where they add nothing
+
+
+class Provable(MultiTaskModel):
+    """A model of one network with sites, as far as a proof looks at it.
+
+    Attributes:
+        backbone: the network, with its layers replaced by sites.
+        may_rest: patterns over the paths of sites that not every pass uses.
+    """
+
+    backbone: nn.Module
+    method: Method
+    selection: Selection
+    may_rest: tuple[str, ...]
+
+    @abstractmethod
+    def serve(self, task: str | Stack, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+        """The network's outputs for a task that the model has, unwatched."""
+
+    @abstractmethod
+    def fused(self, task: str) -> nn.Module:
+        """What `fuse` gives, before it is compared."""
+
+    @abstractmethod
+    def sites(self, task: str) -> Iterator[tuple[str, Site]]:
+        """The layers where `task` has something of its own, by their paths."""
 
 
 def copied(call: Call) -> Call:
@@ -52,7 +79,7 @@ def two_rows(call: Call) -> Call:
     return copied(found)
 
 
-def check_used(model: TaskModel, task: str, used: set[int]) -> None:
+def check_used(model: Provable, task: str, used: set[int]) -> None:
     """Raise OptionError unless every layer where a task has tensors of its own is among the used ones, or may rest."""
     idle = [
         path
@@ -75,7 +102,7 @@ def check_used(model: TaskModel, task: str, used: set[int]) -> None:
     )
 
 
-def _patterns(model: TaskModel, task: str, idle: Sequence[str]) -> list[str]:
+def _patterns(model: Provable, task: str, idle: Sequence[str]) -> list[str]:
     """Patterns over module paths that mean just these of a task's layers."""
     others = [path for path, _ in model.sites(task) if path not in idle]
     found = []
@@ -87,7 +114,7 @@ def _patterns(model: TaskModel, task: str, idle: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def blaming_the_head(model: TaskModel, task: str, call: Call) -> Iterator[None]:
+def blaming_the_head(model: Provable, task: str, call: Call) -> Iterator[None]:
     """Turn an error of a pass into an OptionError if the network runs with the head that it came with."""
     try:
         yield
@@ -113,7 +140,7 @@ def blaming_the_head(model: TaskModel, task: str, call: Call) -> Iterator[None]:
         ) from error
 
 
-def check_fused(model: TaskModel, task: str, fused: nn.Module, call: Call) -> None:
+def check_fused(model: Provable, task: str, fused: nn.Module, call: Call) -> None:
     """Raise OptionError, naming layers, where a fused network and its model differ by more than rounding."""
     given = _acceptable(model, task, call)
     if given is None:
@@ -131,7 +158,7 @@ def check_fused(model: TaskModel, task: str, fused: nn.Module, call: Call) -> No
     )
 
 
-def _acceptable(model: TaskModel, task: str, call: Call) -> tuple[Call, list[Tensor]] | None:
+def _acceptable(model: Provable, task: str, call: Call) -> tuple[Call, list[Tensor]] | None:
     """A call that the model runs on now, and its outputs: as it was, or in the type and place that the model has got.
 
     None where it runs on neither, such as on two rows of what is no batch: then nothing can be compared.
@@ -150,7 +177,7 @@ def _acceptable(model: TaskModel, task: str, call: Call) -> tuple[Call, list[Ten
     return None
 
 
-def check_gradients(model: TaskModel, task: str, call: Call) -> list[str]:
+def check_gradients(model: Provable, task: str, call: Call) -> list[str]:
     """Raise OptionError where a gradient of the outputs does not reach what a task trains.
 
     Returns:
@@ -175,7 +202,7 @@ def check_gradients(model: TaskModel, task: str, call: Call) -> list[str]:
 
 
 @contextlib.contextmanager
-def moved(model: TaskModel, task: str) -> Iterator[None]:
+def moved(model: Provable, task: str) -> Iterator[None]:
     """A task's parameters, each moved a little, until the block ends; then as they were, bit for bit."""
     kept = {name: tensor.detach().clone() for name, tensor in model.task_tensors(task).items()}
     try:
@@ -191,7 +218,7 @@ def moved(model: TaskModel, task: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def on_images(model: TaskModel, inputs: Sequence[Any]) -> Iterator[None]:
+def on_images(model: Provable, inputs: Sequence[Any]) -> Iterator[None]:
     """Tell, before a training, that the network does not run on a task's images."""
     try:
         yield
@@ -237,7 +264,7 @@ def repeatable(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def _outputs(model: TaskModel, task: str, call: Call) -> list[Tensor]:
+def _outputs(model: Provable, task: str, call: Call) -> list[Tensor]:
     with evaluating(model), repeatable(model), exact_arithmetic(), torch.no_grad():
         return _leaves(model.serve(task, *copied(call)))
 
@@ -279,7 +306,7 @@ def _tolerance(model: nn.Module) -> float:
     return TOLERANCES.get(min(sizes, default=4), 1e-5)
 
 
-def _agree_when_wide(model: TaskModel, task: str, call: Call) -> bool:
+def _agree_when_wide(model: Provable, task: str, call: Call) -> bool:
     """Whether the two agree in double precision, so that all that made them differ was rounding."""
     try:
         wide = copy_of(model).double()
@@ -290,7 +317,7 @@ def _agree_when_wide(model: TaskModel, task: str, call: Call) -> bool:
         return False
 
 
-def _guilty(model: TaskModel, task: str, call: Call, expected: Sequence[Tensor], tolerance: float) -> list[str]:
+def _guilty(model: Provable, task: str, call: Call, expected: Sequence[Tensor], tolerance: float) -> list[str]:
     """The layers, each of which by itself makes the difference when it is replaced by its plain one."""
     found = []
     for path, site in model.sites(task):
@@ -306,7 +333,7 @@ def _guilty(model: TaskModel, task: str, call: Call, expected: Sequence[Tensor],
     return found
 
 
-def _may_rest(model: TaskModel, path: str) -> bool:
+def _may_rest(model: Provable, path: str) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in model.may_rest)
 
 
