@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import nn
 
 from zoo.backbones.deeplab import deeplab, deeplab_resnet20
+from zoo.backbones.imported import IMPORTED, build_imported
 from zoo.backbones.resnet26 import ResNet26
 from zoo.backbones.resnet_cifar import resnet20
 from zoo.backbones.vit import vit_micro
@@ -26,6 +27,7 @@ OWN: dict[str, Callable[[], nn.Module]] = {
     "resnet26": ResNet26,
     **{f"resnet26x{width}": functools.partial(ResNet26, width) for width in WIDTHS},
     "vit_micro": vit_micro,
+    **{name: functools.partial(build_imported, name) for name in IMPORTED},
 }
 
 

