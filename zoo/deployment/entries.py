@@ -99,11 +99,11 @@ def classify_imagenet(
     Raises:
         OptionError: its classifier has other classes than ImageNet's thousand.
     """
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     network = pretrained_network(backbone, registry).eval()
-    info = ImageNetInfo()
-    classes = tuple(f"{info.index_to_description(i).partition(',')[0]} ({i})" for i in range(info.num_classes()))
+    names: list[str] = ImageNetInfo().label_descriptions()
+    classes = tuple(f"{name.partition(',')[0]} ({number})" for number, name in enumerate(names))
     known = Task("imagenet", classes, Preprocessing.of(network))
     with torch.no_grad():
         outputs = main_output(network(torch.zeros(1, *known.preprocessing.input_size))).shape[-1]
