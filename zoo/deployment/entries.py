@@ -102,7 +102,7 @@ def classify_imagenet(
     from timm.data.imagenet_info import ImageNetInfo
 
     network = pretrained_network(backbone, registry).eval()
-    names: list[str] = ImageNetInfo().label_descriptions()
+    names = list(ImageNetInfo().label_descriptions())
     classes = tuple(f"{name.partition(',')[0]} ({number})" for number, name in enumerate(names))
     known = Task("imagenet", classes, Preprocessing.of(network))
     with torch.no_grad():
