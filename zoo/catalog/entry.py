@@ -173,8 +173,8 @@ class Entry:
         return {key: value for key, value in self.method.items() if key not in PLACEMENT}
 
 
-def as_data(item: Entry | Backbone) -> dict[str, Any]:
-    """An entry as plain data, without what equals its default."""
+def as_data(item: Any) -> dict[str, Any]:
+    """A dataclass, such as an entry, as plain data, without what equals its default."""
     return {f.name: _data(getattr(item, f.name)) for f in _stated(item) if not f.metadata.get("derived")}
 
 

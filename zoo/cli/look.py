@@ -53,6 +53,12 @@ def info(registry: Registry, name: str, as_json: bool) -> None:
     from zoo.catalog import papers
     from zoo.catalog.entry import as_data
 
+    if name.startswith("zoo/") and not registry.backbone(name):
+        from zoo.backbones.imported import imported
+
+        if package := imported(name):
+            show_one(name, as_data(package), as_json)
+            return
     item = registry.backbone(name) or registry.entry(name)
     facts, source, rows = as_data(item), "", []
     if isinstance(item, Entry):

@@ -86,6 +86,7 @@ def _score(entry: Entry, registry: Registry, figures: dict[str, float]) -> dict[
 @click.pass_obj
 def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None, as_json: bool) -> None:
     """Check a model's files, parameters and accuracy against the registry; exit 1 on a difference."""
+    from zoo.backbones.imported import imported
     from zoo.training.runs import RunOptions
     from zoo.verification import claims
 
@@ -94,6 +95,10 @@ def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None,
         if retrain:
             raise OptionError(f"--retrain is for entries; `zoo train {name} --out DIR` runs a backbone's recipe again.")
         checks = claims.verify_backbone(known)
+    elif imported(name):
+        if retrain:
+            raise OptionError(f"--retrain is for entries; {name} was trained by others.")
+        checks = claims.verify_imported(name, registry)
     else:
         entry = registry.entry(name)
         checks = claims.verify(entry, registry, data_root) if entry.weights or not retrain else []

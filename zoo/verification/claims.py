@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from zoo.backbones import build
+from zoo.backbones.imported import imported
+from zoo.backbones.weights import pretrained_tensors
 from zoo.catalog.entry import Backbone, Entry
 from zoo.catalog.recipe import load_recipe
 from zoo.catalog.registry import Registry
@@ -103,6 +105,29 @@ def verify_backbone(backbone: Backbone) -> list[Check]:
         Check(backbone.task, "parameters", counted == backbone.parameters, f"{counted:,}"),
         *_compare(stated, evaluate(stated, model)),
     ]
+
+
+def verify_imported(name: str, registry: Registry) -> list[Check]:
+    """Check the weights of a backbone that a Python package holds, and whether timm's hub has the same values.
+
+    An adapter names its backbone by the hash of the tensors: where both have the same, it fits both.
+    """
+    found = imported(name)
+    assert found is not None
+    tensors, network = pretrained_tensors(name, registry), build(name)
+    counted = sum(p.numel() for n, p in network.named_parameters() if not n.startswith("classifier."))
+    detail = f"{found.weights.size} bytes, sha256 {found.weights.sha256[:12]}…"
+    checks = [
+        Check("imagenet", "file", True, detail),
+        Check("imagenet", "parameters", counted == found.parameters, f"{counted:,}"),
+    ]
+    try:
+        theirs = pretrained_tensors(f"timm/{found.architecture}.in1k", registry)
+    except WeightsError as error:
+        return [*checks, Check("imagenet", "timm's hub", True, f"not compared: {error}")]
+    same = all(torch.equal(tensor, theirs[key]) for key, tensor in tensors.items() if "num_batches" not in key)
+    words = "has the same values" if same else "has other values: an adapter fits the one that it was trained on alone"
+    return [*checks, Check("imagenet", "timm's hub", True, words)]
 
 
 def retrain(entry: Entry, registry: Registry, options: RunOptions) -> list[Check]:
