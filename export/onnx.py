@@ -18,11 +18,11 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
-from zoo.export.parity import INPUT, Parity, compare, outputs, sentence, session
+from zoo.export.parity import INPUT, Parity, compare, outputs, session
 
 import zoo
 from zoo.catalog.task import Preprocessing, Task, is_dense
-from zoo.errors import ExportError
+from zoo.errors import ExportError, sentence
 from zoo.models.frozen import copy_of
 from zoo.models.layers import Site
 from zoo.models.multitask import MultiTaskModel
@@ -99,7 +99,8 @@ def to_onnx(
     inner, dense = preprocessing if preprocess else None, task is not None and is_dense(task.kind)
     batches = [*_random_batches(preprocessing, preprocess, dense, images), *([] if images is None else [images])]
     graph = Graph(module, inner, half)
-    outputs(Graph(module, inner), batches[0])  # what the network itself raises is told as such
+    source = Graph(module, inner) if half else graph  # one copy of the network will do, where both compute alike
+    outputs(source, batches[0])  # what the network itself raises is told as such
     model = _graph_model(graph, batches[0].repeat(2, *[1] * (batches[0].ndim - 1)), preprocess, dense)
     _check_dimensions(model.graph, path, dense, 1 if preprocess else 2)
     _describe(model, task, preprocess, half, metadata or {})
@@ -109,7 +110,7 @@ def to_onnx(
         del model  # as large as the network
         _check_valid(temporary, path)
         made, tolerance = session(temporary, provider), TOLERANCE_HALF if half else TOLERANCE
-        parity = compare(Graph(module, inner), made, batches, tolerance)
+        parity = compare(source, made, batches, tolerance)
         if not parity.passed:
             raise ExportError(f"{path}: the graph differs from its source by more than {parity.tolerance}: {parity}.")
     return parity

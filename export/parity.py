@@ -12,7 +12,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ExportError, OptionError
+from zoo.errors import ExportError, OptionError, sentence
 
 PROVIDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "cpu": ("CPUExecutionProvider", {}),
@@ -77,12 +77,6 @@ def run(made: ort.InferenceSession, images: npt.NDArray[Any]) -> npt.NDArray[Any
         return np.asarray(made.run(None, {INPUT: images})[0])
     except Exception as error:  # ONNX Runtime raises classes of its own for each status, with no common base
         raise ExportError(f"ONNX Runtime cannot run images of {images.shape}: {sentence(error)}") from error
-
-
-def sentence(error: Exception) -> str:
-    """What an error says first; the long page that some have is its own, and shown by --debug."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 def outputs(module: nn.Module, batch: Tensor) -> Tensor:

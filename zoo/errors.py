@@ -84,6 +84,12 @@ class MissingExtraError(OptionError):
     """Something that needs a package which the core of the zoo does without."""
 
 
+def sentence(error: BaseException) -> str:
+    """What an error of another library says first; the page that some have is for its traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
 @contextlib.contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
     """Around the import of what belongs to the extra `name` of pyproject.toml.

@@ -12,14 +12,8 @@ from zoo.catalog.task import CLASSIFICATION, METRICS, Metric, check_outputs
 from zoo.errors import OptionError, UnknownNameError
 from zoo.storage.files import WeightsFile
 
-PLACEMENT = (
-    "layers",
-    "norms",
-    "head",
-    "placement",
-    "projections",
-    "may_rest",
-)  # options of every method, for `zoo.models`
+# Options of every method, for `zoo.models`.
+PLACEMENT = ("layers", "norms", "head", "placement", "projections", "may_rest")
 
 
 @dataclass(frozen=True)

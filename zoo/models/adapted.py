@@ -196,12 +196,13 @@ class TaskModel(proof.Provable):
         with proof.evaluating(self), torch.no_grad(), proof.on_images(self, inputs):
             own, own_named = proof.copied((inputs, named))
             self.forward(*own, task=task, **own_named)
+        rows = proof.two_rows((inputs, named))
         with proof.moved(self, task):
-            idle = proof.check_gradients(self, task, proof.two_rows((inputs, named)))
+            idle = proof.check_gradients(self, task, rows)
             if idle:
                 log.warning("%s: on the first images, the gradient of %s is zero.", task, ", ".join(idle[:4]))
             if not self.method.trains_backbone:
-                proof.check_fused(self, task, self.fused(task), proof.two_rows((inputs, named)))
+                proof.check_fused(self, task, self.fused(task), rows)
 
     def _all_tasks(self, call: proof.Call) -> dict[str, Any]:
         """The outputs by task: in one pass, if that is known to give the same for images of this shape.

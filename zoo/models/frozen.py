@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
-from zoo.errors import OptionError
+from zoo.errors import OptionError, sentence
 from zoo.increments.forms import WEIGHTED
 
 OWN = ("_parameters", "_buffers", "_modules")  # of a module: what torch keeps for it
@@ -31,9 +31,7 @@ def copy_of(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
     for part in module.modules():
         if id(part) in memo:
             continue
-        held = {
-            key: value for key, value in part.__dict__.items() if key not in ("_parameters", "_buffers", "_modules")
-        }
+        held = {key: value for key, value in part.__dict__.items() if key not in OWN}
         for tensor in [*pytree.tree_leaves(held), *part._buffers.values()]:
             # Torch copies no tensor with a history, such as the weight that `torch.nn.utils.prune` sets in each pass.
             if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
@@ -43,13 +41,9 @@ def copy_of(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
             return copy.deepcopy(module, memo)
     except Exception as error:  # whatever an attribute's class raises: a file, a lock, a generator
         raise OptionError(
-            f"The network {type(module).__name__} cannot be copied ({_sentence(error)}). Take out of it what no copy "
+            f"The network {type(module).__name__} cannot be copied ({sentence(error)}). Take out of it what no copy "
             "can be made of, such as open files, and set it again afterwards."
         ) from error
-
-
-def _sentence(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def input_dtype(network: nn.Module) -> torch.dtype:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from zoo.errors import OptionError, ZooError
+from zoo.errors import OptionError, ZooError, sentence
 from zoo.increments import Method
 from zoo.models.frozen import copy_of, exact_arithmetic, input_dtype
 from zoo.models.layers import AdaptedLayer, Site, TaskHead
@@ -135,7 +135,7 @@ def blaming_the_head(model: Provable, task: str, call: Call) -> Iterator[None]:
                 site.tasks[task] = own[path]
         raise OptionError(
             f"With {', '.join(heads)} replaced by {task}'s own, the network does not run "
-            f"({str(error).strip().splitlines()[0]}): that is no classifier whose number of outputs is free. "
+            f"({sentence(error)}): that is no classifier whose number of outputs is free. "
             "Name the one that is: head=…."
         ) from error
 
@@ -228,7 +228,7 @@ def on_images(model: Provable, inputs: Sequence[Any]) -> Iterator[None]:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
         raise OptionError(
             f"{type(model.backbone).__name__} does not run on images of {shapes} in evaluation mode: "
-            f"{next(iter(str(error).strip().splitlines()), type(error).__name__)}. Is the preprocessing the network's?"
+            f"{sentence(error)}. Is the preprocessing the network's?"
         ) from error
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import WeightsError
+from zoo.errors import WeightsError, sentence
 from zoo.storage import resources
 from zoo.storage.files import WeightsFile, atomic_path, sha256
 
@@ -143,8 +143,7 @@ def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if kept:
             return kept
-        reason = next(iter(str(error).splitlines()), "It is not there.")
         raise WeightsError(
-            f"Cannot {'find' if offline else 'download'} {name} of {repo}: {reason} Searched: "
+            f"Cannot {'find' if offline else 'download'} {name} of {repo}: {sentence(error)} Searched: "
             f"{', '.join(map(str, caches))}. Check the network and the name, or set HF_HOME to the folder that has it."
         ) from error

@@ -22,13 +22,8 @@ from zoo.training.loop import make_accelerator, run_identity
 from zoo.training.runs import RunOptions, begin_with, begun, checkpoint_of, pending, provenance, train_and_test
 
 Pair = tuple[Dataset[Any], Dataset[Any]]
-ELSEWHERE = {
-    "recipe",
-    "resume",
-    "data_root",
-    "backbone_weights",
-    "source_weights",
-}  # arguments of its own, or of entries
+# Arguments of its own, or of entries alone.
+ELSEWHERE = {"recipe", "resume", "data_root", "backbone_weights", "source_weights"}
 OPTIONS = {field.name for field in fields(RunOptions)} - ELSEWHERE - {"begun_with"}
 
 
