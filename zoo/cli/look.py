@@ -9,7 +9,7 @@ import click
 
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
-from zoo.cli.base import COUNT, FILE, as_json, data_root, main
+from zoo.cli.base import COUNT, FILE, FOLDER, as_json, data_root, main
 from zoo.cli.tables import show, show_one
 from zoo.errors import CheckFailed, OptionError
 
@@ -164,3 +164,15 @@ def check_data(benchmark: str, data_root: Path | None, decode: bool, as_json: bo
     show(rows, as_json)
     if problems:
         raise CheckFailed("\n".join(problems))
+
+
+@data.command("build")
+@click.argument("benchmark", type=click.Choice(["emoji"]))
+@click.option("--from", "source", type=FOLDER, required=True, help="The folder with the archives.")
+@click.option("-o", "--out", type=FOLDER, required=True, help="Where the benchmark's folders go.")
+def build_data(benchmark: str, source: Path, out: Path) -> None:
+    """Make the images of BENCHMARK of what their publishers hand out."""
+    from zoo.datasets.emoji import build
+
+    for style, count in build(source, out):
+        click.echo(f"{style}: {count} images")

@@ -84,24 +84,25 @@ class FolderBenchmark(Benchmark):
 
     def splits(self, task: str, root: Path | None) -> Splits:
         folder = self.folder(root)
-        names = {split: self._classes(folder, task, split) for split in ("train", "test")}
-        if names["train"] != names["test"]:
-            odd = sorted(set(names["train"]) ^ set(names["test"]))
-            raise DataError(
-                f"In {folder / task}, these classes stand in one of train and test only: {', '.join(odd)}. "
-                "Add what is missing or take the class out of both."
-            )
-        classes = names["train"]
-        train, test = (images_below(folder / task / split, classes, open_image) for split in ("train", "test"))
-        for split, images in (("train", train), ("test", test)):
-            found = {label for _, label in images.items}
-            empty = [str(folder / task / split / name) for label, name in enumerate(classes) if label not in found]
-            if empty:
-                raise DataError(f"No image in {', '.join(empty)}. Add some or remove it.")
-        if len(train) < 2:
-            raise DataError(f"{folder / task / 'train'} holds one image; batch norms need at least two to train on.")
-        return Splits(classes, train, test)
+        return read_domain(folder / task, self.layout.format(root=folder))
 
-    def _classes(self, folder: Path, task: str, split: str) -> tuple[str, ...]:
-        layout = self.layout.format(root=folder)
-        return class_folders(require(folder / task / split, layout), layout)
+
+def read_domain(folder: Path, layout: str) -> Splits:
+    """The classes and images of `folder/{train,test}/<class>/*`; raises DataError where that is not as it should be."""
+    names = {split: class_folders(require(folder / split, layout), layout) for split in ("train", "test")}
+    if names["train"] != names["test"]:
+        odd = sorted(set(names["train"]) ^ set(names["test"]))
+        raise DataError(
+            f"In {folder}, these classes stand in one of train and test only: {', '.join(odd)}. "
+            "Add what is missing or take the class out of both."
+        )
+    classes = names["train"]
+    train, test = (images_below(folder / split, classes, open_image) for split in ("train", "test"))
+    for split, images in (("train", train), ("test", test)):
+        found = {label for _, label in images.items}
+        empty = [str(folder / split / name) for label, name in enumerate(classes) if label not in found]
+        if empty:
+            raise DataError(f"No image in {', '.join(empty)}. Add some or remove it.")
+    if len(train) < 2:
+        raise DataError(f"{folder / 'train'} holds one image; batch norms need at least two to train on.")
+    return Splits(classes, train, test)

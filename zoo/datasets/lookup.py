@@ -7,6 +7,7 @@ from zoo.datasets.cifar import Cifar10In3Benchmark
 from zoo.datasets.clip5 import Clip5Benchmark
 from zoo.datasets.decathlon import DecathlonBenchmark, DecathlonImageNetBenchmark
 from zoo.datasets.domainnet import DomainNetBenchmark, JointDomainNetBenchmark
+from zoo.datasets.emoji import EmojiBenchmark
 from zoo.datasets.faces import FacesBenchmark
 from zoo.datasets.folder import FolderBenchmark
 from zoo.datasets.images import Readable
@@ -14,6 +15,7 @@ from zoo.datasets.mnist import OddEvenBenchmark
 from zoo.datasets.nyud import NYUDBenchmark
 from zoo.datasets.officehome import OfficeHomeBenchmark
 from zoo.datasets.omniglot import Omniglot5Benchmark, OmniglotMnistBenchmark
+from zoo.datasets.pictures import PicturesBenchmark
 from zoo.datasets.places import PlacesBenchmark
 from zoo.datasets.sketch import SketchBenchmark
 from zoo.datasets.twins.clips import ClipsBenchmark
@@ -33,6 +35,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         DecathlonImageNetBenchmark(), PlacesBenchmark(), Clip5Benchmark(), RoomsBenchmark(), NYUDBenchmark(),
         OddEvenBenchmark(), DigitsBenchmark(), Omniglot5Benchmark(), OmniglotMnistBenchmark(), Cifar10In3Benchmark(),
         ShapesInTwoBenchmark(), Ucf11Benchmark(), ClipsBenchmark(), OfficeHomeBenchmark(), FacesBenchmark(),
+        PicturesBenchmark(), EmojiBenchmark(),
     )
 }  # fmt: skip
 

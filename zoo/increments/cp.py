@@ -14,6 +14,7 @@ from zoo.increments.base import FrozenLayer, Increment, Method
 from zoo.increments.forms import weight_of
 
 ROUTES = ("auto", "folded", "factored")
+STARTS = ("xavier", "zero")
 
 
 class CP(Increment):
@@ -21,7 +22,8 @@ class CP(Increment):
 
     It has `R (C_out + C_in / groups + k²)` parameters, with k or k³ taps in one or three dimensions; a Linear layer
     counts as a 1×1 convolution.
-    Each factor starts Xavier-uniform, so that ΔW starts near zero (FTN, Section 3.1).
+    Each factor starts Xavier-uniform, so that ΔW starts near zero (FTN, Section 3.1). In a depthwise convolution, whose
+    factors are short, that is not near: with `start="zero"`, out starts as zeros, as LoRA's B does, and so does ΔW.
 
     Two routes compute the same output. *Folded* runs the layer under `W + ΔW`. *Factored* adds to the
     frozen layer's output a branch of R channels, 1×1 → depthwise k×k → 1×1, and so spares the gradient
@@ -29,9 +31,11 @@ class CP(Increment):
     Linear layers have the factored route.
     """
 
-    def __init__(self, layer: nn.Module, rank: int, route: str = "auto") -> None:
+    def __init__(self, layer: nn.Module, rank: int, route: str = "auto", start: str = "xavier") -> None:
         super().__init__()
         whole_number("rank of FTN", rank)
+        if start not in STARTS:
+            raise OptionError(f"The start of FTN must be one of {', '.join(STARTS)}, not {start!r}.")
         if route not in ROUTES:
             raise OptionError(f"The route of FTN must be one of {', '.join(ROUTES)}, not {route!r}.")
         weight = weight_of(layer)
@@ -42,6 +46,8 @@ class CP(Increment):
         self.spatial_factor = nn.Parameter(torch.empty(rank, taps))  # w1: taps of the kernel, row by row
         for factor in self.parameters():
             nn.init.xavier_uniform_(factor)
+        if start == "zero":
+            nn.init.zeros_(self.out_factor)
 
     def delta(self, weight: Tensor) -> Tensor:
         up, down = self.low_rank(weight)

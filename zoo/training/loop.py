@@ -30,6 +30,7 @@ from zoo.training import checkpoint
 from zoo.training.batches import Turns, seed_of
 from zoo.training.evaluation import measure
 from zoo.training.optimizers import build_optimizers, set_learning_rates, update
+from zoo.training.probe import fit_head
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ def train_tasks(
     start, figures = 0, {"loss": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
         start, figures = run.resume(checkpoint_file)
+    else:
+        with deterministic(run.recipe.threads):
+            run.begin()
     reporter = Reporter(run.name, run.recipe.epochs, len(run.feed), start, quiet or not run.accelerator.is_main_process)
     with deterministic(run.recipe.threads), compiled(model, execution.compile), reporter as report:
         for epoch in range(start, run.recipe.epochs):
@@ -108,6 +112,12 @@ class _Run:
         self.feed = Turns(data, self.recipes, accelerator, execution.workers)
         for task, splits in data.items():
             model.prove(task, model.taken(_some_inputs(splits, self.recipes[task]).to(accelerator.device)))
+
+    def begin(self) -> None:
+        """Give the heads what they begin with, unless the tasks come from elsewhere."""
+        for task, recipe in self.recipes.items():
+            if recipe.head == "probe" and not self.execution.begun_with:
+                fit_head(self.model, task, self.data[task].train, self.accelerator, workers=self.execution.workers)
 
     def epoch(self, number: int, report: Reporter) -> dict[str, float]:
         """Train for an epoch; its figures."""

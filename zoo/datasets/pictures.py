@@ -1,0 +1,38 @@
+"""`pictures`: seven tasks of real images that are as different as can be, from birds to letters.
+
+Each is a part of a public data set, cut down so that all seven fit into 180 MB. docs/pictures.md says of which, with
+what terms, and how each folder is made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from zoo.datasets.base import Counts, PublishedBenchmark, Splits
+from zoo.datasets.folder import read_domain
+from zoo.datasets.images import require
+
+LAYOUT = """Expected layout:
+  {root}/<task>/{{train,test}}/<class>/*.jpg      tasks: birds, flowers, textures, objects, weather, letters, things
+  docs/pictures.md says where the images come from, and how the folders are made."""
+
+
+class PicturesBenchmark(PublishedBenchmark):
+    """Seven folders."""
+
+    name, layout = "pictures", LAYOUT
+    published: ClassVar = {
+        "docs/pictures.md": {
+            "birds": Counts(100, 2999, 2903),
+            "flowers": Counts(17, 1088, 272),
+            "textures": Counts(10, 960, 240),
+            "objects": Counts(101, 3530, 1763),
+            "weather": Counts(4, 878, 218),
+            "letters": Counts(242, 3388, 1452),
+            "things": Counts(10, 5000, 1000),
+        }
+    }
+
+    def read(self, task: str, root: Path, layout: str) -> Splits:
+        return read_domain(require(root / task, layout), layout)
