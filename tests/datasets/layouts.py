@@ -22,7 +22,7 @@ from scipy.io import savemat
 from torchvision.datasets import FER2013, Flowers102, Places365
 
 from tests.datasets import joint_layouts
-from zoo.datasets import BENCHMARKS
+from zoo.datasets import BENCHMARKS, get_benchmark
 from zoo.datasets.clip5 import LabelledSTL10
 
 WIDTH, HEIGHT = 48, 40
@@ -259,6 +259,16 @@ def nyud(root: Path) -> Path:
     return root
 
 
+def task_folders(benchmark: str, root: Path) -> Path:
+    """Folders of tasks with as many classes as are stated: an image of each to train on, and one to test on."""
+    (stated,) = get_benchmark(benchmark).published.values()
+    for task, counts in stated.items():
+        for split in ("train", "test"):
+            for label in range(counts.classes):
+                put(root / task / split / f"class_{label:03}" / "0.jpg", label)
+    return root
+
+
 def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of one of the papers' benchmarks."""
     if benchmark in joint_layouts.BENCHMARKS:
@@ -267,6 +277,8 @@ def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return {"sketch": sketch, "places": places, "clip5": clip5}[benchmark](root, monkeypatch)
     if benchmark == "nyud":
         return nyud(root)
+    if benchmark in ("pictures", "emoji"):
+        return task_folders(benchmark, root)
     return decathlon(root) if benchmark.startswith("decathlon") else domainnet(root)
 
 

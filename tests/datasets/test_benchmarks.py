@@ -134,6 +134,8 @@ NEEDED = {  # a part of the folder, and the task that cannot do without
     ],
     "ucf11": [("action_youtube_naudio/diving", "five")],
     "officehome": [("OfficeHomeDataset_10072016/Real World", "real_world")],
+    "pictures": [("birds/test", "birds"), ("things", "things")],
+    "emoji": [("noto/train", "noto")],
     "adience_celeba": [("adience/fold_3_data.txt", "adience"), ("celeba/img_align_celeba", "celeba")],
 }  # fmt: skip
 

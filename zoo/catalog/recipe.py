@@ -68,9 +68,9 @@ class Recipe:
     label_smoothing: float = 0.0
     positive_weight: float = 0.95  # of an edge in the loss of edges; its absence weighs the rest of 1
     loss_weight: float = 1.0  # what the loss is multiplied by
-    head: Literal["fresh", "probe"] = (
-        "fresh"  # what a task begins with: random, or a linear probe (`training/probe.py`)
-    )
+    head: Literal["fresh", "probe"] = "fresh"  # what it begins as: random, or a linear probe (`training/probe.py`)
+    # What a task's norms go by in training: each batch's statistics, or those that they come with, which then stay.
+    statistics: Literal["batch", "frozen"] = "batch"
     samples: int | None = None  # training images, drawn at random; None: all that there are
     seed: int = 0
     threads: int | None = None  # of a CPU; set where weights shall not depend on the number of cores

@@ -204,6 +204,9 @@ class Bands:
             raise DataError(f"{source} has {found} bands; the network takes {self.channels}.")
         return (made, *targets) if targets else made
 
+    def __repr__(self) -> str:
+        return f"Bands({self.channels})"
+
 
 @dataclass(frozen=True)
 class Task:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--compile", is_flag=True, help="Have torch.compile translate the network first.")
 @click.option("--cpu", is_flag=True, help="Leave a GPU unused.")
 @click.option("--workers", type=COUNT, default=0, show_default=True, help="Processes that load images.")
+@click.option("--cache", is_flag=True, help="Decode the training images once, and keep them.")
 @click.option("--tracker", type=click.Choice(["tensorboard", "wandb"]), help="Log the figures of each epoch.")
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of the training images.")
 @click.option("--max-steps", type=POSITIVE, help="Take so many steps in each epoch, for a quick try.")

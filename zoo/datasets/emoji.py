@@ -91,7 +91,7 @@ STYLES = {
 }
 LAYOUT = f"""Expected layout:
   {{root}}/<style>/{{{{train,test}}}}/<class>/*.jpg      styles: {", ".join(STYLES)}
-  `zoo data build emoji --from ARCHIVES -o {{root}}` makes it of the archives that `npm pack` fetches:
+  `zoo data build emoji --from ARCHIVES -o {{root}}` makes it of the archives that `npm pack` fetches from https://www.npmjs.com:
   emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 openmoji@17.0.0 @lobehub/fluent-emoji-3d@1.1.0"""
 
 

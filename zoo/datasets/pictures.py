@@ -15,7 +15,15 @@ from zoo.datasets.images import require
 
 LAYOUT = """Expected layout:
   {root}/<task>/{{train,test}}/<class>/*.jpg      tasks: birds, flowers, textures, objects, weather, letters, things
-  docs/pictures.md says where the images come from, and how the folders are made."""
+  These are parts of
+    birds     https://www.vision.caltech.edu/datasets/cub_200_2011
+    flowers   https://www.robots.ox.ac.uk/~vgg/data/flowers/17
+    textures  https://www.robots.ox.ac.uk/~vgg/data/dtd
+    objects   https://data.caltech.edu/records/mzrjq-6wc02
+    weather   https://data.mendeley.com/datasets/4drtyfjtfy
+    letters   https://github.com/brendenlake/omniglot
+    things    https://www.cs.toronto.edu/~kriz/cifar.html
+  docs/pictures.md says which, and how the folders are made."""
 
 
 class PicturesBenchmark(PublishedBenchmark):

@@ -344,6 +344,11 @@ class TaskModel(proof.Provable):
     def networks(self) -> Sequence[nn.Module]:
         return [self.backbone]
 
+    def rest_norms(self, task: str) -> None:
+        for _, site in self.sites(task):
+            if isinstance(site, TaskNorm):
+                site.tasks[task].eval()
+
     def sites(self, task: str) -> Iterator[tuple[str, Site]]:
         """The layers where `task` has something of its own, by their paths."""
         self.task(task)

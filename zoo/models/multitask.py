@@ -146,6 +146,9 @@ class MultiTaskModel(nn.Module):
         """What training changes beside what tasks own, by name."""
         return {}
 
+    def rest_norms(self, task: str) -> None:
+        """In training mode, have the norms that `task` owns take the statistics that they have, and keep them."""
+
     def penalty(self, task: str) -> Tensor | None:
         """What the method adds to the loss of a batch of this task."""
         return None

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from zoo.catalog.recipe import Augment, Recipe
 from zoo.catalog.task import Preprocessing
 from zoo.datasets import Splits, Transformed
+from zoo.datasets.cached import cached
 from zoo.datasets.dense import FILL, zoomed
 from zoo.errors import OptionError, TrainingError
 
@@ -22,15 +23,20 @@ T = TypeVar("T")
 
 
 def training_loader(
-    data: Splits, task: str, recipe: Recipe, accelerator: Accelerator, workers: int
+    data: Splits, task: str, recipe: Recipe, accelerator: Accelerator, workers: int, cache: bool = False
 ) -> tuple[DataLoader[Any], EpochSampler]:
-    """Batches of augmented images for each process, and what orders them."""
+    """Batches of augmented images for each process, and what orders them; decoded once, where a cache is wanted."""
     sampler = EpochSampler(len(data.train), seed_of(recipe.seed, task))  # type: ignore[arg-type]
-    images = Transformed(data.train, recipe.input.transform(augmentations(recipe.augment, recipe.input)))
+    images, transform = data.train, recipe.input.transform(augmentations(recipe.augment, recipe.input))
+    if cache:
+        with accelerator.main_process_first():
+            images, transform = cached(images, transform)
     # A batch norm cannot be trained on a single image, and processes must take the same number of steps.
     drop_last = accelerator.num_processes > 1 or len(sampler) % recipe.batch == 1
     share = per_process(recipe.batch, accelerator)
-    return DataLoader(images, share, sampler=sampler, num_workers=workers, drop_last=drop_last), sampler
+    return DataLoader(
+        Transformed(images, transform), share, sampler=sampler, num_workers=workers, drop_last=drop_last
+    ), sampler
 
 
 class Turns:
@@ -43,18 +49,20 @@ class Turns:
     Args:
         data: the tasks' images.
         recipes: by task; its input, augmentation and batch are used.
+        cache: decode the images once, and keep them (`zoo.datasets.cached`).
 
     Raises:
         TrainingError: a task has no full batch.
     """
 
     def __init__(
-        self, data: Mapping[str, Splits], recipes: Mapping[str, Recipe], accelerator: Accelerator, workers: int
-    ) -> None:
+        self, data: Mapping[str, Splits], recipes: Mapping[str, Recipe], accelerator: Accelerator, workers: int,
+        cache: bool = False,
+    ) -> None:  # fmt: skip
         self.loaders: dict[str, DataLoader[Any]] = {}
         self.samplers = []
         for task, recipe in recipes.items():
-            loader, sampler = training_loader(data[task], task, recipe, accelerator, workers)
+            loader, sampler = training_loader(data[task], task, recipe, accelerator, workers, cache)
             if not len(loader):
                 raise TrainingError(
                     f"There is no full batch of {task} to train on. Lower the recipe's batch, or add images."

@@ -50,6 +50,7 @@ class Execution:
 def train_tasks(
     model: MultiTaskModel, data: Mapping[str, Splits], recipe: Recipe, *, accelerator: Accelerator | None = None,
     checkpoint_file: Path | None = None, resume: bool = False, execution: Execution | None = None, quiet: bool = False,
+    cache: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """Train what tasks own in `model`, and what is trained beside it, on their training images: one task, or several.
 
@@ -69,7 +70,7 @@ def train_tasks(
         TrainingError: there is no full batch, or the loss is no longer finite.
     """
     execution = execution or Execution()
-    run = _Run(model, data, recipe, accelerator or make_accelerator(execution.precision), execution)
+    run = _Run(model, data, recipe, accelerator or make_accelerator(execution.precision), execution, cache)
     start, figures = 0, {"loss": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
         start, figures = run.resume(checkpoint_file)
@@ -93,7 +94,7 @@ class _Run:
 
     def __init__(
         self, model: MultiTaskModel, data: Mapping[str, Splits], recipe: Recipe, accelerator: Accelerator,
-        execution: Execution,
+        execution: Execution, cache: bool = False,
     ) -> None:  # fmt: skip
         if len(data) > 1 and accelerator.num_processes > 1:
             raise OptionError("Tasks that share weights are trained by one process; start it without torchrun.")
@@ -109,7 +110,7 @@ class _Run:
         self.kinds = {task: _kind(model, task, own) for task, own in self.recipes.items()}
         self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe), accelerator.scaler
         self.network = accelerator.prepare(model)
-        self.feed = Turns(data, self.recipes, accelerator, execution.workers)
+        self.feed = Turns(data, self.recipes, accelerator, execution.workers, cache)
         for task, splits in data.items():
             model.prove(task, model.taken(_some_inputs(splits, self.recipes[task]).to(accelerator.device)))
 
@@ -123,6 +124,9 @@ class _Run:
         """Train for an epoch; its figures."""
         torch.manual_seed(seed_of(self.recipe.seed, self.name, number, self.accelerator.process_index))
         self.network.train()
+        for task, recipe in self.recipes.items():
+            if recipe.statistics == "frozen":
+                self.model.rest_norms(task)
         steps = itertools.islice(enumerate(self.feed.epoch(number), number * len(self.feed)), self.execution.max_steps)
         figures = run_epoch(steps, self.step, functools.partial(report.step, number), self.accelerator)
         self.model.end_epoch()

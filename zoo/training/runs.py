@@ -52,6 +52,7 @@ class RunOptions(Execution):
     backbone_weights: Path | None = None  # a safetensors file, in place of the published ones
     source_weights: str = "auto"  # of the entry that this one's adapters are compressed from, as `zoo.load` takes them
     skip_unreadable: bool = False
+    cache: bool = False  # decode the training images once, and keep them in the cache
     cpu: bool = False
     tracker: str | None = None  # "tensorboard" or "wandb"
     quiet: bool = False
@@ -232,7 +233,7 @@ def train_and_test(
     used = {task: given(splits, task, recipe, options) for task, splits in data.items()}
     figures = loop.train_tasks(
         model, used, recipe, accelerator=accelerator, checkpoint_file=checkpoint_of(file) if file else None,
-        resume=options.resume, execution=options, quiet=options.quiet,
+        resume=options.resume, execution=options, quiet=options.quiet, cache=options.cache,
     )  # fmt: skip
     metrics = {}
     for task, splits in used.items():
@@ -302,11 +303,12 @@ def checkpoint_of(file: Path) -> Path:
 
 def provenance(name: str, recipe: Recipe, metrics: dict[str, float], options: RunOptions) -> dict[str, Any]:
     """What an adapter file says of the training that made it."""
+    device = {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() and not options.cpu else {}
     return {
         "format": 1,
         "command": f"zoo train {name}",
         "recipe": run_identity(recipe, options),
         "settings": settings(recipe),
         "metrics": metrics,
-        "versions": {"ftn-zoo": zoo.__version__, "torch": torch.__version__, "machine": platform.machine()},
+        "versions": {"ftn-zoo": zoo.__version__, "torch": torch.__version__, "machine": platform.machine(), **device},
     }
