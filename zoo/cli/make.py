@@ -222,8 +222,9 @@ def _search_ranks(
 @main.command()
 @click.argument("names", nargs=-1, required=True)
 @click.option("--figures-only", is_flag=True, help="Record the accuracy alone, and leave the files in the store.")
+@click.option("--task", "tasks", multiple=True, help="Publish this task; may be given several times. Default: all.")
 @click.pass_context
-def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool) -> None:
+def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool, tasks: tuple[str, ...]) -> None:
     """Publish what `zoo train` left in the local store: move it beside the registry and record it there.
 
     For maintainers of a checkout of the zoo: files go to zoo/weights/, and registry.yaml gets their hashes, sizes
@@ -233,7 +234,7 @@ def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool) -> None
 
     registry = Registry.read(resources.registry_file())
     for name in names:
-        publishing.pack(name, registry, figures_only)
+        publishing.pack(name, registry, figures_only, tasks)
         registry.write(resources.registry_file())
         click.echo(f"packed {name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,12 @@ def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
     return replace(with_files(entry, files, uri), measured=_stated(entry, files))
 
 
-def pack(name: str, registry: Registry, figures_only: bool = False) -> None:
+def pack(name: str, registry: Registry, figures_only: bool = False, tasks: Sequence[str] = ()) -> None:
     """Move what the local store holds of an entry or backbone to the packaged weights, and record it in `registry`.
 
     Args:
-        figures_only: record an entry's figures alone, for weights that are too large to come with the package.
+        figures_only: record an entry's figures alone, for weights that cannot come with the package.
+        tasks: of the entry, in place of all; what is known of its others stays.
     """
     backbone = registry.backbone(name)
     if backbone is not None:
@@ -34,16 +36,19 @@ def pack(name: str, registry: Registry, figures_only: bool = False) -> None:
         registry.update(replace(backbone, weights=weights, measured=measured))
     else:
         entry = registry.entry(name)
-        made = {task: stored_adapter(name, task) for task in entry.tasks}
+        made = {entry.known_task(task): stored_adapter(name, task) for task in tasks or entry.tasks}
+        _finished(made, name)
+        measured = (entry.measured or {}) | _stated(entry, made)
+        entry = replace(entry, measured={task: measured[task] for task in entry.tasks if task in measured})
         if figures_only:
-            _finished(made, name)
-            registry.update(replace(entry, measured=_stated(entry, made)))
+            registry.update(entry)
             return
         shared = stored_adapter(name, entry.tasks[0]).parent / SHARED
         files = _move(made, resources.packaged_weights_dir() / name, name)
         if shared.exists():
             shutil.move(shared, resources.packaged_weights_dir() / name / SHARED)
-        registry.update(publish(entry, files, f"package:{name}/"))
+        made_now = with_files(entry, files, f"package:{name}/")
+        registry.update(replace(made_now, weights=(entry.weights or {}) | (made_now.weights or {})))
 
 
 def _move(files: dict[str, Path], folder: Path, name: str) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from zoo.catalog.store import adapter_files
 from zoo.catalog.task import Task
 from zoo.datasets import get_benchmark
 from zoo.errors import DataError, WeightsError
-from zoo.loader import load
+from zoo.loader import load_adapters
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.fetch import fetch
@@ -63,6 +63,8 @@ def evaluate(
 def verify(entry: Entry, registry: Registry, data_root: Path | None = None) -> list[Check]:
     """Check every published file of an entry, its numbers of parameters, and its measured accuracy.
 
+    Without the images of a benchmark that the user must have, accuracy is not checked, and that is told.
+
     Raises:
         WeightsError: no weights are published for the entry.
     """
@@ -78,13 +80,16 @@ def verify(entry: Entry, registry: Registry, data_root: Path | None = None) -> l
             checks.append(Check(task, "file", False, str(error)))
     if not all(check.passed for check in checks):
         return checks
-    model = load(entry.name, weights="published", registry=registry)
+    model = load_adapters(entry, registry, adapter_files(entry, tuple(entry.weights), "published"))
     if entry.parameters:
         counted = {task: model.count_parameters(task) for task in model.tasks}
         fits = all(found == entry.parameters.of(task) for task, found in counted.items())
         checks.append(Check("all", "parameters", fits, ", ".join(dict.fromkeys(map(str, counted.values())))))
+    if get_benchmark(entry.benchmark).needs_root and entry.images_root(data_root) is None:
+        told = "not measured: that needs the images of the benchmark. Name their folder with --data-root DIR."
+        return [*checks, Check("all", entry.metric(model.tasks[0]).name, True, told)]
     figures = evaluate(entry, model, data_root)
-    return checks + _compare(entry, {task: figures[task] for task in entry.tasks})
+    return checks + _compare(entry, {task: figures[task] for task in model.tasks})
 
 
 def verify_backbone(backbone: Backbone) -> list[Check]:
@@ -132,7 +137,7 @@ def verify_imported(name: str, registry: Registry) -> list[Check]:
 
 def retrain(entry: Entry, registry: Registry, options: RunOptions) -> list[Check]:
     """Run an entry's recipe again, in a temporary folder, and compare with its figures and, if published, its files."""
-    published = adapter_files(entry, entry.tasks, "published") if entry.weights else {}
+    published = adapter_files(entry, tuple(entry.weights or ()), "published")
     with tempfile.TemporaryDirectory() as folder:
         files = train_entry(
             entry, registry, entry.tasks, Path(folder), replace(options, resume=False, source_weights="published")
