@@ -10,6 +10,7 @@ results do not depend on how many there are at once.
 from __future__ import annotations
 
 import fnmatch
+import json
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -89,28 +90,34 @@ def attempt(work: tuple[Job, Path, Path, bool]) -> dict[str, Any] | str:
         return f"{work[0].name}: {type(error).__name__}: {error}"
 
 
+def _place(row: dict[str, Any]) -> tuple[str, str, int]:
+    return row["entry"], row["task"], row["seed"]
+
+
 @click.command()
 @click.option("--data-root", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--processes", type=int, default=multiprocessing.cpu_count(), show_default="one per core")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--only", multiple=True, default=["*"], help="Such as *-bn-emoji/noto*; may be repeated.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures here.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also keep the figures here.")
 def main(
     data_root: Path, out: Path, processes: int, device: str, only: tuple[str, ...], json_file: Path | None
 ) -> None:
     wanted = [job for job in jobs() if any(fnmatch.fnmatch(job.name, each) for each in only)]
     work = [(job, data_root, out, device == "cpu") for job in wanted]
-    rows: list[dict[str, Any]] = []
+    kept = {} if json_file is None or not json_file.exists() else json.loads(json_file.read_text())
+    rows = {_place(row): row for row in kept.get("rows", ())}
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for found in pool.imap_unordered(attempt, work, chunksize=1):
             if isinstance(found, str):
                 click.echo(f"failed: {found}", err=True)
                 continue
-            rows.append(found)
+            if found["seconds"] or _place(found) not in rows:
+                rows[_place(found)] = found
             took = f"{found['seconds']} s" if found["seconds"] else "done before"
             click.echo(f"{found['entry']} {found['task']} seed {found['seed']}: {found['accuracy']:.2f} %, {took}")
-            save(json_file, rows, device)
+            save(json_file, list(rows.values()), device)
 
 
 if __name__ == "__main__":

@@ -55,10 +55,11 @@ def _per_task(entries: Sequence[Entry]) -> str:
 
 
 def _measured(entries: Sequence[Entry]) -> str:
-    """The mean of an entry's figures or, where they are in several units, each."""
-    if all(entry.mean(entry.measured) is not None for entry in entries):
+    """The mean of an entry's figures or, where they are in several units or not of all tasks, each."""
+    if all(entry.measured_mean is not None for entry in entries):
         return _range([statistics.mean(entry.measured.values()) for entry in entries if entry.measured], ".1f", " %")
-    values = {task: [(entry.measured or {})[task] for entry in entries] for task in entries[0].tasks}
+    found = {task: [e.measured[task] for e in entries if task in (e.measured or {})] for task in entries[0].tasks}
+    values = {task: figures for task, figures in found.items() if figures}
     form = {task: (".1f" if entries[0].metric(task).unit in "%°" else ".2f") for task in values}
     return ", ".join(f"{t} {_range(v, form[t], f' {entries[0].metric(t).unit}')}" for t, v in values.items())
 
@@ -87,7 +88,7 @@ def families_table() -> str:
 def _family(network: str, benchmark: str, entries: list[Entry]) -> dict[str, Any]:
     sizes = [file.size / 1000 for entry in entries for file in (entry.weights or {}).values()]
     methods = dict.fromkeys(re.sub(r"-r\d+$", "", method_of(e.name)) for e in entries)
-    means = [mean for entry in entries if (mean := entry.mean(entry.measured)) is not None]
+    means = [mean for entry in entries if (mean := entry.measured_mean) is not None]
     return {
         "models": f"`{network}-*-{benchmark}`",
         "methods": ", ".join(methods),

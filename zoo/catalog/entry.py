@@ -137,6 +137,11 @@ class Entry:
             return None
         return round(sum(figures.values()) / len(figures), 2)
 
+    @property
+    def measured_mean(self) -> float | None:
+        """The mean of what was measured, where that is known of all tasks."""
+        return self.mean(self.measured) if set(self.measured or ()) == set(self.tasks) else None
+
     def images_root(self, asked: Path | None = None) -> Path | None:
         """Where the entry's images lie: where the user says, else where the entry says, else nowhere."""
         return asked or (Path(self.data_root) if self.data_root else None)

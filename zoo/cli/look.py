@@ -39,7 +39,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "tasks": len(entry.tasks),
         "parameters per task": entry.parameters and entry.parameters.per_task,
         "KB per task": round(sum(sizes) / len(sizes) / 1000) if sizes else None,
-        "measured %": entry.mean(entry.measured),
+        "measured %": entry.measured_mean,
         "reported %": entry.mean(reported),
     }
 
