@@ -32,8 +32,8 @@ are several. Trained on: {"; ".join(devices)}; {libraries}."""
     accuracy = [
         _accuracies(benchmark, task, found) for benchmark in ("pictures", "emoji") for task in _tasks(benchmark)
     ]
-    costs = """What a task costs. The file holds increments, norms and head. Seconds are those of `birds`, trained beside others on one
-device, and so no more than a hint."""
+    costs = """What a task costs. The file holds increments, norms and head. Seconds are those of `birds`, trained
+beside others on one device, and so no more than a hint."""
     return "\n\n".join([words, table(accuracy), _order(found), costs, table(_costs(rows))])
 
 

@@ -34,6 +34,19 @@ def adapted(layer: nn.Conv2d | nn.Linear, rank: int = 3, route: str = "auto") ->
     return site, cp
 
 
+def test_a_start_at_zero_leaves_the_layer_as_it_is_and_learns() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, 5, groups=8)
+    assert CP(layer, 2).delta(layer.weight).abs().max() > 0.1  # which is far from zero
+    cp = CP(layer, 2, start="zero")
+    assert torch.equal(cp.delta(layer.weight), torch.zeros_like(layer.weight))
+    cp.delta(layer.weight).sum().backward()
+    assert cp.out_factor.grad is not None
+    assert (cp.out_factor.grad != 0).all()
+    with pytest.raises(OptionError, match="start of FTN must be one of xavier, zero, not 'ones'"):
+        CP(layer, 2, start="ones")
+
+
 def run(site: Any, x: Tensor, route: str) -> Tensor:
     site.tasks["t"].route = route
     with site.selection.use("t"):

@@ -74,6 +74,28 @@ def test_training_packing_and_verifying_by_training_again(checkout: Path) -> Non
     assert "not bit for bit" not in out
 
 
+def test_some_tasks_are_packed_and_of_others_the_figures(checkout: Path, quick: Path) -> None:
+    registry = checkout / "registry.yaml"
+    registry.write_text(registry.read_text().replace("classes: {sketch: 12}", "classes: {sketch: 12, real: 12}"))
+    default_registry.cache_clear()
+    zoo("train", "mine", "--quiet")
+    zoo("pack", "mine", "--figures-only")
+    before = Registry.read(registry).entry("mine")
+    assert set(before.measured or {}) == {"sketch", "real"}
+    assert before.weights is None
+    zoo("pack", "mine", "--task", "real")
+    entry = Registry.read(registry).entry("mine")
+    assert entry.measured == before.measured
+    assert set(entry.weights or {}) == {"real"}
+    assert [path.name for path in (checkout / "weights" / "mine").iterdir()] == ["real.safetensors"]
+    out = zoo("verify", "mine")
+    assert "real" in out
+    assert "sketch" not in out
+    shutil.rmtree(resources.store_dir() / "mine")
+    result = CliRunner().invoke(main, ["eval", "mine", "--task", "sketch"])
+    assert "No weights of mine are published or in the local store for sketch" in result.stderr
+
+
 def test_a_try_is_not_published(checkout: Path) -> None:
     zoo("train", "mine", "--quiet", "--max-steps", "1")
     result = CliRunner().invoke(main, ["pack", "mine"])

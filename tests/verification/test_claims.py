@@ -7,6 +7,13 @@ import pytest
 from tests.training.test_runs import zoo
 
 
+def test_without_the_images_files_and_parameters_are_checked() -> None:
+    out = zoo("verify", "efficientnet_lite0-ftn-r4-pictures")
+    assert out.count("bytes, sha256") == 3
+    assert "parameters" in out
+    assert "not measured: that needs the images of the benchmark" in out
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -71,7 +71,7 @@ def cached(images: Images, transform: v2.Compose) -> tuple[Images, v2.Compose]:
 def _sources(images: Any) -> list[Source] | None:
     """The file of each image; None where there are other images than files."""
     if isinstance(images, ListedImages) and images.transform is None:
-        boxes = images.boxes or [None] * len(images)
+        boxes: Sequence[Box | None] = images.boxes or [None] * len(images)
         pairs = zip(images.items, boxes, strict=True)
         return [Source(path, box, images.open, label) for (path, label), box in pairs]
     if isinstance(images, Subset):

@@ -78,10 +78,10 @@ def logistic_regression(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Ten
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = functional.cross_entropy(z @ weight.T + bias, y) + DECAY / 2 * weight.square().sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     made = weight.detach() / scale
     return made, bias.detach() - made @ centre
