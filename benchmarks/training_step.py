@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -22,7 +23,10 @@ from zoo.models.adapted import TaskModel
 from zoo.models.placement import Placement
 from zoo.verification.timing import interleaved, medians, ratio
 
-CASES = [("resnet18", 20), ("resnet34", 40), ("resnet50", 50)]
+CASES = [  # backbone, rank, batch, input size
+    ("torchvision/resnet18", 20, 16, 160), ("torchvision/resnet34", 40, 16, 160), ("torchvision/resnet50", 50, 16, 160),
+    ("timm/tf_efficientnet_lite0", 8, 32, 96), ("timm/mobilenetv2_100", 8, 32, 96),
+]  # fmt: skip
 CLASSES = 100
 
 
@@ -40,16 +44,27 @@ def step(forward: Callable[[torch.Tensor], torch.Tensor], model: nn.Module, imag
     return run
 
 
+def with_classes(name: str) -> nn.Module:
+    """A fresh network of the zoo's name with so many classes."""
+    library, _, own = name.partition("/")
+    if library == "timm":
+        return timm.create_model(own, num_classes=CLASSES)
+    network: nn.Module = getattr(torchvision.models, own)(num_classes=CLASSES)
+    return network
+
+
 def candidates(name: str, rank: int, images: torch.Tensor, route: str) -> dict[str, Callable[[], None]]:
     """The same architecture under each way of training."""
-    build = lambda: getattr(torchvision.models, name)(num_classes=CLASSES)  # noqa: E731
+    build = lambda: with_classes(name)  # noqa: E731
     like = lambda m: m.to(images.device).to(memory_format=_format(images))  # noqa: E731
     plain = like(build())
     adapted = TaskModel(build(), "ftn", {"rank": rank, "route": route})
     adapted.add_task(Task.of("task", CLASSES))
     adapted = like(adapted)
     layers = Placement().find(build(), get_method("ftn"))
-    config = LoraConfig(r=rank, target_modules=list(layers.adapted), modules_to_save=[*layers.heads, *layers.norms])
+    # PEFT takes no depthwise layer whose channels do not divide the rank.
+    taken = [path for path in layers.adapted if rank % getattr(plain.get_submodule(path), "groups", 1) == 0]
+    config = LoraConfig(r=rank, target_modules=taken, modules_to_save=[*layers.heads, *layers.norms])
     peft = like(get_peft_model(build(), config))
     return {
         "fine-tuning": step(plain, plain, images),
@@ -64,17 +79,17 @@ def _format(images: torch.Tensor) -> torch.memory_format:
 
 @click.command()
 @click.option("--rounds", default=9, show_default=True)
-@click.option("--batch", default=16, show_default=True)
-@click.option("--size", default=160, show_default=True, help="Height and width of the images, in pixels.")
+@click.option("--batch", type=int, help="In place of each case's.")
+@click.option("--size", type=int, help="Height and width of the images, in pixels, in place of each case's.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--channels-last", is_flag=True)
 @click.option("--route", default="auto", show_default=True)
-@click.option("--case", "cases", multiple=True, type=click.Choice([c[0] for c in CASES]))
+@click.option("--case", "cases", multiple=True, type=click.Choice([c[0].partition("/")[2] for c in CASES]))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures here.")
 def main(
     rounds: int,
-    batch: int,
-    size: int,
+    batch: int | None,
+    size: int | None,
     device: str,
     channels_last: bool,
     route: str,
@@ -82,18 +97,19 @@ def main(
     json_file: Path | None,
 ) -> None:
     rows = []
-    for name, rank in CASES:
+    for path, rank, own_batch, own_size in CASES:
+        name, count, pixels = path.partition("/")[2], batch or own_batch, size or own_size
         if cases and name not in cases:
             continue
         torch.manual_seed(0)
-        images = torch.randn(batch, 3, size, size, device=device)
+        images = torch.randn(count, 3, pixels, pixels, device=device)
         images = images.to(memory_format=torch.channels_last) if channels_last else images
-        seconds = interleaved(candidates(name, rank, images, route), rounds, warmup=2)
+        seconds = interleaved(candidates(path, rank, images, route), rounds, warmup=2)
         ms = {key: 1000 * value for key, value in medians(seconds).items()}
         ratios = {key: ratio(seconds, key, "fine-tuning") for key in seconds}
         rows.append({"model": name, "rank": rank, "ms": ms, "ratio": ratios})
         text = "  ".join(f"{key} {ms[key]:.0f} ms ({ratios[key]:.2f})" for key in seconds)
-        click.echo(f"{name} R={rank}, batch {batch}, {size} px, {device}: {text}")
+        click.echo(f"{name} R={rank}, batch {count}, {pixels} px, {device}: {text}")
     save(json_file, rows, device)
 
 

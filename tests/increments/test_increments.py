@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from zoo.errors import OptionError, UnknownNameError
 from zoo.increments import get_method, methods
-from zoo.increments.cp import CP, cheaper_route
+from zoo.increments.cp import CP, ROUTES, cheapest_route
+from zoo.increments.pointwise import suits
 from zoo.models.layers import AdaptedConv2d, AdaptedLinear
 from zoo.models.selection import Selection
 
@@ -86,7 +88,7 @@ def test_every_conv_form_equals_torchs_convolution_with_the_sum(conv: nn.Conv2d,
     with torch.no_grad():
         expected = reference(x)
         fused = site.plain("t")(x)
-        for out in (run(site, x, "folded"), run(site, x, "factored"), fused):
+        for out in (*(run(site, x, route) for route in ROUTES), fused):
             torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     assert type(site.plain("t")) is nn.Conv2d
 
@@ -94,20 +96,20 @@ def test_every_conv_form_equals_torchs_convolution_with_the_sum(conv: nn.Conv2d,
 @settings(max_examples=60, deadline=None)
 @given(conv=convolutions(), rank=st.integers(1, 4), seed=st.integers(0, 99))
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-def test_both_routes_give_the_same_gradients(conv: nn.Conv2d, rank: int, seed: int) -> None:
+def test_all_routes_give_the_same_gradients(conv: nn.Conv2d, rank: int, seed: int) -> None:
     torch.manual_seed(seed)
     conv = conv.double().requires_grad_(False)
     site, cp = adapted(conv, rank)
     cp.double()
     grads = []
-    for route in ("folded", "factored"):
+    for route in ROUTES:
         x = torch.randn(2, conv.in_channels, 9, 10, dtype=torch.double, generator=torch.Generator().manual_seed(1))
         x.requires_grad_()
         run(site, x, route).sin().sum().backward()
         grads.append([x.grad, *(p.grad.clone() for p in cp.parameters())])  # type: ignore[union-attr]
         cp.zero_grad()
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b)
+    for found in grads[1:]:
+        torch.testing.assert_close(found, grads[0])
     assert conv.weight.grad is None
 
 
@@ -118,8 +120,47 @@ def test_linear_equals_torchs_linear_with_the_sum(shape: tuple[int, ...]) -> Non
     delta = torch.einsum("or,rc->oc", cp.out_factor, cp.in_factor * cp.spatial_factor)
     with torch.no_grad():
         expected = F.linear(x, site.weight + delta, site.bias)
-        for out in (run(site, x, "folded"), run(site, x, "factored"), site.plain("t")(x)):
+        for out in (*(run(site, x, route) for route in ROUTES), site.plain("t")(x)):
             torch.testing.assert_close(out, expected)
+
+
+THIN = [
+    nn.Conv2d(12, 20, 1), nn.Conv2d(12, 20, 1, stride=2, bias=False), nn.Conv2d(12, 20, 1, stride=(1, 3)),
+    nn.Linear(12, 20), nn.Linear(12, 20, bias=False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", THIN, ids=str)
+@pytest.mark.parametrize("way", ["plain", "channels_last", "bf16", "checkpointed", "compiled", "frozen input"])
+def test_thin_products_give_the_folded_gradients(layer: Any, way: str) -> None:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    site, cp = adapted(layer.requires_grad_(False), rank=4)
+    found = []
+    for route in ("folded", "thin"):
+        x = torch.randn(3, 12, 8, 9) if isinstance(layer, nn.Conv2d) else torch.randn(3, 5, 12)
+        if way == "channels_last" and x.ndim == 4:
+            x = x.to(memory_format=torch.channels_last)
+        x = torch.nn.Parameter(x.clone() * 0 + torch.linspace(-1, 1, x.numel()).view_as(x), way != "frozen input")
+        called = torch.compile(site, backend="aot_eager") if way == "compiled" else site
+        cp.route = route
+        with site.selection.use("t"), torch.autocast("cpu", torch.bfloat16, enabled=way == "bf16"):
+            out = checkpoint(called, x, use_reentrant=False) if way == "checkpointed" else called(x)
+            site.selection.follow(out, "t")
+        out.float().square().mean().backward()
+        found.append([out.detach(), x.grad, *(p.grad.clone() for p in cp.parameters())])  # type: ignore[union-attr]
+        cp.zero_grad()
+    assert found[0][0].dtype == found[1][0].dtype
+    tolerance = {"rtol": 3e-2, "atol": 3e-2} if way == "bf16" else {"rtol": 1e-5, "atol": 1e-5}
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, **tolerance) if a is not None else None  # type: ignore[arg-type]
+    assert (found[1][1] is None) == (way == "frozen input")
+
+
+def test_the_thin_route_is_for_layers_of_one_tap() -> None:
+    for layer in (nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 1, padding=1), nn.Conv1d(4, 4, 1)):
+        assert not suits(layer)
+    assert all(map(suits, THIN))
 
 
 def test_parameters_are_counted_by_the_papers_formula() -> None:
@@ -156,9 +197,12 @@ def test_methods_are_found_in_their_files() -> None:
 
 
 def test_cost_model_folds_thin_layers_and_factors_wide_ones() -> None:
-    assert cheaper_route(64, 64, 1, 50, 1, 16 * 40 * 40, training=True) == "folded"
-    assert cheaper_route(512, 512, 9, 40, 1, 16 * 5 * 5, training=True) == "factored"
-    assert cheaper_route(64, 1, 9, 8, 64, 16 * 40 * 40, training=True) == "folded"  # depthwise
+    assert cheapest_route(64, 64, 1, 50, 1, 16 * 40 * 40, training=True) == "folded"
+    assert cheapest_route(512, 512, 9, 40, 1, 16 * 5 * 5, training=True) == "factored"
+    assert cheapest_route(320, 1152, 1, 8, 1, 32 * 9, training=True, suited=True) == "thin"
+    assert cheapest_route(320, 1152, 1, 8, 1, 32 * 9, training=False, suited=True) == "folded"
+    assert cheapest_route(96, 16, 1, 8, 1, 32 * 48 * 48, training=True, suited=True) == "folded"
+    assert cheapest_route(64, 1, 9, 8, 64, 16 * 40 * 40, training=True) == "folded"  # depthwise
 
 
 def test_a_layer_with_a_forward_of_its_own_is_folded_by_that_forward() -> None:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from zoo.catalog.options import whole_number
 from zoo.errors import OptionError
-from zoo.increments.base import FrozenLayer, Increment, Method
+from zoo.increments import pointwise
+from zoo.increments.base import FrozenLayer, Increment, Method, folded
 from zoo.increments.forms import weight_of
 
-ROUTES = ("auto", "folded", "factored")
+ROUTES = ("auto", "folded", "factored", "thin")
 STARTS = ("xavier", "zero")
 
 
@@ -25,10 +26,11 @@ class CP(Increment):
     Each factor starts Xavier-uniform, so that ΔW starts near zero (FTN, Section 3.1). In a depthwise convolution, whose
     factors are short, that is not near: with `start="zero"`, out starts as zeros, as LoRA's B does, and so does ΔW.
 
-    Two routes compute the same output. *Folded* runs the layer under `W + ΔW`. *Factored* adds to the
+    Three routes compute the same output. *Folded* runs the layer under `W + ΔW`. *Factored* adds to the
     frozen layer's output a branch of R channels, 1×1 → depthwise k×k → 1×1, and so spares the gradient
-    of the whole filter bank. `route` forces one of them; "auto" takes the cheaper, by `cheaper_route`. Only Conv2d and
-    Linear layers have the factored route.
+    of the whole filter bank. *Thin* runs folded, and makes the gradients of the factors without it (`pointwise.py`).
+    `route` forces one of them; "auto" takes the cheapest, by `cheapest_route`. Only Conv2d and Linear layers have
+    the factored route, and only Linear layers and 1×1 convolutions the thin one; others run folded.
     """
 
     def __init__(self, layer: nn.Module, rank: int, route: str = "auto", start: str = "xavier") -> None:
@@ -58,7 +60,10 @@ class CP(Increment):
         return out, (in_.unsqueeze(2) * spatial.unsqueeze(1)).flatten(1)
 
     def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
-        if not self._takes_factored(x, layer):
+        route = self._route(x, layer)
+        if route == "thin":
+            return self._thin(x, layer)
+        if route == "folded":
             return super().forward(x, layer)
         if isinstance(layer, nn.Conv2d):
             return layer.run(x) + self._conv_branch(x, layer)
@@ -107,20 +112,26 @@ class CP(Increment):
     def _factors(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.out_factor.to(like.dtype), self.in_factor.to(like.dtype), self.spatial_factor.to(like.dtype)
 
-    def _takes_factored(self, x: Tensor, layer: FrozenLayer) -> bool:
-        if not layer.has_standard_forward or self.route == "folded":
-            return False  # a subclass with a forward of its own (padding, weight standardisation) is only ever folded
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
-            return False
-        if self.route == "factored":
-            return True
+    def _route(self, x: Tensor, layer: FrozenLayer) -> str:
+        """By which way this layer is run for this input."""
+        if not layer.has_standard_forward or not isinstance(layer, nn.Conv2d | nn.Linear):
+            return "folded"  # as is a subclass with a forward of its own (padding, weight standardisation)
+        suited = pointwise.suits(layer)
+        if self.route != "auto":
+            return "folded" if self.route == "thin" and not suited else self.route
         if isinstance(layer, nn.Conv2d):
             positions = x.numel() // x.shape[-3] // (layer.stride[0] * layer.stride[1])
             groups = layer.groups
         else:
             positions, groups = x.numel() // x.shape[-1], 1
         c_out, c_in, taps = len(self.out_factor), self.in_factor.shape[1], self.spatial_factor.shape[1]
-        return cheaper_route(c_out, c_in, taps, self.rank, groups, positions, torch.is_grad_enabled()) == "factored"
+        return cheapest_route(c_out, c_in, taps, self.rank, groups, positions, torch.is_grad_enabled(), suited)
+
+    def _thin(self, x: Tensor, layer: FrozenLayer) -> Tensor:
+        with torch.no_grad():
+            weight, bias = folded(self, layer.frozen_weight, layer.frozen_bias)
+        out, in_, spatial = self._factors(x)
+        return pointwise.pointwise(x, layer, weight, bias, out, in_ * spatial)
 
     def _conv_branch(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
         out, in_, spatial = self._factors(x)
@@ -153,28 +164,37 @@ def _depthwise(x: Tensor, taps: Tensor, layer: nn.Conv2d) -> Tensor:
 # What one multiply-add of a thin operation costs, against one of a full convolution. Fitted to interleaved
 # timings of single layers (benchmarks/cost_model.py), where memory traffic and not arithmetic rules.
 POINTWISE_COST, DEPTHWISE_COST, BUILD_COST = 1.5, 16.0, 1.5
+READ_COST, PRODUCT_COST = 10.0, 2.2  # of the thin route's products, for each number of x and of the output's gradient
 CALL_COST = 1.2e6  # of calling one more operation, in the same unit
 
 
-def cheaper_route(c_out: int, c_in: int, taps: int, rank: int, groups: int, positions: int, training: bool) -> str:
-    """ "folded" or "factored": the route with fewer weighted multiply-adds for one layer and one batch.
+def cheapest_route(
+    c_out: int, c_in: int, taps: int, rank: int, groups: int, positions: int, training: bool, suited: bool = False
+) -> str:
+    """ "folded", "factored" or "thin": the route with the fewest weighted multiply-adds for one layer and one batch.
 
     Args:
         c_out, c_in, taps, rank: the layer's size; `c_in` per group, `taps` = k².
         positions: output positions of the batch, B·H'·W'.
         training: whether gradients are wanted. Then an operation is run once forward and once or twice
             backward: only the folded route needs the gradient of the filter bank.
+        suited: whether the layer has the thin route, which is for training.
     """
     full = c_out * c_in * taps * positions
     build = BUILD_COST * rank * c_out * c_in * taps
-    thin = branch_cost(c_out, c_in, taps, rank, groups, positions)
-    folded = 3 * (full + build) if training else full + build
-    factored = 2 * full + 3 * thin if training else full + thin
-    return "folded" if folded <= factored else "factored"
+    branch = branch_cost(c_out, c_in, taps, rank, groups, positions)
+    if not training:
+        return "folded" if full + build <= full + branch else "factored"
+    folded = 3 * (full + build)
+    if suited:  # never slower than the factored route
+        products = (READ_COST + PRODUCT_COST * rank) * (c_in + c_out) * positions
+        thin = 2 * full + build + products + 6 * CALL_COST
+        return "thin" if thin < folded else "folded"
+    return "folded" if folded <= 2 * full + 3 * branch else "factored"
 
 
 def branch_cost(c_out: int, c_in: int, taps: int, rank: int, groups: int, positions: int) -> float:
-    """Weighted multiply-adds of the branch of the factored route; the arguments are those of `cheaper_route`."""
+    """Weighted multiply-adds of the branch of the factored route; the arguments are those of `cheapest_route`."""
     pointwise = POINTWISE_COST * rank * (c_in * groups + c_out) * positions
     return pointwise + (DEPTHWISE_COST * rank * groups * taps * positions if taps > 1 else 0)
 
