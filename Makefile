@@ -10,6 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --d
 
 demo: $(VENV)/ready  ## The main job, end to end, on the packaged weights.
 	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/photographs.py
 
 test: $(VENV)/ready  ## The test suite; ROOM=models runs one room's tests.
 	$(PYTEST) -m "not slow"

@@ -38,13 +38,13 @@ def pointwise(x: Tensor, layer: Any, weight: Tensor, bias: Tensor | None, up: Te
         bias = None if bias is None else bias.to(narrow)
     stride = layer.stride if isinstance(layer, nn.Conv2d) else None
     with torch.autocast(kind, enabled=False):
-        made: Tensor = _Pointwise.apply(x, weight, bias, up, down, stride)  # type: ignore[no-untyped-call]
+        made: Tensor = _Pointwise.apply(x, weight, bias, up, down, stride)
     return made
 
 
 class _Pointwise(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, up: Tensor, down: Tensor, stride: Stride
     ) -> Tensor:
         ctx.save_for_backward(x, weight, up, down)
@@ -52,8 +52,8 @@ class _Pointwise(torch.autograd.Function):
         return F.linear(x, weight, bias) if stride is None else F.conv2d(x, weight, bias, stride)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, up, down = ctx.saved_tensors
         stride, kind, to_x = ctx.stride, grad.device.type, None
         with torch.autocast(kind, enabled=False):
