@@ -19,7 +19,9 @@ def methods_section() -> str:
 `python benchmarks/methods.py --out DIR [--backbone vit_micro]`: top-1 accuracy in per cent on the test images of the
 five target domains, mean ± standard deviation over the seeds. Parameters and kB are one task's, heads left out of the
 first, with its share of what tasks have in common. Milliseconds are `zoo compare`'s: medians at batch 32, all entries
-in turn in one process, of a training step, and of inference fused and with the increments in place."""
+in turn in one process, of a training step, and of inference fused and with the increments in place.
+
+![The twelve shapes in their six domains](shapes.png)"""
     ]
     for backbone in ("resnet20", "vit_micro"):
         name = f"methods_{backbone}_shapes"
