@@ -1,6 +1,7 @@
 """The packaged models give the outputs that they gave when they were packaged.
 
-`python -m tests.test_golden` writes tests/golden.safetensors anew, after a change of the packaged weights.
+`python -m tests.test_golden` adds those of new packaged models to tests/golden.safetensors; of changed ones, take theirs
+out of it first.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def test_the_papers_methods_are_packaged_and_small() -> None:
     assert dense <= 8_000_000
     joint = sum(size for path, size in sizes.items() if path.startswith(("mlp-", "lstm-")))
     assert joint <= 3_000_000
-    assert sum(sizes.values()) - dense - joint <= 16_000_000
+    real = sum(size for path, size in sizes.items() if path.startswith("efficientnet_lite0-"))
+    assert real <= 16_000_000
+    assert sum(sizes.values()) - dense - joint - real <= 16_000_000
     transformers = [size for path, size in sizes.items() if "vit_micro" in path]
     assert sum(transformers) <= 5_000_000
     adapters = [s for path, s in sizes.items() if path.startswith(("resnet20-series", "resnet20-parallel"))]
@@ -80,7 +83,7 @@ def test_each_packaged_file_says_how_it_was_made(name: str) -> None:
     from zoo.catalog.store import adapter_files
 
     entry = default_registry().entry(name)
-    for task, file in adapter_files(entry, entry.tasks, "published").items():
+    for task, file in adapter_files(entry, tuple(entry.weights or ()), "published").items():
         _, header = tensors.read(file)
         assert (header["entry"], header["task"], header["command"]) == (name, task, f"zoo train {name}")
         assert header["recipe"] == {"name": entry.recipe, "sha256": load_recipe(entry.recipe).sha256, "seed": 0}
@@ -89,4 +92,6 @@ def test_each_packaged_file_says_how_it_was_made(name: str) -> None:
 
 
 if __name__ == "__main__":
-    tensors.write(FILE, {key: value for name in PACKAGED for key, value in outputs(name).items()}, {})
+    known, _ = tensors.read(FILE)
+    new = [name for name in PACKAGED if not any(key.startswith(f"{name}/") for key in known)]
+    tensors.write(FILE, known | {key: value for name in new for key, value in outputs(name).items()}, {})
