@@ -78,10 +78,11 @@ def carry_out(job: Job, data: Path, store: Path, cpu: bool) -> dict[str, Any]:
     options = RunOptions(data_root=data / entry.benchmark, resume=True, seed=job.seed, cpu=cpu, quiet=True, cache=True)
     file = train_entry(entry, registry, [job.task], out, options)[job.task]
     header = read(file)[1]
+    versions = header["versions"]
     return {
         "entry": job.entry, "task": job.task, "seed": job.seed, "accuracy": header["metrics"]["accuracy"],
         "bytes": file.stat().st_size, "seconds": round(time.perf_counter() - began, 1) if fresh else None,
-        "device": header["versions"].get("device", header["versions"]["machine"]),
+        "device": f"{versions.get('device') or versions['machine'] + ' CPU'}, torch {versions['torch'].split('+')[0]}",
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from figures import method_of, read, whole
+from figures import method_of, read
 from markdown_table import table
 
 from zoo.catalog.registry import default_registry
@@ -22,13 +22,12 @@ def pictures_section() -> str:
     for row in rows:
         found[row["entry"].rpartition("-")[2], row["task"], method_of(row["entry"])].append(row)  # type: ignore[index]
     devices = sorted({row["device"] for row in rows})
-    libraries = ", ".join(f"{k} {v}" for k, v in whole("pictures")["libraries"].items())
     words = f"""## Real pictures
 
 `python benchmarks/pictures.py`: EfficientNet-Lite0 pre-trained on ImageNet, at 128 px, by the recipes of
 [pictures](../recipes/pictures) and [emoji](../recipes/emoji); [what the tasks are](pictures.md). Test accuracy in per
 cent. The error of a figure is that of a share of so many test images, the standard deviation over the seeds where there
-are several. Trained on: {"; ".join(devices)}; {libraries}."""
+are several. Trained on: {"; ".join(devices)}."""
     accuracy = [
         _accuracies(benchmark, task, found) for benchmark in ("pictures", "emoji") for task in _tasks(benchmark)
     ]
