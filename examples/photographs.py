@@ -1,4 +1,4 @@
-"""Photographs through several tasks on one backbone that was pre-trained on ImageNet: a table, and a sheet as a picture.
+"""Photographs through tasks on one backbone that was pre-trained on ImageNet: a table, and a sheet as a picture.
 
     python examples/photographs.py        (needs pip install ".[imagenet,dense,digits,plot]")
 

@@ -1,7 +1,7 @@
 """The packaged models give the outputs that they gave when they were packaged.
 
-`python -m tests.test_golden` adds those of new packaged models to tests/golden.safetensors; of changed ones, take theirs
-out of it first.
+`python -m tests.test_golden` adds those of new packaged models to tests/golden.safetensors; those of changed ones have
+to be taken out of it first.
 """
 
 from __future__ import annotations
