@@ -65,6 +65,8 @@ def test_ranks_are_the_supplements() -> None:
         ("resnet20", "pentathlon"): {8},
         ("resnet18", "nyud"): {1, 10, 20, 30},
         ("resnet20", "rooms"): {1, 8},
+        ("efficientnet_lite0", "pictures"): {1, 4, 16},
+        ("efficientnet_lite0", "emoji"): {1, 4, 16},
     }
 
 
