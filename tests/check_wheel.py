@@ -16,7 +16,13 @@ def problems(wheel: Path) -> list[str]:
     wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "zoo" / "weights").rglob("*.safetensors")}
     wanted |= {f"zoo/{p.relative_to(ROOT).as_posix()}" for d in ("export", "recipes") for p in (ROOT / d).rglob("*.*")
                if p.suffix in (".py", ".yaml")}  # fmt: skip
-    wanted |= {"zoo/registry.yaml", "zoo/registry.index", "zoo/catalog/papers.yaml", "zoo/py.typed", "zoo/weights/NOTICE"}
+    wanted |= {
+        "zoo/registry.yaml",
+        "zoo/registry.index",
+        "zoo/catalog/papers.yaml",
+        "zoo/py.typed",
+        "zoo/weights/NOTICE",
+    }
     strange = {name for name in names - wanted if ".dist-info/" not in name}
     return [f"missing {name}" for name in sorted(wanted - names)] + [f"unexpected {name}" for name in sorted(strange)]
 
