@@ -59,7 +59,7 @@ def time_routes(
         increment = layer.tasks["t"]
         increment(x, layer).sum().backward()
 
-    routes = [route for route in ROUTES if route != "auto" and (route != "thin" or suits(conv))]
+    routes = [route for route in ROUTES if route != "auto" and (route != "thin" or suits(conv, x))]
     seconds = interleaved({route: lambda route=route: run(route) for route in routes}, rounds, warmup=1)
     return {route: 1000 * s for route, s in medians(seconds).items()}
 

@@ -1,4 +1,4 @@
-"""Trains every method on every task of `pictures` and `emoji`, as many at once as there are cores.
+"""Trains the methods on the tasks of `pictures` and `emoji`, as many at once as there are cores.
 
     python benchmarks/pictures.py --data-root DATA --out DIR [--processes N] [--only PATTERN] [--device cuda]
 

@@ -9,6 +9,7 @@ from typing import Any
 from figures import method_of, read
 from markdown_table import table
 
+from zoo.catalog.recipe import load_recipe
 from zoo.catalog.registry import default_registry
 from zoo.datasets import get_benchmark
 
@@ -65,7 +66,7 @@ def _order(found: dict[Any, list[dict[str, Any]]]) -> str:
             - statistics.mean(r["accuracy"] for r in found[b, task, first])
             for b in ("pictures", "emoji")
             for task in _tasks(b)
-            if found[b, task, first] and found[b, task, second]
+            if found[b, task, first] and found[b, task, second] and _alike(b, task, first, second)
         }
         if len(gains) < 2:
             continue
@@ -73,9 +74,15 @@ def _order(found: dict[Any, list[dict[str, Any]]]) -> str:
         against = ", ".join(f"{task} {gain:+.1f}" for task, gain in gains.items() if gain < 0)
         words = f"**{second}** against **{first}**: {mean:+.1f} ± {error:.1f} points, paired over {len(gains)} tasks"
         lines.append(f"- {words}" + (f"; the other way: {against}." if against else "."))
-    return "The paper's order is features < bn < ftn of low rank < ftn of high rank ≲ finetune. Here:\n\n" + "\n".join(
-        lines
-    )
+    words = """The paper's order is features < bn < ftn of low rank < ftn of high rank ≲ finetune. Here, where both have
+norms go by the same statistics (for letters, ftn and finetune take each batch's, and bn does not):"""
+    return words + "\n\n" + "\n".join(lines)
+
+
+def _alike(benchmark: str, task: str, first: str, second: str) -> bool:
+    """Whether both methods, if they train norms, have them go by the same statistics."""
+    recipes = [load_recipe(f"{benchmark}/{m.partition('-')[0]}").of(task) for m in (first, second) if m != "features"]
+    return len({recipe.statistics for recipe in recipes}) == 1
 
 
 def _costs(rows: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -88,11 +88,13 @@ def families_table() -> str:
 def _family(network: str, benchmark: str, entries: list[Entry]) -> dict[str, Any]:
     sizes = [file.size / 1000 for entry in entries for file in (entry.weights or {}).values()]
     methods = dict.fromkeys(re.sub(r"-r\d+$", "", method_of(e.name)) for e in entries)
+    whole = all(len(entry.weights or ()) == len(entry.tasks) for entry in entries)
+    of = "" if whole else f" of {len(entries[0].tasks)}"
     means = [mean for entry in entries if (mean := entry.measured_mean) is not None]
     return {
         "models": f"`{network}-*-{benchmark}`",
         "methods": ", ".join(methods),
-        "tasks": _range([len(entry.tasks) for entry in entries], "d", ""),
+        "tasks": _range([len(entry.weights or ()) for entry in entries], "d", "") + of,
         "file per task": _range(sizes, ".0f", " kB"),
         "accuracy": _range(means, ".1f", " %") if means else "in several units",
     }

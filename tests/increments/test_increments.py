@@ -131,7 +131,9 @@ THIN = [
 
 
 @pytest.mark.parametrize("layer", THIN, ids=str)
-@pytest.mark.parametrize("way", ["plain", "channels_last", "bf16", "checkpointed", "compiled", "frozen input"])
+@pytest.mark.parametrize(
+    "way", ["plain", "channels_last", "bf16", "checkpointed", "compiled", "compiled bf16", "frozen input", "in place"]
+)
 def test_thin_products_give_the_folded_gradients(layer: Any, way: str) -> None:
     torch.manual_seed(0)
     torch._dynamo.reset()
@@ -142,25 +144,29 @@ def test_thin_products_give_the_folded_gradients(layer: Any, way: str) -> None:
         if way == "channels_last" and x.ndim == 4:
             x = x.to(memory_format=torch.channels_last)
         x = torch.nn.Parameter(x.clone() * 0 + torch.linspace(-1, 1, x.numel()).view_as(x), way != "frozen input")
-        called = torch.compile(site, backend="aot_eager") if way == "compiled" else site
+        called = torch.compile(site, backend="aot_eager") if "compiled" in way else site
         cp.route = route
-        with site.selection.use("t"), torch.autocast("cpu", torch.bfloat16, enabled=way == "bf16"):
+        with site.selection.use("t"), torch.autocast("cpu", torch.bfloat16, enabled="bf16" in way):
             out = checkpoint(called, x, use_reentrant=False) if way == "checkpointed" else called(x)
+            out = out.relu_() if way == "in place" else out
             site.selection.follow(out, "t")
         out.float().square().mean().backward()
         found.append([out.detach(), x.grad, *(p.grad.clone() for p in cp.parameters())])  # type: ignore[union-attr]
         cp.zero_grad()
     assert found[0][0].dtype == found[1][0].dtype
-    tolerance = {"rtol": 3e-2, "atol": 3e-2} if way == "bf16" else {"rtol": 1e-5, "atol": 1e-5}
+    tolerance = {"rtol": 3e-2, "atol": 3e-2} if "bf16" in way else {"rtol": 1e-5, "atol": 1e-5}
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, **tolerance) if a is not None else None  # type: ignore[arg-type]
     assert (found[1][1] is None) == (way == "frozen input")
 
 
-def test_the_thin_route_is_for_layers_of_one_tap() -> None:
+def test_the_thin_route_is_for_batches_and_layers_of_one_tap() -> None:
+    x = torch.zeros(2, 4, 5, 5)
     for layer in (nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 1, padding=1), nn.Conv1d(4, 4, 1)):
-        assert not suits(layer)
-    assert all(map(suits, THIN))
+        assert not suits(layer, x)
+    assert all(suits(layer, x) for layer in THIN)
+    assert not suits(THIN[0], x[0])
+    assert not suits(THIN[3], x.to("meta"))
 
 
 def test_parameters_are_counted_by_the_papers_formula() -> None:

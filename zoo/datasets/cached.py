@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 from zoo.catalog.task import Bands
 from zoo.datasets.base import Images, Relabelled
 from zoo.datasets.images import Box, ListedImages
-from zoo.errors import OptionError, WeightsError
+from zoo.errors import DataError, OptionError, WeightsError
 from zoo.storage import resources
 from zoo.storage.files import sha256
 
@@ -56,6 +56,7 @@ def cached(images: Images, transform: v2.Compose) -> tuple[Images, v2.Compose]:
 
     Raises:
         OptionError: they are no image files with a label each.
+        DataError: one of them cannot be read, or does not decode.
         WeightsError: the cache cannot be written.
     """
     sources = _sources(images)
@@ -89,7 +90,13 @@ def _sources(images: Any) -> list[Source] | None:
 def _key(sources: Sequence[Source], steps: Sequence[Step]) -> str:
     found = hashlib.sha256(repr((FORMAT, steps, PIL.__version__, torch.__version__, torchvision.__version__)).encode())
     for source in sources:
-        found.update(f"{sha256(source.path)} {source.box} {source.open.__name__}\n".encode())
+        try:
+            content = sha256(source.path)
+        except OSError as error:
+            raise DataError(
+                f"{source.path} cannot be read: {error.strerror}. Fetch it again or leave it out."
+            ) from error
+        found.update(f"{content} {source.box} {source.open.__name__}\n".encode())
     return found.hexdigest()[:32]
 
 
@@ -98,7 +105,7 @@ def _whole(folder: Path, count: int) -> bool:
     try:
         shapes = np.load(folder / SHAPES, allow_pickle=False)
         return len(shapes) == count and (folder / PIXELS).stat().st_size == shapes.prod(1).sum()
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return False
 
 
@@ -116,9 +123,13 @@ def _fill(folder: Path, sources: Sequence[Source], steps: Step) -> None:
                     shapes.append(image.shape)
                     file.write(image.contiguous().numpy().tobytes())
             np.save(own / SHAPES, np.array(shapes, np.int64))
+            if _whole(folder, len(sources)):  # another process was quicker
+                return
             shutil.rmtree(folder, ignore_errors=True)
             own.rename(folder)
     except OSError as error:
+        if _whole(folder, len(sources)):
+            return
         raise WeightsError(f"Cannot write the cache {folder}: {error.strerror or error}. Train without it.") from error
     log.info("%s: %d images, %.0f MB", folder, len(sources), (folder / PIXELS).stat().st_size / 1e6)
 

@@ -176,7 +176,10 @@ class _Archive:
         data = self.files[name]
         if name.endswith(".svg"):
             with extra("emoji", "Drawing OpenMoji's SVG files"):
-                import cairosvg
+                try:
+                    import cairosvg
+                except OSError as error:  # pip brings the binding alone
+                    raise ImportError(str(error), name="libcairo, the system's library") from error
             data = cairosvg.svg2png(bytestring=data, output_width=SIZE, output_height=SIZE)
         with Image.open(io.BytesIO(data)) as image:
             made = on_white(image.convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)).convert("RGB")

@@ -116,7 +116,7 @@ class CP(Increment):
         """By which way this layer is run for this input."""
         if not layer.has_standard_forward or not isinstance(layer, nn.Conv2d | nn.Linear):
             return "folded"  # as is a subclass with a forward of its own (padding, weight standardisation)
-        suited = pointwise.suits(layer)
+        suited = pointwise.suits(layer, x)
         if self.route != "auto":
             return "folded" if self.route == "thin" and not suited else self.route
         if isinstance(layer, nn.Conv2d):
@@ -185,12 +185,12 @@ def cheapest_route(
     branch = branch_cost(c_out, c_in, taps, rank, groups, positions)
     if not training:
         return "folded" if full + build <= full + branch else "factored"
-    folded = 3 * (full + build)
-    if suited:  # never slower than the factored route
+    costs = {"folded": 3 * (full + build), "factored": 2 * full + 3 * branch}
+    if suited:
         products = (READ_COST + PRODUCT_COST * rank) * (c_in + c_out) * positions
-        thin = 2 * full + build + products + 6 * CALL_COST
-        return "thin" if thin < folded else "folded"
-    return "folded" if folded <= 2 * full + 3 * branch else "factored"
+        costs["thin"] = 2 * full + build + products + 6 * CALL_COST
+        costs["factored"] += branch + 6 * CALL_COST  # two convolutions of few channels more, there and back
+    return min(costs, key=lambda route: costs[route])
 
 
 def branch_cost(c_out: int, c_in: int, taps: int, rank: int, groups: int, positions: int) -> float:

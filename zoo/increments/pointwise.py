@@ -17,29 +17,33 @@ from torch.autograd.function import once_differentiable
 Stride = tuple[int, int] | None  # of a convolution; None: a Linear layer
 
 
-def suits(layer: Any) -> bool:
-    """Whether a layer is a Linear one, or a 1×1 convolution without groups and padding."""
+def suits(layer: Any, x: Tensor) -> bool:
+    """Whether a layer is a Linear one, or a 1×1 convolution of a batch without groups and padding."""
+    if x.is_meta:
+        return False
     if isinstance(layer, nn.Conv2d):
-        return layer.kernel_size == (1, 1) and layer.groups == 1 and layer.padding in ((0, 0), "valid", "same")
+        alone = layer.kernel_size == (1, 1) and layer.groups == 1 and layer.padding in ((0, 0), "valid", "same")
+        return alone and x.ndim == 4
     return isinstance(layer, nn.Linear)
 
 
 def pointwise(x: Tensor, layer: Any, weight: Tensor, bias: Tensor | None, up: Tensor, down: Tensor) -> Tensor:
-    """What a layer that suits makes of `x`; gradients go to `x`, `up` and `down` alone.
+    """What a layer that suits makes of `x`; gradients go to `x`, `up` and `down` alone, and there are no second ones.
 
     Args:
         weight: the layer's own plus `up @ down`, in the shape that the layer stores.
         up, down: (C_out, R) and (R, C_in).
     """
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:  # which autocast leaves alone
         narrow = torch.get_autocast_dtype(kind)
         x, weight, up, down = (each.to(narrow) for each in (x, weight, up, down))
         bias = None if bias is None else bias.to(narrow)
     stride = layer.stride if isinstance(layer, nn.Conv2d) else None
+    given = x.reshape(-1, x.shape[-1]) if stride is None else x
     with torch.autocast(kind, enabled=False):
-        made: Tensor = _Pointwise.apply(x, weight, bias, up, down, stride)
-    return made
+        made: Tensor = _Pointwise.apply(given, weight, bias, up, down, stride)
+    return made.view(*x.shape[:-1], -1) if stride is None else made
 
 
 class _Pointwise(torch.autograd.Function):
@@ -56,11 +60,12 @@ class _Pointwise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, up, down = ctx.saved_tensors
         stride, kind, to_x = ctx.stride, grad.device.type, None
+        seen = x if stride in (None, (1, 1)) else x[:, :, :: stride[0], :: stride[1]]
+        planes = stride is not None and not seen.is_contiguous(memory_format=torch.channels_last)
         with torch.autocast(kind, enabled=False):
             if ctx.needs_input_grad[0]:
                 to_x = grad @ weight if stride is None else _to_input(grad, x, weight, stride)
-            seen = x if stride in (None, (1, 1)) else x[:, :, :: stride[0], :: stride[1]]
-            if stride is not None and not seen.is_contiguous(memory_format=torch.channels_last):
+            if planes:
                 to_up, to_down = _of_planes(seen.flatten(2), grad.flatten(2), up, down)
             else:
                 to_up, to_down = _of_rows(_rows(seen, stride), _rows(grad, stride), up, down)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from zoo.catalog.task import CLASSIFICATION
 from zoo.datasets import Images, Transformed
 from zoo.errors import OptionError
 from zoo.models.adapted import TaskModel
@@ -45,7 +46,8 @@ def fit_head(
                 labels.append(targets.to(accelerator.device))
     finally:
         hook.remove()
-    x, y = torch.cat(features), torch.cat(labels)
+    y = torch.cat(labels)
+    x = torch.cat(features) if features else y
     if x.ndim != 2 or len(x) != len(y):
         raise OptionError(f"head: probe needs a head that is called once, with a row per image; {task} has another.")
     weight, bias = logistic_regression(x, y, len(known.classes))
@@ -56,8 +58,9 @@ def fit_head(
 
 def _linear_head(model: MultiTaskModel, task: str) -> nn.Linear:
     sites = model.sites(task) if isinstance(model, TaskModel) else ()
+    known = model.task(task)
     heads = [site.tasks[task] for _, site in sites if isinstance(site, TaskHead)]
-    if len(heads) != 1 or not isinstance(heads[0], nn.Linear) or heads[0].bias is None:
+    if known.kind != CLASSIFICATION or len(heads) != 1 or not isinstance(heads[0], nn.Linear) or heads[0].bias is None:
         raise OptionError(f"head: probe needs a classifier that is one Linear layer with a bias; {task} has another.")
     return heads[0]
 

@@ -11,7 +11,7 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED, stored_adapter, stored_backbone, with_files
 from zoo.catalog.task import CLASSIFICATION, METRICS
-from zoo.errors import WeightsError
+from zoo.errors import OptionError, WeightsError
 from zoo.storage import resources
 from zoo.storage.files import weights_file
 from zoo.storage.tensors import read
@@ -36,6 +36,8 @@ def pack(name: str, registry: Registry, figures_only: bool = False, tasks: Seque
         registry.update(replace(backbone, weights=weights, measured=measured))
     else:
         entry = registry.entry(name)
+        if tasks and stored_adapter(name, entry.tasks[0]).with_name(SHARED).exists():
+            raise OptionError(f"The tasks of {name} share a file, which fits all of them or none. Name no task.")
         made = {entry.known_task(task): stored_adapter(name, task) for task in tasks or entry.tasks}
         _finished(made, name)
         measured = (entry.measured or {}) | _stated(entry, made)
