@@ -100,3 +100,18 @@ def test_an_archive_that_is_not_there_or_damaged_is_named(tmp_path: Path) -> Non
     with tarfile.open(tmp_path / STYLES["noto"].archive, "w:gz"):
         pass
     assert "holds no emoji.json" in CliRunner().invoke(main, run).output
+    image = STYLES["noto"].file(emoji()[0])
+    for files, message in (
+        ({"emoji.json": b"{"}, "is no list of emoji"),
+        ({"emoji.json": b"[{}]"}, "is no list of emoji"),
+        ({"emoji.json": json.dumps(emoji()).encode()}, "holds no image of noto"),
+        ({"emoji.json": json.dumps(emoji()).encode(), image: b"no picture"}, "does not decode"),
+    ):
+        with tarfile.open(tmp_path / STYLES["noto"].archive, "w:gz") as tar:
+            for name, data in files.items():
+                member = tarfile.TarInfo(f"package/{name}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        found = CliRunner().invoke(main, run)
+        assert found.exit_code == 1
+        assert message in found.output

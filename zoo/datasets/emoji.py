@@ -89,6 +89,7 @@ STYLES = {
     "openmoji_line": Style("openmoji-17.0.0.tgz", lambda e: f"black/svg/{_code(e)}.svg"),
     "fluent_3d": Style("lobehub-fluent-emoji-3d-1.1.0.tgz", lambda e: f"assets/{e['unified'].lower()}.webp"),
 }
+AGAIN = "Fetch it again with `npm pack`."
 LAYOUT = f"""Expected layout:
   {{root}}/<style>/{{{{train,test}}}}/<class>/*.jpg      styles: {", ".join(STYLES)}
   `zoo data build emoji --from ARCHIVES -o {{root}}` makes it of the archives that `npm pack` fetches from https://www.npmjs.com:
@@ -119,9 +120,15 @@ def build(archives: Path, out: Path) -> Iterator[tuple[str, int]]:
     Raises:
         DataError: an archive is not there, is damaged, or holds something else.
     """
-    listed = json.loads(_Archive(archives / STYLES["noto"].archive).read("emoji.json"))
-    # Of a style's equal images the one for training is kept, and then the one whose name comes first.
-    places = sorted(_places(listed), key=lambda place: (place[0] != "train", place[1], place[2]["short_name"]))
+    first = _Archive(archives / STYLES["noto"].archive)
+    try:
+        # Of a style's equal images the one for training is kept, and then the one whose name comes first.
+        places = sorted(
+            _places(json.loads(first.read("emoji.json"))),
+            key=lambda place: (place[0] != "train", place[1], place[2]["short_name"]),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{first.path}: emoji.json is no list of emoji ({error!r}). {AGAIN}") from error
     for style, source in STYLES.items():
         archive, seen, count = _Archive(archives / source.archive), set(), 0
         for split, name, emoji in places:
@@ -134,6 +141,8 @@ def build(archives: Path, out: Path) -> Iterator[tuple[str, int]]:
             with atomic_path(out / style / split / name / f"{emoji['short_name']}.jpg") as file:
                 file.write_bytes(image)
             count += 1
+        if not count:
+            raise DataError(f"{archive.path} holds no image of {style}. {AGAIN}")
         yield style, count
 
 
@@ -162,7 +171,7 @@ class _Archive:
                 files = [member for member in archive if member.isfile()]
                 self.files = {m.name.partition("/")[2]: archive.extractfile(m).read() for m in files}  # type: ignore[union-attr]
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise DataError(f"{path} cannot be read: {error}. Fetch it again with `npm pack`.") from error
+            raise DataError(f"{path} cannot be read: {error}. {AGAIN}") from error
 
     def read(self, name: str) -> bytes:
         if name not in self.files:
@@ -180,9 +189,13 @@ class _Archive:
                     import cairosvg
                 except OSError as error:  # pip brings the binding alone
                     raise ImportError(str(error), name="libcairo, the system's library") from error
-            data = cairosvg.svg2png(bytestring=data, output_width=SIZE, output_height=SIZE)
-        with Image.open(io.BytesIO(data)) as image:
-            made = on_white(image.convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)).convert("RGB")
+        try:
+            if name.endswith(".svg"):
+                data = cairosvg.svg2png(bytestring=data, output_width=SIZE, output_height=SIZE)
+            with Image.open(io.BytesIO(data)) as image:
+                made = on_white(image.convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)).convert("RGB")
+        except Exception as error:  # cairosvg and Pillow raise classes of many kinds for a damaged file
+            raise DataError(f"{self.path}: {name} does not decode ({error!r}). {AGAIN}") from error
         buffer = io.BytesIO()
         made.save(buffer, "JPEG", quality=QUALITY, optimize=True)
         return buffer.getvalue()
