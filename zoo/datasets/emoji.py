@@ -18,9 +18,8 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from zoo.datasets.base import Counts, PublishedBenchmark, Splits
-from zoo.datasets.folder import read_domain
-from zoo.datasets.images import require
+from zoo.datasets.base import Counts
+from zoo.datasets.folder import TaskFolders
 from zoo.errors import DataError, extra
 from zoo.storage.files import atomic_path
 from zoo.storage.pictures import on_white
@@ -96,7 +95,7 @@ LAYOUT = f"""Expected layout:
   emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 openmoji@17.0.0 @lobehub/fluent-emoji-3d@1.1.0"""
 
 
-class EmojiBenchmark(PublishedBenchmark):
+class EmojiBenchmark(TaskFolders):
     """One task per style."""
 
     name, layout = "emoji", LAYOUT
@@ -109,9 +108,6 @@ class EmojiBenchmark(PublishedBenchmark):
             "fluent_3d": Counts(15, 1266, 326),
         }
     }
-
-    def read(self, task: str, root: Path, layout: str) -> Splits:
-        return read_domain(require(root / task, layout), layout)
 
 
 def build(archives: Path, out: Path) -> Iterator[tuple[str, int]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from zoo.datasets.base import Benchmark, Splits
+from zoo.datasets.base import Benchmark, PublishedBenchmark, Splits
 from zoo.datasets.images import ListedImages, open_image, raw_image, require
 from zoo.errors import DataError
 
@@ -106,3 +106,10 @@ def read_domain(folder: Path, layout: str) -> Splits:
     if len(train) < 2:
         raise DataError(f"{folder / 'train'} holds one image; batch norms need at least two to train on.")
     return Splits(classes, train, test)
+
+
+class TaskFolders(PublishedBenchmark):
+    """A published benchmark with a folder of that form for each task."""
+
+    def read(self, task: str, root: Path, layout: str) -> Splits:
+        return read_domain(require(root / task, layout), layout)

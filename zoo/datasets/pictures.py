@@ -6,12 +6,10 @@ what terms, and how each folder is made.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
-from zoo.datasets.base import Counts, PublishedBenchmark, Splits
-from zoo.datasets.folder import read_domain
-from zoo.datasets.images import require
+from zoo.datasets.base import Counts
+from zoo.datasets.folder import TaskFolders
 
 LAYOUT = """Expected layout:
   {root}/<task>/{{train,test}}/<class>/*.jpg      tasks: birds, flowers, textures, objects, weather, letters, things
@@ -26,7 +24,7 @@ LAYOUT = """Expected layout:
   docs/pictures.md says which, and how the folders are made."""
 
 
-class PicturesBenchmark(PublishedBenchmark):
+class PicturesBenchmark(TaskFolders):
     """Seven folders."""
 
     name, layout = "pictures", LAYOUT
@@ -41,6 +39,3 @@ class PicturesBenchmark(PublishedBenchmark):
             "things": Counts(10, 5000, 1000),
         }
     }
-
-    def read(self, task: str, root: Path, layout: str) -> Splits:
-        return read_domain(require(root / task, layout), layout)
