@@ -43,9 +43,10 @@ def answer(model: zoo.TaskModel, task: str, pixels: npt.NDArray[np.uint8]) -> st
 
 def main() -> None:
     models = {title: zoo.load(entry, task=task, weights="published") for title, (entry, task) in TASKS.items()}
+    photos = photographs()
     rows: list[dict[str, Any]] = [
         {"photograph": name, **{t: answer(model, TASKS[t][1], pixels) for t, model in models.items()}}
-        for name, pixels in photographs().items()
+        for name, pixels in photos.items()
     ]
     print(f"\nPhotographs through {len(TASKS)} tasks on one EfficientNet-Lite0:\n")
     show(rows)
@@ -53,14 +54,14 @@ def main() -> None:
     sizes = {t: (default_registry().entry(entry).weights or {})[task].size for t, (entry, task) in TASKS.items()}
     told = ", ".join(f"{title} {size / 1e6:.1f} MB" for title, size in sizes.items())
     print(f"\nBytes per task: {told}; a copy of the network: {copy / 1e6:.1f} MB.")
-    draw(rows)
+    draw(rows, list(photos.values()))
     print(f"Drawn: {FILE}")
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
+def draw(rows: list[dict[str, Any]], photos: list[npt.NDArray[np.uint8]]) -> None:
     """The photographs in a row, each with what the tasks say under it."""
     figure, places = pyplot().subplots(1, len(rows), figsize=(2.6 * len(rows), 3.4), layout="constrained")
-    for place, row, pixels in zip(places, rows, photographs().values(), strict=True):
+    for place, row, pixels in zip(places, rows, photos, strict=True):
         size = min(pixels.shape[:2])
         top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
         place.imshow(pixels[top : top + size, left : left + size])

@@ -59,12 +59,17 @@ def archives(folder: Path) -> Path:
             files[style.archive][name] = data
     files[STYLES["noto"].archive]["emoji.json"] = json.dumps(emoji()).encode()
     for archive, held in files.items():
-        with tarfile.open(folder / archive, "w:gz") as tar:
-            for name, data in held.items():
-                member = tarfile.TarInfo(f"package/{name}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+        pack(folder / archive, held)
     return folder
+
+
+def pack(archive: Path, files: dict[str, bytes]) -> None:
+    """An npm package's archive of these files."""
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
 
 
 def test_it_is_built_of_the_packages_archives(tmp_path: Path) -> None:
@@ -99,8 +104,7 @@ def test_an_archive_that_is_not_there_or_damaged_is_named(tmp_path: Path) -> Non
     (tmp_path / STYLES["noto"].archive).write_bytes(b"nothing")
     found = CliRunner().invoke(main, run)
     assert "cannot be read" in found.output
-    with tarfile.open(tmp_path / STYLES["noto"].archive, "w:gz"):
-        pass
+    pack(tmp_path / STYLES["noto"].archive, {})
     assert "holds no emoji.json" in CliRunner().invoke(main, run).output
     image = STYLES["noto"].file(emoji()[0])
     for files, message in (
@@ -109,11 +113,7 @@ def test_an_archive_that_is_not_there_or_damaged_is_named(tmp_path: Path) -> Non
         ({"emoji.json": json.dumps(emoji()).encode()}, "holds no image of noto"),
         ({"emoji.json": json.dumps(emoji()).encode(), image: b"no picture"}, "does not decode"),
     ):
-        with tarfile.open(tmp_path / STYLES["noto"].archive, "w:gz") as tar:
-            for name, data in files.items():
-                member = tarfile.TarInfo(f"package/{name}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+        pack(tmp_path / STYLES["noto"].archive, files)
         found = CliRunner().invoke(main, run)
         assert found.exit_code == 1
         assert message in found.output
