@@ -162,6 +162,18 @@ def test_thin_products_give_the_folded_gradients(layer: Any, way: str) -> None:
     assert (found[1][1] is None) == (way == "frozen input")
 
 
+@pytest.mark.parametrize("layer", [*THIN, nn.Conv2d(12, 20, 3)], ids=str)
+def test_the_choice_of_a_route_compiles_into_one_graph_for_any_number_of_images(layer: Any) -> None:
+    site, cp = adapted(layer.requires_grad_(False), rank=4)
+    torch._dynamo.reset()
+    compiled = torch.compile(site, backend="aot_eager", fullgraph=True)
+    for images in (2, 3, 5):  # from the second on, their number is a symbol
+        x = torch.randn(images, 12, 8, 9) if isinstance(layer, nn.Conv2d) else torch.randn(images, 5, 12)
+        with site.selection.use("t"):
+            site.selection.follow(compiled(x), "t")
+            torch.testing.assert_close(compiled(x), site(x))
+
+
 def test_the_thin_route_is_for_batches_and_layers_of_one_tap() -> None:
     x = torch.zeros(2, 4, 5, 5)
     for layer in (nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 1, padding=1), nn.Conv1d(4, 4, 1)):

@@ -185,12 +185,14 @@ def cheapest_route(
     branch = branch_cost(c_out, c_in, taps, rank, groups, positions)
     if not training:
         return "folded" if full + build <= full + branch else "factored"
-    costs = {"folded": 3 * (full + build), "factored": 2 * full + 3 * branch}
-    if suited:
-        products = (READ_COST + PRODUCT_COST * rank) * (c_in + c_out) * positions
-        costs["thin"] = 2 * full + build + products + 6 * CALL_COST
-        costs["factored"] += branch + 6 * CALL_COST  # two convolutions of few channels more, there and back
-    return min(costs, key=lambda route: costs[route])
+    folded, factored = 3 * (full + build), 2 * full + 3 * branch
+    if not suited:
+        return "folded" if folded <= factored else "factored"
+    factored += branch + 6 * CALL_COST  # two convolutions of few channels more, there and back
+    thin = 2 * full + build + (READ_COST + PRODUCT_COST * rank) * (c_in + c_out) * positions + 6 * CALL_COST
+    if folded <= factored and folded <= thin:  # plain comparisons: torch.compile takes no min() of symbolic sizes
+        return "folded"
+    return "factored" if factored <= thin else "thin"
 
 
 def branch_cost(c_out: int, c_in: int, taps: int, rank: int, groups: int, positions: int) -> float:
