@@ -80,14 +80,17 @@ def _main_path(network: nn.Module) -> nn.Module:
 
 
 def _deeplab(name: str, encoder: str) -> nn.Module:
+    import timm
+
     if encoder == "zoo/resnet20":
         return deeplab_resnet20()
     library, _, architecture = encoder.partition("/")
-    import timm
-
+    if library == "zoo" and architecture in IMPORTED:
+        return deeplab(IMPORTED[architecture].architecture)
     known = timm.list_models()
     if library != "timm" or architecture.partition(".")[0] not in known:
-        raise UnknownNameError("backbone", name, ["deeplab/zoo/resnet20", *(f"deeplab/timm/{each}" for each in known)])
+        own = [f"deeplab/zoo/{each}" for each in ("resnet20", *IMPORTED)]
+        raise UnknownNameError("backbone", name, [*own, *(f"deeplab/timm/{each}" for each in known)])
     try:
         return deeplab(architecture)
     except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:

@@ -18,6 +18,7 @@ from zoo.datasets.omniglot import Omniglot5Benchmark, OmniglotMnistBenchmark
 from zoo.datasets.pictures import PicturesBenchmark
 from zoo.datasets.places import PlacesBenchmark
 from zoo.datasets.sketch import SketchBenchmark
+from zoo.datasets.streets import StreetsBenchmark
 from zoo.datasets.twins.clips import ClipsBenchmark
 from zoo.datasets.twins.digits import DigitsBenchmark
 from zoo.datasets.twins.pentathlon import PentathlonBenchmark
@@ -35,7 +36,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         DecathlonImageNetBenchmark(), PlacesBenchmark(), Clip5Benchmark(), RoomsBenchmark(), NYUDBenchmark(),
         OddEvenBenchmark(), DigitsBenchmark(), Omniglot5Benchmark(), OmniglotMnistBenchmark(), Cifar10In3Benchmark(),
         ShapesInTwoBenchmark(), Ucf11Benchmark(), ClipsBenchmark(), OfficeHomeBenchmark(), FacesBenchmark(),
-        PicturesBenchmark(), EmojiBenchmark(),
+        PicturesBenchmark(), EmojiBenchmark(), StreetsBenchmark(),
     )
 }  # fmt: skip
 
