@@ -1,8 +1,8 @@
-"""Trains the methods on the tasks of `pictures` and `emoji`, as many at once as there are cores.
+"""Trains the methods on the tasks of `pictures`, `emoji` and `streets`, as many at once as there are cores.
 
     python benchmarks/pictures.py --data-root DATA --out DIR [--processes N] [--only PATTERN] [--device cuda]
 
-DATA holds the folders `pictures` and `emoji`. DIR gets a store for each seed, such as seed-0, which `zoo pack` reads
+DATA holds the folders `pictures`, `emoji` and `streets`. DIR gets a store for each seed, such as seed-0, which `zoo pack` reads
 where ZOO_HOME names it. The same command again goes on with what is missing. Each training has one thread, so that
 results do not depend on how many there are at once.
 """
@@ -28,6 +28,8 @@ REST = {
     "pictures": ["letters", "weather", "flowers", "objects", "things"],
     "emoji": ["openmoji", "openmoji_line", "fluent_3d"],
 }
+COMPARED = ["lora-r4", "parallel", "series"]  # on one style of emoji
+STREETS = ["decoder", "decoder_bn", "ftn-r8", "single"]
 # Have glibc keep freed memory, of which it else gives back every step's: a quarter of the time on some machines.
 KEEPING = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 
@@ -55,6 +57,10 @@ def jobs() -> Iterator[Job]:
         for benchmark, tasks in FIRST.items():
             own = [*tasks, *(REST["emoji"] if benchmark == "emoji" else ())]
             yield from (Job(f"efficientnet_lite0-{method}-{benchmark}", task, 0) for task in own)
+    yield from (Job(f"efficientnet_lite0-{method}-emoji", "noto", 0) for method in COMPARED)
+    yield from (
+        Job(f"efficientnet_lite0-{method}-streets", task, 0) for task in ("semseg", "edge") for method in STREETS
+    )
     for seed in (1, 2):
         for method in METHODS:
             for benchmark, tasks in FIRST.items():
@@ -77,10 +83,10 @@ def carry_out(job: Job, data: Path, store: Path, cpu: bool) -> dict[str, Any]:
     fresh = not known.exists() and not known.with_name(f".{job.task}.checkpoint").exists()
     options = RunOptions(data_root=data / entry.benchmark, resume=True, seed=job.seed, cpu=cpu, quiet=True, cache=True)
     file = train_entry(entry, registry, [job.task], out, options)[job.task]
-    header = read(file)[1]
+    header, metric = read(file)[1], entry.metric(job.task).name
     versions = header["versions"]
     return {
-        "entry": job.entry, "task": job.task, "seed": job.seed, "accuracy": header["metrics"]["accuracy"],
+        "entry": job.entry, "task": job.task, "seed": job.seed, "figure": header["metrics"][metric],
         "bytes": file.stat().st_size, "seconds": round(time.perf_counter() - began, 1) if fresh else None,
         "device": f"{versions.get('device') or versions['machine'] + ' CPU'}, torch {versions['torch'].split('+')[0]}",
     }  # fmt: skip
@@ -122,7 +128,7 @@ def main(
             if found["seconds"] or _place(found) not in rows:
                 rows[_place(found)] = found
             took = f"{found['seconds']} s" if found["seconds"] else "done before"
-            click.echo(f"{found['entry']} {found['task']} seed {found['seed']}: {found['accuracy']:.2f} %, {took}")
+            click.echo(f"{found['entry']} {found['task']} seed {found['seed']}: {found['figure']:.2f} %, {took}")
             save(json_file, list(rows.values()), device)
 
 

@@ -45,7 +45,7 @@ def _accuracies(benchmark: str, task: str, found: dict[Any, list[dict[str, Any]]
     (counts,) = (stated[task] for stated in get_benchmark(benchmark).published.values())
     line = {"task": task, "classes": str(counts.classes), "test images": f"{counts.test:,}"}
     for method in METHODS:
-        values = [row["accuracy"] for row in found[benchmark, task, method]]
+        values = [row["figure"] for row in found[benchmark, task, method]]
         line[method] = _with_error(values, counts.test) if values else "–"
     return line
 
@@ -62,8 +62,8 @@ def _order(found: dict[Any, list[dict[str, Any]]]) -> str:
     lines = []
     for first, second in COMPARED:
         gains = {
-            task: statistics.mean(r["accuracy"] for r in found[b, task, second])
-            - statistics.mean(r["accuracy"] for r in found[b, task, first])
+            task: statistics.mean(r["figure"] for r in found[b, task, second])
+            - statistics.mean(r["figure"] for r in found[b, task, first])
             for b in ("pictures", "emoji")
             for task in _tasks(b)
             if found[b, task, first] and found[b, task, second] and _alike(b, task, first, second)
