@@ -183,7 +183,7 @@ def main(
             with tempfile.TemporaryDirectory() as store:
                 rows.append(train(work, Path(store)))
             show([rows[-1]])
-            save(json_file, rows)
+            save(json_file, rows, peers=("peft",))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/pictures.py --data-root DATA --out DIR [--processes N] [--only PATTERN] [--device cuda]
 
-DATA holds the folders `pictures`, `emoji` and `streets`. DIR gets a store for each seed, such as seed-0, which `zoo pack` reads
-where ZOO_HOME names it. The same command again goes on with what is missing. Each training has one thread, so that
-results do not depend on how many there are at once.
+DATA holds the folders `pictures`, `emoji` and `streets`. DIR gets a store for each seed, such as seed-0, which `zoo
+pack` reads where ZOO_HOME names it. The same command again goes on with what is missing. Each training has one thread,
+so that results do not depend on how many there are at once.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ def carry_out(job: Job, data: Path, store: Path, cpu: bool) -> dict[str, Any]:
     out = store / f"seed-{job.seed}" / job.entry
     known, began = out / f"{job.task}.safetensors", time.perf_counter()
     fresh = not known.exists() and not known.with_name(f".{job.task}.checkpoint").exists()
-    options = RunOptions(data_root=data / entry.benchmark, resume=True, seed=job.seed, cpu=cpu, quiet=True, cache=True)
+    options = RunOptions(
+        data_root=data / entry.benchmark, resume=True, seed=job.seed, cpu=cpu, quiet=True,
+        cache=entry.benchmark != "streets",  # whose targets are maps
+    )  # fmt: skip
     file = train_entry(entry, registry, [job.task], out, options)[job.task]
     header, metric = read(file)[1], entry.metric(job.task).name
     versions = header["versions"]

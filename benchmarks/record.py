@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 
-def save(file: Path | None, rows: Any, device: str = "cpu") -> None:
-    """Write rows to a JSON file, if one is wanted."""
+def save(file: Path | None, rows: Any, device: str = "cpu", peers: tuple[str, ...] = ()) -> None:
+    """Write rows to a JSON file, if one is wanted, with the versions of the libraries, peers among them."""
     if file is None:
         return
     named = f"{os.cpu_count()}-core {platform.machine()} CPU"
@@ -19,6 +19,6 @@ def save(file: Path | None, rows: Any, device: str = "cpu") -> None:
         import torch
 
         named = torch.cuda.get_device_name(device)
-    libraries = {name: version(name) for name in ("torch", "torchvision", "onnx")}
+    libraries = {name: version(name) for name in ("torch", "torchvision", "onnx", *peers)}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"device": named, "libraries": libraries, "rows": rows}, indent=1) + "\n")

@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from figures import method_of, read
+from figures import measured_on, method_of, read
 from markdown_table import table
 
 from zoo.catalog.recipe import load_recipe
@@ -14,6 +14,9 @@ from zoo.catalog.registry import default_registry
 from zoo.datasets import get_benchmark
 
 METHODS = ["features", "bn", "ftn-r1", "ftn-r4", "ftn-r16", "finetune"]
+OTHERS, STYLE = ("lora-r4", "parallel", "series"), "noto"
+STREETS = ("decoder", "decoder_bn", "ftn-r8", "single")
+MAPS = {"semseg": "segmentation, mIoU", "edge": "edges, odsF"}
 COMPARED = [("features", "bn"), ("bn", "ftn-r4"), ("ftn-r1", "ftn-r16"), ("ftn-r4", "finetune")]
 
 
@@ -34,7 +37,8 @@ are several. Trained on: {"; ".join(devices)}."""
     ]
     costs = """What a task costs. The file holds increments, norms and head. Seconds are those of `birds`, trained
 beside others on one device, and so no more than a hint."""
-    return "\n\n".join([words, table(accuracy), _order(found), costs, table(_costs(rows))])
+    parts = [words, table(accuracy), _order(found), _one_style(found), costs, table(_costs(rows))]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _tasks(benchmark: str) -> tuple[str, ...]:
@@ -79,6 +83,67 @@ norms go by the same statistics (for letters, ftn and finetune take each batch's
     return words + "\n\n" + "\n".join(lines)
 
 
+def _one_style(found: dict[Any, list[dict[str, Any]]]) -> str:
+    """Other methods, on one style of emoji."""
+    named = [(method, found["emoji", STYLE, method]) for method in ("ftn-r4", *OTHERS)]
+    lines = [
+        {"method": method, STYLE: _with_error([row["figure"] for row in rows], 329), "parameters": f"{_added(rows):,}"}
+        for method, rows in named
+        if rows
+    ]
+    return f"Other methods on one style of emoji:\n\n{table(lines)}" if len(lines) > 1 else ""
+
+
+def _added(rows: list[dict[str, Any]]) -> int:
+    """The parameters that a task adds, its head left out."""
+    counted = default_registry().entry(rows[0]["entry"]).parameters
+    assert counted is not None
+    return counted.per_task
+
+
+def streets_section() -> str:
+    rows = [row for row in read("pictures") if row["entry"].endswith("-streets")]
+    lines = []
+    for method in STREETS:
+        own = {row["task"]: row for row in rows if method_of(row["entry"]) == method}
+        figures = {name: f"{own[task]['figure']:.1f}" if task in own else "–" for task, name in MAPS.items()}
+        if own:
+            lines.append({"method": method, **figures, "parameters": f"{_added(list(own.values())):,}"})
+    words = """## Streets
+
+`python benchmarks/pictures.py --only '*-streets/*'`: CamVid's 367 training and 233 test frames of 320×240 pixels,
+DeepLabv3+ on EfficientNet-Lite0, by the recipes of [streets](../recipes/streets), one seed; in per cent. Parameters are
+those that a task adds to the encoder; its decoder, the same for every method, has 0.9 million."""
+    return f"{words}\n\n{table(lines)}"
+
+
+def peft_section() -> str:
+    rows = read("against_peft")
+    lines = [
+        {
+            "task": row["task"], "method": row["method"], "accuracy": f"{row['accuracy']:.1f}",
+            "parameters": f"{row['parameters']:,}", "file": f"{row['bytes'] / 1000:,.0f} kB",
+            "training": f"{row['seconds']:.0f} s", "moved": f"{row['moved']:.0e}",
+        }
+        for row in rows
+    ]  # fmt: skip
+    mixed = {row["method"].partition(" R=")[0]: row["mixed"] for row in rows}
+    said = "\n".join(f"- {method}: {text}" for method, text in mixed.items())
+    return f"""## Against PEFT on the same work
+
+`python benchmarks/against_peft.py --data-root DATA`: EfficientNet-Lite0, both by FTN's recipe, with the same head to
+begin with, the same images in the same order, steps and optimisers; LoRA on the same convolutions but the depthwise
+ones, which PEFT refuses where their groups do not divide the rank, and at the rank whose parameters come nearest.
+Accuracy in per cent. "Moved" is how far frozen weights are off once the task was merged into them and taken out again
+(the zoo fuses into a copy). {measured_on("against_peft")}
+
+{table(lines)}
+
+A batch with images of two tasks, whose norms differ:
+
+{said}"""
+
+
 def _alike(benchmark: str, task: str, first: str, second: str) -> bool:
     """Whether both methods, if they train norms, have them go by the same statistics."""
     recipes = [load_recipe(f"{benchmark}/{m.partition('-')[0]}").of(task) for m in (first, second) if m != "features"]
@@ -86,16 +151,14 @@ def _alike(benchmark: str, task: str, first: str, second: str) -> bool:
 
 
 def _costs(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    registry, lines = default_registry(), []
+    lines = []
     for method in METHODS:
         own = [row for row in rows if method_of(row["entry"]) == method]
         if not own:
             continue
-        counted = registry.entry(own[0]["entry"]).parameters
-        assert counted is not None
         sizes = [row["bytes"] / 1000 for row in own if row["bytes"]]
         seconds = [row["seconds"] for row in own if row["task"] == "birds" and row["seconds"]]
         kilobytes = f"{min(sizes):,.0f} – {max(sizes):,.0f} kB"
         least = f"{min(seconds):.0f}" if seconds else "–"
-        lines.append({"method": method, "parameters": f"{counted.per_task:,}", "file": kilobytes, "seconds": least})
+        lines.append({"method": method, "parameters": f"{_added(own):,}", "file": kilobytes, "seconds": least})
     return lines

@@ -14,7 +14,7 @@ from joint_section import draw_sharing, joint_section, ring_section
 from methods_section import draw_methods, methods_section, rooms_section
 from networks_section import networks_section
 from papers_section import papers_section
-from pictures_section import pictures_section
+from pictures_section import peft_section, pictures_section, streets_section
 from ranks_section import ranks_section
 from speed_section import (
     all_tasks_section,
@@ -37,6 +37,8 @@ def results() -> str:
         "Written by `python benchmarks/reports/report.py` from what the named commands measured.",
         "Every entry, its size and its figures: [zoo.md](zoo.md).",
         pictures_section(),
+        streets_section(),
+        peft_section(),
         methods_section(),
         rooms_section(),
         joint_section(),

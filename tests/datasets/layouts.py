@@ -259,6 +259,19 @@ def nyud(root: Path) -> Path:
     return root
 
 
+def streets(root: Path) -> Path:
+    """Three training and two test frames, road on the left and sky on the right, unlabelled at the top."""
+    for split, count in (("train", 3), ("test", 2)):
+        for i in range(count):
+            put(root / split / "images" / f"frame_{i}.jpg", i)
+            labels = np.full((HEIGHT, WIDTH), 3, np.uint8)
+            labels[:, WIDTH // 2 :] = 0
+            labels[:4] = 11
+            (root / split / "labels").mkdir(exist_ok=True)
+            Image.fromarray(labels).save(root / split / "labels" / f"frame_{i}.png")
+    return root
+
+
 def task_folders(benchmark: str, root: Path) -> Path:
     """Folders of tasks with as many classes as are stated: an image of each to train on, and one to test on."""
     (stated,) = get_benchmark(benchmark).published.values()
@@ -277,6 +290,8 @@ def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return {"sketch": sketch, "places": places, "clip5": clip5}[benchmark](root, monkeypatch)
     if benchmark == "nyud":
         return nyud(root)
+    if benchmark == "streets":
+        return streets(root)
     if benchmark in ("pictures", "emoji"):
         return task_folders(benchmark, root)
     return decathlon(root) if benchmark.startswith("decathlon") else domainnet(root)

@@ -136,6 +136,7 @@ NEEDED = {  # a part of the folder, and the task that cannot do without
     "officehome": [("OfficeHomeDataset_10072016/Real World", "real_world")],
     "pictures": [("birds/test", "birds"), ("things", "things")],
     "emoji": [("noto/train", "noto")],
+    "streets": [("test/images", "semseg"), ("train/labels/frame_1.png", "edge")],
     "adience_celeba": [("adience/fold_3_data.txt", "adience"), ("celeba/img_align_celeba", "celeba")],
 }  # fmt: skip
 

@@ -1,13 +1,17 @@
-"""Targets that are maps: under transforms, of rooms and of NYUD."""
+"""Targets that are maps: under transforms, of rooms, of NYUD and of streets."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
@@ -18,6 +22,7 @@ from tests.models.test_dense import FOUR, SIZE, command
 from zoo.catalog import recipe
 from zoo.datasets import get_benchmark
 from zoo.datasets.dense import DepthMap, NormalMap, Zoom, target_map, zoomed
+from zoo.datasets.streets import edges
 from zoo.datasets.twins import rooms
 from zoo.errors import DataError, UnknownNameError
 from zoo.kinds import IGNORE
@@ -220,3 +225,56 @@ def test_nyud_with_something_wrong_is_named(tmp_path: Path) -> None:
     (root / "gt_sets" / "val.txt").write_text("../../secret\n")
     with pytest.raises(DataError, match="leaves the folder"):
         benchmark.splits("depth", root)
+
+
+# -- streets --------------------------------------------------------------------------------------------------------
+
+
+def test_edges_of_labels_are_where_neighbours_differ_and_unknown_beside_what_has_no_class() -> None:
+    labels = np.array([[0, 0, 1], [0, IGNORE, 1], [2, 2, 2]])
+    assert edges(labels).tolist() == [[0, 1, 0], [1, IGNORE, 1], [0, 0, 0]]
+
+
+@given(
+    hnp.arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.sampled_from([0, 1, 2, IGNORE]))
+)
+def test_edges_are_what_a_look_at_each_pixel_finds(labels: Any) -> None:
+    found = edges(labels)
+    for (y, x), here in np.ndenumerate(labels):
+        there = [
+            labels[y + dy, x + dx] for dy, dx in ((0, 1), (1, 0)) if y + dy < len(labels) and x + dx < labels.shape[1]
+        ]
+        if here != IGNORE and any(other not in (here, IGNORE) for other in there):
+            assert found[y, x] == 1
+        else:
+            assert found[y, x] == (IGNORE if IGNORE in (here, *there) else 0)
+
+
+def test_streets_are_read_with_what_has_no_class_left_out(tmp_path: Path) -> None:
+    root, benchmark = layouts.streets(tmp_path), get_benchmark("streets")
+    image, target = benchmark.splits("semseg", root).train[0]
+    assert target.shape == image.size[::-1]
+    assert target.unique().tolist() == [0, 3, IGNORE]
+    _, edge = benchmark.splits("edge", root).test[1]
+    assert (edge[4:] == 1).nonzero()[:, 1].unique().tolist() == [layouts.WIDTH // 2 - 1]
+    assert (edge[:4] == IGNORE).all()
+
+
+def test_labels_of_streets_that_are_wrong_are_named(tmp_path: Path) -> None:
+    root, benchmark = layouts.streets(tmp_path), get_benchmark("streets")
+    file = root / "train" / "labels" / "frame_0.png"
+    for wrong, said in (
+        (np.full((layouts.HEIGHT, layouts.WIDTH), 12, np.uint8), "label 12"),
+        (np.zeros((3, 4), np.uint8), "has 3×4 pixels, but its image"),
+        (np.zeros((layouts.HEIGHT, layouts.WIDTH, 3), np.uint8), "a picture in colours"),
+    ):
+        Image.fromarray(wrong).save(file)
+        with pytest.raises(DataError, match=rf"frame_0\.png .*{said}"):
+            benchmark.splits("semseg", root).train[0]
+    file.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"frame_0\.png cannot be read"):
+        benchmark.splits("semseg", root).train[0]
+    for image in (root / "test" / "images").iterdir():
+        image.unlink()
+    with pytest.raises(DataError, match="holds no image"):
+        benchmark.splits("semseg", root)

@@ -164,7 +164,7 @@ def test_thin_products_give_the_folded_gradients(layer: Any, way: str) -> None:
 
 @pytest.mark.parametrize("layer", [*THIN, nn.Conv2d(12, 20, 3)], ids=str)
 def test_the_choice_of_a_route_compiles_into_one_graph_for_any_number_of_images(layer: Any) -> None:
-    site, cp = adapted(layer.requires_grad_(False), rank=4)
+    site, _ = adapted(layer.requires_grad_(False), rank=4)
     torch._dynamo.reset()
     compiled = torch.compile(site, backend="aot_eager", fullgraph=True)
     for images in (2, 3, 5):  # from the second on, their number is a symbol

@@ -1,7 +1,7 @@
 """`streets`: what each pixel of a drive through a town shows, and where that changes (CamVid: Brostow et al. 2009).
 
-The 701 frames, 11 classes and splits are those of SegNet (Badrinarayanan et al. 2017). Edges are made of the labels;
-frames of `val` are read by nobody: settings are tried on training frames, by `--hold-out`.
+The frames, 11 classes and splits are those of SegNet (Badrinarayanan et al. 2017), whose frames for validation are not
+read. Edges are made of the labels.
 """
 
 from __future__ import annotations
@@ -73,10 +73,7 @@ def edges(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """
     known = labels != IGNORE
     edge, doubt = np.zeros(labels.shape, bool), ~known
-    for here, there in (
-        (np.s_[:, :-1], np.s_[:, 1:]),
-        (np.s_[:-1], np.s_[1:]),
-    ):
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         edge[here] |= known[here] & known[there] & (labels[here] != labels[there])
         doubt[here] |= ~known[there]
     return np.where(edge, 1, np.where(doubt, IGNORE, 0))
