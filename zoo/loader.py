@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import torch
 from torch import Tensor, nn
 
 from zoo.backbones.lookup import FUSED, architecture, source_of
@@ -67,7 +68,7 @@ def load(
     tasks = entry.tasks if task is None else (entry.known_task(task),)
     if weights is None or weights == "backbone":
         model = fresh_model(entry, registry, pretrained=weights == "backbone")
-        recipe = load_recipe(entry.recipe)
+        recipe = load_recipe(entry.recipe).on(card(entry, registry))
         for each in tasks:
             model.add_task(Task.of(each, entry.classes[each], recipe.of(each).input, entry.kind(each)))
     else:
@@ -116,6 +117,12 @@ def adapt(
         kind = (kinds or {}).get(name, CLASSIFICATION)
         model.add_task(Task.of(name, classes, preprocessing or Preprocessing.of(module), kind))
     return model
+
+
+def card(entry: Entry, registry: Registry) -> Preprocessing:
+    """How an entry's backbone wants its images, where a recipe does not say; ImageNet's way where there is none."""
+    with torch.device("meta"):
+        return Preprocessing.of(architecture(entry.backbone, registry)) if entry.backbone else Preprocessing()
 
 
 def fresh_model(

@@ -10,8 +10,10 @@ import yaml
 
 from zoo.catalog.recipe import Recipe, load_recipe, recipe_file, recipe_names
 from zoo.catalog.registry import default_registry
+from zoo.catalog.task import Preprocessing
 from zoo.catalog.yaml_files import load_yaml
 from zoo.errors import ConfigError, UnknownNameError
+from zoo.loader import card
 from zoo.storage.resources import registry_file
 
 
@@ -83,6 +85,33 @@ def test_a_task_may_differ_from_the_rest(tmp_path: Path) -> None:
         read(tmp_path, text + "tasks: {small: {input: {sizes: 3}}}")
     with pytest.raises(ConfigError, match="cannot hold another task's"):
         read(tmp_path, text + "tasks: {small: {tasks: {}}}")
+
+
+CARD = Preprocessing(160, 200, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), interpolation="bicubic")
+
+
+def test_what_a_recipe_leaves_open_of_the_input_is_the_backbones(tmp_path: Path) -> None:
+    text = "summary: x\nepochs: 2\nbatch: 2\nrest: {name: sgd, lr: 0.1}\n"
+    assert read(tmp_path, text).on(CARD).input == CARD
+    sized = read(tmp_path, text + "input: {size: 320}\ntasks: {t: {input: {mean: [0, 0, 0]}}}\n")
+    assert sized.on(CARD).input == replace(CARD, size=320, resize=400)  # the same share of the image
+    assert sized.on(CARD).of("t").input == replace(CARD, size=320, resize=400, mean=(0, 0, 0))
+    assert sized.on(CARD).on(Preprocessing()) == sized.on(CARD)
+    stated = read(tmp_path, text + "input: {resize: null, std: [1, 1, 1]}\n").on(CARD)
+    assert stated.input == replace(CARD, resize=None, std=(1, 1, 1))
+    made = replace(read(tmp_path, text), stated=None)  # as from Python
+    assert made.on(CARD).input == CARD
+    assert replace(made, input=Preprocessing(96, 96)).on(CARD).input == Preprocessing(96, 96)
+
+
+def test_recipes_of_the_zoos_entries_leave_nothing_open_that_would_change_them() -> None:
+    """Figures were measured with ImageNet's mean, deviation and bilinear resizing where recipes did not say."""
+    registry = default_registry()
+    for entry in map(registry.entry, registry.names()):
+        if entry.backbone:
+            recipe = load_recipe(entry.recipe)
+            on = recipe.on(card(entry, registry))
+            assert all(on.of(task).input == recipe.of(task).input for task in entry.tasks), entry.name
 
 
 def test_pictures_that_mean_something_else_in_a_mirror_are_not_flipped() -> None:

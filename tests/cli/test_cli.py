@@ -207,13 +207,13 @@ def test_train_into_the_store_which_comes_first(tmp_path: Path) -> None:
 def test_train_refuses_what_makes_no_sense(tmp_path: Path) -> None:
     assert "Unknown task of" in error("train", NAME, "--task", "sketchy")
     assert "Name a model" in error("train")
-    assert "--backbone, --data and --out" in error("train", "--backbone", "zoo/resnet20")
+    assert "--backbone and --data" in error("train", "--backbone", "zoo/resnet20")
     assert "Unknown recipe" in error("train", NAME, "--recipe", "shapes/none")
     assert "--data-root" in error("train", "resnet34-ftn-r40-domainnet", status=1)
     data = write_images(tmp_path / "data", {"a": ["x", "y"]})
     arguments = ("train", "--data", data, "--out", tmp_path / "o")
     assert "whole number of at least 1, not 0" in error(*arguments, "--backbone", "torchvision/resnet18", "--rank", 0)
-    assert "needs rank" in error(*arguments, "--backbone", "torchvision/resnet18")
+    assert "needs rank" in error(*arguments, "--backbone", "torchvision/resnet18", "--method", "lora")
     assert "belong to --backbone" in error("train", NAME, "--rank", 4)
     taken = error(*arguments, "--backbone", "torchvision/resnet18", "--rank", 2, "--name", NAME)
     assert "choose another name with --name" in taken
@@ -236,8 +236,8 @@ def test_domains_of_ones_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(build("torchvision/resnet18").state_dict(), weights)
     zoo("cp", "folder/ftn", tmp_path / "small.yaml")
-    text = (tmp_path / "small.yaml").read_text().replace("epochs: 30", "epochs: 1")
-    (tmp_path / "small.yaml").write_text(text.replace("size: 224, resize: 256", "size: 32, resize: 40"))
+    text = (tmp_path / "small.yaml").read_text().replace("epochs: 12\nmin_steps: 400", "epochs: 1")
+    (tmp_path / "small.yaml").write_text(text + "input: {size: 32, resize: 40}\n")
     where = tmp_path / "out"
     own = ("train", "--backbone", "torchvision/resnet18", "--data", data, "--rank", 4, "--out", where,
            "--backbone-weights", weights, "--recipe", tmp_path / "small.yaml", "--quiet")  # fmt: skip

@@ -55,7 +55,7 @@ def adapted(**tasks: int | list[str]) -> zoo.TaskModel:
 
 def quick(epochs: int = 2) -> zoo.Recipe:
     recipe = load_recipe("folder/ftn")
-    return replace(recipe, epochs=epochs, batch=8, threads=1, rest=replace(recipe.rest, lr=0.1))
+    return replace(recipe, epochs=epochs, min_steps=0, batch=8, threads=1, rest=replace(recipe.rest, lr=0.1))
 
 
 def test_a_folders_tasks_are_trained_saved_and_measured(tmp_path: Path) -> None:
@@ -210,3 +210,23 @@ def test_auxiliary_heads_are_off_and_auxiliary_outputs_left_aside(tmp_path: Path
     pair = tuple(TensorDataset(torch.randn(8, 3, 12, 12), torch.arange(8) % 2) for _ in range(2))
     model = zoo.adapt(Auxiliary(), {"a": 2}, rank=2, preprocessing=SMALL)
     assert zoo.train(model, pair, task="a", recipe=quick(1), quiet=True)["a"]["train_loss"] > 0  # type: ignore[arg-type]
+
+
+def test_the_command_line_and_python_prepare_images_as_the_backbones_card_says(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, recipe = folder(tmp_path / "data", {"photo": ["green", "red"]}), tmp_path / "mine.yaml"
+    recipe.write_text("summary: quick\nepochs: 1\nbatch: 8\nrest: {name: sgd, lr: 0.005}\ninput: {size: 32}\n")
+    name = "timm/tf_efficientnet_lite0"
+    network, weights = zoo.backbones.build(name), tmp_path / "backbone.safetensors"  # type: ignore[attr-defined]
+    zoo.storage.tensors.write(weights, network.state_dict(), {})  # type: ignore[attr-defined]
+    words = ("train", "--backbone", name, "--data", data, "--name", "mine", "--recipe", recipe, "--quiet")
+    with caplog.at_level("INFO", "zoo"):
+        command(*words, "--backbone-weights", weights, "--out", tmp_path / "out")
+    assert "shorter side to 37 pixels, centre crop of 32×32, bicubic, mean (0.5, 0.5, 0.5)" in caplog.text
+    assert "ftn rank=4 start=zero" in caplog.text
+    written = read(tmp_path / "out" / "mine" / "photo.safetensors")[1]
+    model = zoo.adapt(network, {"photo": 2}, rank=4, start="zero")
+    zoo.train(model, data, recipe=recipe, quiet=True)
+    assert zoo.Preprocessing.from_data(written["preprocessing"]) == model.task("photo").preprocessing
+    assert written["settings"]["input.interpolation"] == "bicubic"

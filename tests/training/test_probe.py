@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from zoo.catalog.task import Task
 from zoo.datasets import Splits, Transformed, get_benchmark, held_out
 from zoo.errors import OptionError
 from zoo.models.adapted import TaskModel
+from zoo.progress.reporter import Reporter
 from zoo.storage import resources
 from zoo.training import loop, probe
 
@@ -91,6 +93,41 @@ def test_a_head_that_cannot_be_probed_is_told() -> None:
     model.add_task(Task.of("t", DATA.classes, RECIPE.input))
     with pytest.raises(OptionError, match="head: probe needs a classifier that is one Linear layer"):
         train(model, replace(RECIPE, head="probe"))
+    train(model, replace(RECIPE, head="auto"))
+
+
+@pytest.mark.parametrize("head", ["probe", "auto"])
+def test_a_head_that_has_been_trained_is_not_probed(head: str) -> None:
+    """Be it by this process, or by the one that wrote its file."""
+    trained = fresh("features")
+    train(trained, PROBED)
+    with torch.no_grad():
+        trained.backbone.classifier.tasks["t"].weight.neg_()  # type: ignore[union-attr, index]
+    loaded = fresh("features")
+    loaded.load_task_tensors("t", trained.task_tensors("t"))
+    for model in (trained, loaded):
+        kept = snapshot(model.task_tensors("t"))
+        train(model, replace(PROBED, head=head, epochs=1))
+        for name, tensor in model.task_tensors("t").items():
+            torch.testing.assert_close(tensor, kept[name], atol=1e-6, rtol=0)
+
+
+def test_few_images_are_trained_on_for_more_epochs() -> None:
+    model, told = fresh(), []
+    reported = Reporter.epoch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Reporter, "epoch", lambda self, number, figures: (told.append(number), reported(self, number, figures))
+        )
+        train(model, replace(RECIPE, epochs=2, batch=8, min_steps=1 + 5 * math.ceil(len(DATA.train) / 8)))  # type: ignore[arg-type]
+    assert told == [*range(6)]
+
+
+def test_statistics_of_a_network_without_any_cannot_be_kept() -> None:
+    model = TaskModel(SmallNet(), "scratch")
+    model.add_task(Task.of("t", DATA.classes, RECIPE.input))
+    with pytest.raises(OptionError, match="statistics: frozen is for backbones that are trained already"):
+        train(model, replace(RECIPE, increments=None, statistics="frozen"))
 
 
 def test_norms_that_rest_keep_their_statistics_and_are_trained() -> None:

@@ -16,6 +16,8 @@ from zoo.catalog.yaml_files import load_yaml
 from zoo.errors import ConfigError, OptionError, UnknownNameError
 from zoo.storage import resources
 
+INPUT = frozenset(f.name for f in fields(Preprocessing))
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -58,7 +60,7 @@ class Recipe:
     """How one entry is trained, task by task."""
 
     summary: str  # what the recipe reproduces, in a sentence
-    epochs: int
+    epochs: int  # over all images; more, where these would be fewer than `min_steps`
     batch: int  # images per step, over all processes
     rest: Optimizer  # for norms, heads, and a backbone that is trained itself
     increments: Optimizer | None = None  # for ΔW; None where the method adds none
@@ -68,7 +70,9 @@ class Recipe:
     label_smoothing: float = 0.0
     positive_weight: float = 0.95  # of an edge in the loss of edges; its absence weighs the rest of 1
     loss_weight: float = 1.0  # what the loss is multiplied by
-    head: Literal["fresh", "probe"] = "fresh"  # what it begins as: random, or a linear probe (`training/probe.py`)
+    min_steps: int = 0  # for few images, whose epochs are short
+    # What it begins as: random, or a linear probe (`training/probe.py`); auto: that, where the head can be one.
+    head: Literal["fresh", "probe", "auto"] = "fresh"
     # What a task's norms go by in training: each batch's statistics, or those that they come with, which then stay.
     statistics: Literal["batch", "frozen"] = "batch"
     samples: int | None = None  # training images, drawn at random; None: all that there are
@@ -78,12 +82,16 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # what differs for one task: any key but this one
     variants: Mapping[str, Recipe] = field(default_factory=dict, metadata={"derived": True})  # `tasks`, filled in
+    # What it says of the input; the rest is the backbone's. None: all of it, or nothing where `input` is the default.
+    stated: frozenset[str] | None = field(default=None, metadata={"derived": True})
     name: str = field(default="", metadata={"derived": True})
     sha256: str = field(default="", metadata={"derived": True})  # of what the file says, comments aside
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch, self.threads or 1) < 1:
             raise OptionError(f"needs epochs, batch and threads >= 1, not {self.epochs}, {self.batch}, {self.threads}")
+        if self.min_steps < 0:
+            raise OptionError(f"needs min_steps >= 0, not {self.min_steps}")
         if self.samples is not None and self.samples < 2:
             raise OptionError(f"needs samples >= 2, not {self.samples}")
         if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
@@ -100,7 +108,24 @@ class Recipe:
         changed = self.tasks.get(task, {})
         if changed and task not in self.variants:
             raise OptionError(f"What differs for {task!r} is known only to recipes that load_recipe has read.")
-        return replace(self, **{key: getattr(self.variants[task], key) for key in changed})
+        also = ("stated",) if "input" in changed else ()
+        return replace(self, **{key: getattr(self.variants[task], key) for key in (*changed, *also)})
+
+    def leaves_open(self) -> frozenset[str]:
+        """What it does not say of the input."""
+        given = frozenset() if self.input == Preprocessing() else INPUT
+        return INPUT - (given if self.stated is None else self.stated)
+
+    def on(self, card: Preprocessing) -> Recipe:
+        """The recipe with what it leaves open of the input taken from a backbone's card.
+
+        Where it states a size and no resize, the crop is as large a share of the image as the card's.
+        """
+        variants, missing = {task: each.on(card) for task, each in self.variants.items()}, self.leaves_open()
+        values = {name: getattr(card if name in missing else self.input, name) for name in INPUT}
+        if "resize" in missing and "size" not in missing and card.resize:
+            values["resize"] = round(self.input.size * card.resize / card.size)
+        return replace(self, input=Preprocessing(**values), variants=variants, stated=INPUT)
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -150,12 +175,22 @@ def load_recipe(name: str) -> Recipe:
     path = recipe_file(name)
     data = load_yaml(path)
     problems: list[str] = []
-    recipe = parse(Recipe, data, problems)
+    recipe = parse(Recipe, _sized(data), problems)
     variants = {} if recipe is None else _variants(data, recipe.tasks, problems)
     if recipe is None or problems:
         raise ConfigError(str(path), problems)
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-    return replace(recipe, variants=variants, name=name, sha256=digest)
+    return replace(recipe, variants=variants, name=name, sha256=digest, stated=frozenset(data.get("input") or ()))
+
+
+def _sized(data: Any) -> Any:
+    """The same with a resize where the input has a size alone, so that what is open does not forbid a larger size."""
+    given = data.get("input") if isinstance(data, dict) else None
+    if not isinstance(given, dict) or "resize" in given or not isinstance(given.get("size"), int):
+        return data
+    default = Preprocessing()
+    assert default.resize is not None
+    return {**data, "input": {**given, "resize": max(given["size"], default.resize * given["size"] // default.size)}}
 
 
 def _variants(data: dict[str, Any], changes: dict[str, dict[str, Any]], problems: list[str]) -> dict[str, Recipe]:
@@ -167,6 +202,7 @@ def _variants(data: dict[str, Any], changes: dict[str, dict[str, Any]], problems
             problems.append(f"tasks.{task}.tasks: a task's changes cannot hold another task's")
             continue
         nested = {k: {**common[k], **v} for k, v in changed.items() if isinstance(v, dict) and common.get(k)}
-        if variant := parse(Recipe, {**common, **changed, **nested}, problems, f"tasks.{task}"):
-            found[task] = variant
+        whole = {**common, **changed, **nested}
+        if variant := parse(Recipe, _sized(whole), problems, f"tasks.{task}"):
+            found[task] = replace(variant, stated=frozenset(whole.get("input") or ()))
     return found

@@ -112,6 +112,14 @@ class Preprocessing:
         stated = config.get("interpolation", "bilinear")
         return cls(size, resize, mean, std, interpolation=stated if stated in INTERPOLATIONS else "bicubic")
 
+    def words(self) -> str:
+        """What is done to an image, for people."""
+        shape = "×".join(map(str, self.shape))
+        how = f"resized to {shape} pixels" if self.resize is None else f"shorter side to {self.resize} pixels"
+        crop = "" if self.resize is None else f", centre crop of {shape}"
+        numbers = (", ".join(f"{value:g}" for value in each) for each in (self.mean, self.std))
+        return f"{how}{crop}, {self.interpolation}, mean ({next(numbers)}), deviation ({next(numbers)})"
+
     @property
     def channels(self) -> int:
         return len(self.mean)

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 @main.command()
 @click.argument("name", required=False)
 @click.option("--task", "tasks", multiple=True, help="Train this task; may be given several times. Default: all.")
-@click.option("--backbone", help="Adapt this backbone to domains of your own, such as torchvision/resnet18.")
+@click.option("--backbone", help="Adapt this backbone to domains of your own, such as zoo/efficientnet_lite0@imagenet.")
 @click.option("--data", type=FOLDER, help="Those domains: DIR/<domain>/{train,test}/<class>/*.jpg.")
 @click.option("--name", "own_name", help="With --backbone: the new entry's name.")
 @click.option("--method", help="With --backbone: the method.  [default: ftn]")
-@click.option("--rank", help="With --backbone: the rank of ftn. With NAME: auto, to choose one for each task.")
+@click.option(
+    "--rank", help="With --backbone: the rank of ftn, by default 4. With NAME: auto, to choose one for each task."
+)
 @click.option("--margin", type=click.FloatRange(0), help="Points that --rank auto may give away.  [default: 1]")
-@click.option("--out", type=FOLDER, help="Where the adapter files go. Default: the local store.")
+@click.option(
+    "--out", type=FOLDER, help="Where the adapter files go. Default: the local store; with --data, DIR-adapters."
+)
 @click.option("--backbone-weights", type=FILE, help="A safetensors file with the backbone's weights.")
 @click.option("--recipe", help="A recipe's name or file, in place of the entry's.")
 @click.option("--seed", type=int, help="In place of the recipe's.")
@@ -60,16 +64,15 @@ def train(
     if margin is not None and rank != "auto":
         raise OptionError("--margin belongs to --rank auto.")
     if backbone or data:
-        if name or tasks or settings.data_root or not (backbone and data and out):
-            raise OptionError(
-                "For domains of your own give --backbone, --data and --out; no NAME, --task or --data-root."
-            )
+        if name or tasks or settings.data_root or not (backbone and data):
+            raise OptionError("For domains of your own give --backbone and --data; no NAME, --task or --data-root.")
+        out = out or Path(f"{data.resolve().name}-adapters")
         _train_own(registry, backbone, data, out, method or "ftn", rank, own_name or "", settings)
         return
     if own_name or method or rank not in (None, "auto"):
         raise OptionError("--name, --method and --rank N belong to --backbone; an entry of the zoo has its own.")
     if name is None:
-        raise OptionError("Name a model to train, or give --backbone, --data and --out. `zoo ls` lists the models.")
+        raise OptionError("Name a model to train, or give --backbone and --data. `zoo ls` lists the models.")
     if known := registry.backbone(name):
         from zoo.catalog.store import stored_backbone
 

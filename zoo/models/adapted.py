@@ -344,7 +344,12 @@ class TaskModel(proof.Provable):
     def networks(self) -> Sequence[nn.Module]:
         return [self.backbone]
 
+    def is_begun(self, task: str) -> bool:
+        return self.first_passes.is_begun(self, task)
+
     def rest_norms(self, task: str) -> None:
+        if self.method.trains_backbone:
+            super().rest_norms(task)
         for _, site in self.sites(task):
             if isinstance(site, TaskNorm):
                 site.tasks[task].eval()

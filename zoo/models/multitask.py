@@ -146,8 +146,17 @@ class MultiTaskModel(nn.Module):
         """What training changes beside what tasks own, by name."""
         return {}
 
+    def is_begun(self, task: str) -> bool:
+        """Whether a task has been trained, or loaded, since it was added."""
+        return False
+
     def rest_norms(self, task: str) -> None:
-        """In training mode, have the norms that `task` owns take the statistics that they have, and keep them."""
+        """In training mode, have the norms that `task` owns take the statistics that they have, and keep them.
+
+        Raises:
+            OptionError: the norms come with no statistics to keep: the network is trained from its beginning.
+        """
+        raise OptionError("statistics: frozen is for backbones that are trained already; leave it out of the recipe.")
 
     def penalty(self, task: str) -> Tensor | None:
         """What the method adds to the loss of a batch of this task."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,18 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.task import Task
 from zoo.datasets import get_benchmark
 from zoo.increments import get_method
-from zoo.loader import fresh_model
+from zoo.loader import card, fresh_model
 from zoo.storage.files import weights_file
 from zoo.storage.tensors import fingerprint, read, write
 from zoo.training.publishing import publish
-from zoo.training.runs import RunOptions, train_entry
+from zoo.training.runs import RunOptions, recipe_of, splits_of, train_entry
+
+log = logging.getLogger(__name__)
+
+
+# What methods take on a user's own domains, where nothing else is asked for. FTN's own start, the paper's, throws
+# networks of depthwise convolutions off before the first step (docs/pictures.md).
+OPTIONS: dict[str, dict[str, Any]] = {"ftn": {"rank": 4, "start": "zero"}}
 
 
 def train_own(
@@ -32,13 +40,18 @@ def train_own(
 ) -> tuple[Entry, Path]:
     """Adapt a backbone to the user's own domains, `<data>/<domain>/{train,test}/<class>/*`.
 
+    What is going to be done is logged first.
+
     Args:
+        method: its name, and options; where FTN's are missing, those of OPTIONS are taken.
         name: of the new entry; by default made of backbone, method, rank and the data folder's name.
 
     Returns:
         The new entry, and the registry file in `out` that now lists it.
     """
+    method = OPTIONS.get(method["name"], {}) | method
     entry = _own_entry(backbone, data, method, out, registry, options, name)
+    _announce(entry, registry, options)
     registry_file = out / "registry.yaml"
     own = Registry.at(out)
     if options.backbone_weights:
@@ -78,6 +91,28 @@ def _own_entry(
     for task, names in classes.items():
         model.add_task(Task.of(task, names))
     return replace(entry, parameters=model.count_parameters(entry.tasks[0]))
+
+
+def _announce(entry: Entry, registry: Registry, options: RunOptions) -> None:
+    """Log what is trained, on how much, of what size, and what the images become."""
+    for task in entry.tasks:
+        splits = splits_of(entry, task, options)
+        train, test = (len(images) for images in (splits.train, splits.test))  # type: ignore[arg-type]
+        log.info("%s: %d training and %d test images of %d classes", task, train, test, entry.classes[task])
+    assert entry.parameters is not None
+    added, backbone = entry.parameters.per_task, entry.parameters.backbone
+    described = " ".join(str(value) for value in (entry.method["name"], *_options(entry.method)))
+    share = f"{100 * added / backbone:.1f} % of its {backbone:,}"
+    log.info(
+        "%s on %s: %s parameters for each task beside its head, %s", described, entry.backbone, f"{added:,}", share
+    )
+    wanted = recipe_of(entry.recipe, options)
+    inputs = wanted.on(card(entry, registry)).input.words()
+    log.info("Images: %s%s", inputs, "" if wanted.leaves_open() == frozenset() else ", by the backbone's card")
+
+
+def _options(method: dict[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in method.items() if key != "name"]
 
 
 def _word(text: str) -> str:

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,7 @@ class _Run:
             raise OptionError("Tasks that share weights are trained by one process; start it without torchrun.")
         self.model, self.data, self.accelerator, self.execution = model, data, accelerator, execution
         self.recipes = {task: recipe.of(task) for task in data}
+        self.fresh = {task for task in data if not (model.is_begun(task) or execution.begun_with)}
         self.recipe = recipe if len(data) > 1 else next(iter(self.recipes.values()))
         self.name = "+".join(data)
         self.identity = {"task": self.name, "recipe": run_identity(self.recipe, execution)}
@@ -111,14 +112,21 @@ class _Run:
         self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe), accelerator.scaler
         self.network = accelerator.prepare(model)
         self.feed = Turns(data, self.recipes, accelerator, execution.workers, cache)
+        enough = math.ceil(self.recipe.min_steps / len(self.feed))
+        self.recipe = replace(self.recipe, epochs=max(self.recipe.epochs, enough))
         for task, splits in data.items():
             model.prove(task, model.taken(_some_inputs(splits, self.recipes[task]).to(accelerator.device)))
 
     def begin(self) -> None:
         """Give the heads what they begin with, unless the tasks come from elsewhere."""
         for task, recipe in self.recipes.items():
-            if recipe.head == "probe" and not self.execution.begun_with:
+            if recipe.head == "fresh" or task not in self.fresh:
+                continue
+            try:
                 fit_head(self.model, task, self.data[task].train, self.accelerator, workers=self.execution.workers)
+            except OptionError:
+                if recipe.head == "probe":
+                    raise
 
     def epoch(self, number: int, report: Reporter) -> dict[str, float]:
         """Train for an epoch; its figures."""

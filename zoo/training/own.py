@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from zoo.catalog.recipe import Recipe, load_recipe
-from zoo.catalog.task import CLASSIFICATION, Preprocessing
+from zoo.catalog.task import CLASSIFICATION
 from zoo.datasets import Splits, get_benchmark
 from zoo.errors import DataError, OptionError
 from zoo.models.adapted import TaskModel
@@ -45,7 +45,7 @@ def train(
             and the test images as a pair of torch datasets. Their items are an image (PIL, or a uint8 tensor (C, H, W),
             which the recipe augments and the preprocessing normalises; a float tensor is taken as it is) and a target.
         recipe: a recipe, its name or its file; by default `folder/METHOD`. What it says of the input becomes the tasks'
-            preprocessing; where it says nothing but the default, the tasks keep theirs.
+            preprocessing; the rest they keep.
         task: this one alone.
         out: a folder for `<task>.safetensors`, and for checkpoints after each epoch.
         resume: go on from the last checkpoint in `out`, and take finished tasks from there.
@@ -180,11 +180,10 @@ def _recipe(model: TaskModel, recipe: str | Path | Recipe | None, splits: Mappin
         chosen = replace(recipe, name=recipe.name or "one's own", sha256=recipe.fingerprint())
     else:
         chosen = load_recipe(name)
-    if chosen.input == Preprocessing():
-        inputs = {model.task(name).preprocessing for name in splits}
-        if len(inputs) > 1:
-            raise OptionError("The tasks are prepared in several ways; train them one by one: task=….")
-        chosen = replace(chosen, input=inputs.pop())
+    inputs = {model.task(name).preprocessing for name in splits}
+    if len(inputs) > 1 and chosen.leaves_open():
+        raise OptionError("The tasks are prepared in several ways; train them one by one: task=….")
+    chosen = chosen.on(inputs.pop())
     for name in splits:
         model.rename(replace(model.task(name), preprocessing=chosen.of(name).input))
     return chosen

@@ -25,7 +25,7 @@ from zoo.catalog.task import Task
 from zoo.compression.factors import compress_entry
 from zoo.datasets import Splits, fraction_of, get_benchmark, held_out, some_of
 from zoo.errors import DataError, OptionError
-from zoo.loader import fresh_model, load_shared
+from zoo.loader import card, fresh_model, load_shared
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage import resources
@@ -71,7 +71,7 @@ def train_entry(
             what to do; or only some are wanted of tasks that are trained together.
         DataError: the images are not as they should be.
     """
-    recipe = recipe_of(entry.recipe, options)
+    recipe = recipe_of(entry.recipe, options).on(card(entry, registry))
     if strange := sorted(set(recipe.tasks) - set(entry.tasks)):
         raise OptionError(f"The recipe {recipe.name} names tasks that {entry.name} lacks: {', '.join(strange)}.")
     if entry.networks and set(tasks) != set(entry.tasks):
