@@ -113,14 +113,14 @@ def test_a_head_that_has_been_trained_is_not_probed(head: str) -> None:
 
 
 def test_few_images_are_trained_on_for_more_epochs() -> None:
-    model, told = fresh(), []
-    reported = Reporter.epoch
+    steps = math.ceil(len(DATA.train) / RECIPE.batch)  # type: ignore[arg-type]
+    told: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Reporter, "epoch", lambda self, number, figures: (told.append(number), reported(self, number, figures))
-        )
-        train(model, replace(RECIPE, epochs=2, batch=8, min_steps=1 + 5 * math.ceil(len(DATA.train) / 8)))  # type: ignore[arg-type]
-    assert told == [*range(6)]
+        patch.setattr(Reporter, "epoch", lambda _, number, figures: told.append(number))
+        train(fresh(), replace(RECIPE, epochs=2, min_steps=5 * steps + 1))
+        assert told == [*range(6)]
+        train(fresh(), replace(RECIPE, epochs=2, min_steps=steps))
+        assert told == [*range(6), 0, 1]
 
 
 def test_statistics_of_a_network_without_any_cannot_be_kept() -> None:
