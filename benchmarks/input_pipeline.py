@@ -1,14 +1,18 @@
 """Training images per second: the zoo's input pipeline against torchvision's ImageFolder with transforms v2.
 
-    python benchmarks/input_pipeline.py [--json FILE]
+    python benchmarks/input_pipeline.py [--data-root DATA] [--json FILE]
 
 The images are JPEG files of 500 × 375 pixels, as ImageNet's and the benchmarks' mostly are; each candidate decodes,
 crops, resizes to 224, flips and normalises them on one core, in turn. On a machine with a GPU, the images per second
 that it trains resnet50 R=50 on are measured too: what the loading processes have to keep up with.
+
+With DATA, which holds `pictures`: what loading costs beside training EfficientNet-Lite0 on a CPU, with and without
+`--cache`, by the recipes of `pictures`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import tempfile
 import time
@@ -20,15 +24,18 @@ import numpy as np
 import torch
 from PIL import Image
 from record import save
+from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import zoo
 from zoo.catalog.recipe import load_recipe
+from zoo.catalog.registry import default_registry
 from zoo.catalog.task import IMAGENET_MEAN, IMAGENET_STD
 from zoo.cli.tables import show
-from zoo.datasets import Images, Transformed, get_benchmark
-from zoo.training.batches import augmentations
+from zoo.datasets import Images, Transformed, get_benchmark, some_of
+from zoo.training.batches import augmentations, training_loader
+from zoo.training.loop import make_accelerator
 from zoo.verification.timing import interleaved, medians, ratio
 
 COUNT, BATCH = 64, 32
@@ -100,10 +107,49 @@ def gpu_rate() -> float | None:
     return 40 * BATCH / (time.perf_counter() - start)
 
 
+def beside_training(data_root: Path, rounds: int) -> list[dict[str, object]]:
+    """For two tasks, the milliseconds for each image of loading and of training, on one core, in turn."""
+    rows: list[dict[str, object]] = []
+    for task in ("birds", "textures"):
+        for method in ("features", "ftn-r4"):
+            entry = default_registry().entry(f"efficientnet_lite0-{method}-pictures")
+            recipe, data = load_recipe(entry.recipe).of(task), get_benchmark("pictures").splits(task, data_root)
+            data = some_of(data, 4 * recipe.batch, seed=0)
+            ways = {
+                name: training_loader(data, task, recipe, make_accelerator("no", cpu=True), 0, cache)[0]
+                for name, cache in (("decoded", False), ("cached", True))
+            }
+            calls = {name: functools.partial(list, loader) for name, loader in ways.items()}
+            calls["trained"] = training(entry.name, task, list(ways["cached"]))
+            each = {name: 1000 * s / (4 * recipe.batch) for name, s in medians(interleaved(calls, rounds)).items()}
+            shares = {name: f"{100 * each[name] / (each[name] + each['trained']):.0f} %" for name in ways}
+            rows.append({
+                "task": task, "method": method, **{f"{name} ms": round(value, 2) for name, value in each.items()},
+                "loading's share": shares["decoded"], "with --cache": shares["cached"],
+            })  # fmt: skip
+    return rows
+
+
+def training(entry: str, task: str, batches: list[list[Tensor]]) -> Callable[[], None]:
+    """Steps on batches that are there."""
+    model = zoo.load(entry, task=task, weights="backbone").to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+
+    def run() -> None:
+        for images, labels in batches:
+            outputs = model(images.to(memory_format=torch.channels_last), task=task)
+            torch.nn.functional.cross_entropy(outputs, labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return run
+
+
 @click.command()
 @click.option("--rounds", default=9, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures here.")
-def main(rounds: int, json_file: Path | None) -> None:
+@click.option("--data-root", type=click.Path(path_type=Path, exists=True))
+def main(rounds: int, json_file: Path | None, data_root: Path | None) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
@@ -121,7 +167,9 @@ def main(rounds: int, json_file: Path | None) -> None:
     show(rows)
     if rate:
         click.echo(f"{torch.cuda.get_device_name()} trains resnet50 R=50 on {rate:.0f} images/s in bfloat16")
-    save(json_file, {"pipelines": rows, "gpu images/s": rate}, "cuda" if rate else "cpu")
+    shares = beside_training(data_root / "pictures", rounds) if data_root else []
+    show(shares)
+    save(json_file, {"pipelines": rows, "gpu images/s": rate, "beside training": shares}, "cuda" if rate else "cpu")
 
 
 if __name__ == "__main__":
