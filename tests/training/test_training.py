@@ -264,10 +264,11 @@ def test_every_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     recipe = replace(load_recipe(name), batch=4, epochs=1)
     data = get_benchmark("folder").splits("d", write_images(tmp_path, {"d": ["x", "y"]}, per_class=4, size=64))
     used = [entry.method for entry in USERS[name]]
-    own = name.partition("/")[2]
+    own = name.partition("/")[2].removeprefix("paper_")
     method = dict(used[0]) if used else {"name": "scratch" if own.startswith("pretrain") else own}
     if method["name"] in ("ftn", "ftn_qv", "ftn_o", "lora", "kadaptation"):
         method.setdefault("rank", 2)
+    method.pop("layers", None)  # of another network
     network: torch.nn.Module = SmallNet()
     if get_method(method["name"]).projections:
         network = VisionTransformer(img_size=recipe.input.size, embed_dim=24, depth=1, num_heads=3)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from zoo.catalog.changes import Changes
 from zoo.catalog.schema import parse
 from zoo.catalog.task import Preprocessing
 from zoo.catalog.yaml_files import load_yaml
@@ -165,15 +166,18 @@ def recipe_file(name: str) -> Path:
     return resources.within(resources.recipes_dir(), f"{name}.yaml")
 
 
-def load_recipe(name: str) -> Recipe:
-    """Read a recipe by its name or path.
+def load_recipe(name: str, changes: Changes | None = None) -> Recipe:
+    """Read a recipe by its name or path, with changes that stand in place of what it says.
 
     Raises:
         UnknownNameError: the zoo has no such recipe.
+        OptionError: a change that could stand nowhere in a recipe.
         ConfigError: the file has unknown keys or wrong values; all are listed.
     """
     path = recipe_file(name)
     data = load_yaml(path)
+    if changes is not None and changes != Changes() and isinstance(data, dict):
+        data = changes.applied(data)
     problems: list[str] = []
     recipe = parse(Recipe, _sized(data), problems)
     variants = {} if recipe is None else _variants(data, recipe.tasks, problems)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.catalog.changes import Changes
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.cli.base import COUNT, FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
@@ -48,7 +49,13 @@ if TYPE_CHECKING:
 @click.option("--cache", is_flag=True, help="Decode the training images once, and keep them.")
 @click.option("--tracker", type=click.Choice(["tensorboard", "wandb"]), help="Log the figures of each epoch.")
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of the training images.")
-@click.option("--max-steps", type=POSITIVE, help="Take so many steps in each epoch, for a quick try.")
+@click.option("--epochs", type=POSITIVE, help="In place of the recipe's.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Of the increments, else of the rest.")
+@click.option("--batch-size", type=POSITIVE, help="In place of the recipe's.")
+@click.option("--image-size", type=POSITIVE, help="Height of the input; width and resize in relation.")
+@click.option("--set", "set_", multiple=True, metavar="KEY=VALUE", help="Of the recipe, such as rest.momentum=0.8.")
+@click.option("--max-steps", type=POSITIVE, help="Take no more steps in all; the schedule ends with them.")
+@click.option("--steps-per-epoch", type=POSITIVE, help="Take no more steps in each epoch, for a quick try.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_obj
 def train(
@@ -60,7 +67,9 @@ def train(
 
     narrate()
     click.get_current_context().call_on_close(runs.end_processes)
-    settings = runs.RunOptions(**options)
+    changed = {name: options.pop(name) for name in ("epochs", "lr", "batch_size", "image_size")}
+    changes = Changes(**changed, set=options.pop("set_"))
+    settings = runs.RunOptions(**options, changes=changes)
     if margin is not None and rank != "auto":
         raise OptionError("--margin belongs to --rank auto.")
     if backbone or data:

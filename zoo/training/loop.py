@@ -41,7 +41,8 @@ class Execution:
     channels_last: bool = True  # the memory layout that convolutions are fastest in
     compile: bool = False  # have torch.compile translate the network first
     workers: int = 0  # processes that load images; each draws augmentations of its own
-    max_steps: int | None = None  # per epoch, for a quick try
+    max_steps: int | None = None  # in all, of which the schedule is made
+    steps_per_epoch: int | None = None  # for a quick try
     fraction: float = 1.0  # of the training images, drawn at random
     hold_out: float = 0.0  # share of the training images to test on, in place of the test images
     begun_with: str = ""  # the SHA-256 of the adapter files that tasks begin with, in place of fresh ones
@@ -77,9 +78,9 @@ def train_tasks(
     else:
         with deterministic(run.recipe.threads):
             run.begin()
-    reporter = Reporter(run.name, run.recipe.epochs, len(run.feed), start, quiet or not run.accelerator.is_main_process)
+    reporter = Reporter(run.name, run.epochs, len(run.feed), start, quiet or not run.accelerator.is_main_process)
     with deterministic(run.recipe.threads), compiled(model, execution.compile), reporter as report:
-        for epoch in range(start, run.recipe.epochs):
+        for epoch in range(start, run.epochs):
             figures = run.epoch(epoch, report)
             report.epoch(epoch, figures)
             run.accelerator.log({f"{run.name}/{key}": value for key, value in figures.items()}, step=epoch)
@@ -112,8 +113,10 @@ class _Run:
         self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe), accelerator.scaler
         self.network = accelerator.prepare(model)
         self.feed = Turns(data, self.recipes, accelerator, execution.workers, cache)
-        enough = math.ceil(self.recipe.min_steps / len(self.feed))
-        self.recipe = replace(self.recipe, epochs=max(self.recipe.epochs, enough))
+        epochs, per_epoch = self.recipe.epochs, len(self.feed)
+        epochs = max(epochs, math.ceil(self.recipe.min_steps / per_epoch))
+        self.steps = min(epochs * per_epoch, execution.max_steps or math.inf)
+        self.epochs = math.ceil(self.steps / per_epoch)
         for task, splits in data.items():
             model.prove(task, model.taken(_some_inputs(splits, self.recipes[task]).to(accelerator.device)))
 
@@ -135,7 +138,8 @@ class _Run:
         for task, recipe in self.recipes.items():
             if recipe.statistics == "frozen":
                 self.model.rest_norms(task)
-        steps = itertools.islice(enumerate(self.feed.epoch(number), number * len(self.feed)), self.execution.max_steps)
+        begun, limit = number * len(self.feed), self.execution.steps_per_epoch or len(self.feed)
+        steps = itertools.islice(enumerate(self.feed.epoch(number), begun), int(min(limit, self.steps - begun)))
         figures = run_epoch(steps, self.step, functools.partial(report.step, number), self.accelerator)
         self.model.end_epoch()
         if len(self.data) > 1 and self.execution.hold_out:
@@ -145,7 +149,7 @@ class _Run:
     def step(self, number: int, task: str, inputs: Tensor, targets: Tensor) -> tuple[float, int, int]:
         """Step `number` of the training, on a batch of one task: its loss, right answers, answers."""
         kind, recipe = self.kinds[task], self.recipes[task]
-        set_learning_rates(self.optimizers, self.recipe, number / (self.recipe.epochs * len(self.feed)))
+        set_learning_rates(self.optimizers, self.recipe, number / self.steps)
         inputs = self.model.taken(inputs.to(memory_format=self.layout) if inputs.ndim == 4 else inputs)
         outputs = main_output(self.network(inputs, task=task))
         loss = recipe.loss_weight * kind.loss(outputs, targets, recipe)

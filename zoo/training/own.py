@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from zoo.catalog.changes import Changes
 from zoo.catalog.recipe import Recipe, load_recipe
 from zoo.catalog.task import CLASSIFICATION
 from zoo.datasets import Splits, get_benchmark
@@ -23,8 +24,9 @@ from zoo.training.runs import RunOptions, begin_with, begun, checkpoint_of, pend
 
 Pair = tuple[Dataset[Any], Dataset[Any]]
 # Arguments of its own, or of entries alone.
-ELSEWHERE = {"recipe", "resume", "data_root", "backbone_weights", "source_weights"}
-OPTIONS = {field.name for field in fields(RunOptions)} - ELSEWHERE - {"begun_with"}
+ELSEWHERE = {"recipe", "resume", "data_root", "backbone_weights", "source_weights", "changes"}
+CHANGES = {field.name for field in fields(Changes)}  # of the recipe
+OPTIONS = CHANGES | {field.name for field in fields(RunOptions)} - ELSEWHERE - {"begun_with"}
 
 
 def train(
@@ -49,8 +51,9 @@ def train(
         task: this one alone.
         out: a folder for `<task>.safetensors`, and for checkpoints after each epoch.
         resume: go on from the last checkpoint in `out`, and take finished tasks from there.
-        options: further ones of `zoo.training.RunOptions`, such as `precision="bf16"`, `seed=1`, `begin="DIR"` (with
-            adapter files to begin with), `overwrite=True` or `quiet=True`.
+        options: settings in place of the recipe's, `epochs`, `lr`, `batch_size`, `image_size` or others as
+            `set=["rest.momentum=0.8"]`; and those of `zoo.training.RunOptions`, such as `precision="bf16"`, `seed=1`,
+            `begin="DIR"` (with adapter files to begin with), `overwrite=True` or `quiet=True`.
 
     Returns:
         For each task its metric on the test images, and `train_loss` and the like of the last epoch.
@@ -65,7 +68,8 @@ def train(
         raise OptionError("resume needs out, the folder where the training was begun.")
     if strange := sorted(set(options) - OPTIONS):
         raise OptionError(f"zoo.train has no option {strange[0]!r}; it takes {', '.join(sorted(OPTIONS))}.")
-    chosen, run = _recipe(model, recipe, splits), RunOptions(resume=resume, **options)
+    changes = Changes(**{name: options.pop(name) for name in CHANGES & set(options)})
+    chosen, run = _recipe(model, recipe, splits, changes), RunOptions(resume=resume, **options)
     if run.seed is not None:
         chosen = replace(chosen, seed=run.seed)
     with tempfile.TemporaryDirectory() as nowhere:
@@ -173,13 +177,18 @@ def _check_classes(model: TaskModel, task: str, splits: Splits, root: Path) -> N
         )
 
 
-def _recipe(model: TaskModel, recipe: str | Path | Recipe | None, splits: Mapping[str, Splits]) -> Recipe:
+def _recipe(
+    model: TaskModel, recipe: str | Path | Recipe | None, splits: Mapping[str, Splits], changes: Changes
+) -> Recipe:
     """The recipe of a training, and the model's tasks prepared as it says."""
     name = f"folder/{model.method_name}" if recipe is None else str(recipe)
-    if isinstance(recipe, Recipe):  # perhaps a changed copy of a file's, whose hash would be that of the file
+    if isinstance(recipe, Recipe):
+        if changes != Changes():
+            raise OptionError("epochs, lr and the like change recipe files; change a Recipe by dataclasses.replace.")
+        # Perhaps a changed copy of a file's, whose hash would be that of the file
         chosen = replace(recipe, name=recipe.name or "one's own", sha256=recipe.fingerprint())
     else:
-        chosen = load_recipe(name)
+        chosen = load_recipe(name, changes)
     inputs = {model.task(name).preprocessing for name in splits}
     if len(inputs) > 1 and chosen.leaves_open():
         raise OptionError("The tasks are prepared in several ways; train them one by one: task=….")

@@ -64,11 +64,12 @@ def _finished(files: dict[str, Path], name: str) -> None:
     missing = [task for task, file in files.items() if not file.exists()]
     if missing:
         raise WeightsError(f"The local store lacks {', '.join(missing)} of {name}. Train it first: `zoo train {name}`.")
-    partly = {"max_steps", "hold_out", "fraction"}
+    partly = {"max_steps", "steps_per_epoch", "hold_out", "fraction"}
     tried = [task for task, file in files.items() if partly & set(read(file)[1].get("recipe", {}))]
     if tried:
         raise WeightsError(
-            f"{', '.join(tried)} of {name} were trained in part (--max-steps, --fraction, --rank auto): not published."
+            f"{', '.join(tried)} of {name} were trained in part, by --max-steps, --steps-per-epoch, --fraction or "
+            "--rank auto: not published."
         )
 
 

@@ -8,7 +8,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from accelerate import Accelerator, PartialState
 
 import zoo
 from zoo.backbones import build
+from zoo.catalog.changes import Changes
 from zoo.catalog.entry import Backbone, Entry
 from zoo.catalog.recipe import Recipe, differences, load_recipe, settings
 from zoo.catalog.registry import Registry
@@ -49,6 +50,7 @@ class RunOptions(Execution):
     begin: Path | None = None  # a folder of adapter files that the tasks begin with
     recipe: str | None = None  # a recipe's name or file, in place of the entry's
     seed: int | None = None  # in place of the recipe's
+    changes: Changes = field(default_factory=Changes)  # of other settings of the recipe
     backbone_weights: Path | None = None  # a safetensors file, in place of the published ones
     source_weights: str = "auto"  # of the entry that this one's adapters are compressed from, as `zoo.load` takes them
     skip_unreadable: bool = False
@@ -260,7 +262,7 @@ def given(data: Splits, task: str, recipe: Recipe, options: RunOptions) -> Split
 
 def recipe_of(name: str, options: RunOptions) -> Recipe:
     """The recipe of a name, as the options change it."""
-    recipe = load_recipe(options.recipe or name)
+    recipe = load_recipe(options.recipe or name, options.changes)
     return recipe if options.seed is None else replace(recipe, seed=options.seed)
 
 
