@@ -32,7 +32,7 @@ class UnknownNameError(ZooError, LookupError):
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         import difflib  # here, and not above: it is slow to import, and errors are rare
 
-        known = sorted(known)
+        self.kind, self.name, known = kind, name, sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         if near:
             advice = "Did you mean " + " or ".join(near) + "?"

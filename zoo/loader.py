@@ -15,7 +15,7 @@ from zoo.backbones.lookup import FUSED, architecture, source_of
 from zoo.backbones.weights import pretrained_tensors
 from zoo.catalog.entry import Entry, Parameters
 from zoo.catalog.recipe import load_recipe
-from zoo.catalog.registry import Registry, default_registry
+from zoo.catalog.registry import Registry, registry_with
 from zoo.catalog.store import adapter_files, shared_file
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, WeightsError
@@ -31,11 +31,16 @@ from zoo.storage.tensors import check_tensors, read
 @overload
 def load(
     name: str, *, task: str | None = ..., fuse: Literal[False] = ..., weights: str | Path | None = ...,
-    registry: Registry | None = ...,
+    registry: Registry | str | Path | None = ...,
 ) -> MultiTaskModel: ...  # fmt: skip
 @overload
 def load(
-    name: str, *, task: str, fuse: Literal[True], weights: str | Path | None = ..., registry: Registry | None = ...
+    name: str,
+    *,
+    task: str,
+    fuse: Literal[True],
+    weights: str | Path | None = ...,
+    registry: Registry | str | Path | None = ...,
 ) -> nn.Module: ...
 def load(
     name: str,
@@ -43,7 +48,7 @@ def load(
     task: str | None = None,
     fuse: bool = False,
     weights: str | Path | None = "auto",
-    registry: Registry | None = None,
+    registry: Registry | str | Path | None = None,
 ) -> nn.Module:
     """Build a model of the zoo, in evaluation mode.
 
@@ -55,13 +60,15 @@ def load(
             "published": the registry's, whatever the store holds. A path: a folder of `<task>.safetensors`,
             or one such file. "backbone": the pre-trained backbone with fresh adapters. None: the architecture
             alone, with random weights and without any download.
-        registry: where names are looked up; by default the zoo's own.
+        registry: where names are looked up: by default the zoo's own; a path, of a registry file or of the folder that
+            `zoo train` made, stands beside it.
 
     Raises:
         UnknownNameError: no such entry or task.
         WeightsError: weights that are missing, damaged or made for something else.
     """
-    registry = registry or default_registry()
+    if not isinstance(registry, Registry):
+        registry = registry_with(registry)
     entry = registry.entry(name)
     if fuse and task is None:
         raise OptionError(f"Fusing needs a task; those of {name} are {', '.join(entry.tasks)}.")

@@ -19,9 +19,9 @@ import zoo as package
 from tests.conftest import equal, write_images
 from zoo.backbones import build
 from zoo.catalog.entry import Entry
-from zoo.cli.base import COMMANDS, main
+from zoo.cli.base import COMMANDS, MEANT, SECTIONS, main
 from zoo.datasets.twins.shapes import render
-from zoo.errors import DataError
+from zoo.errors import DataError, UnknownNameError
 from zoo.storage import resources
 from zoo.storage.tensors import read
 from zoo.verification.claims import evaluate
@@ -223,13 +223,32 @@ def test_train_refuses_what_makes_no_sense(tmp_path: Path) -> None:
     assert "Unknown method" in error(*arguments, "--backbone", "torchvision/resnet18", "--method", "fttn")
 
 
+def test_commands_by_other_names_and_the_sections_of_the_help() -> None:
+    for wrong, right in {"adapt": "train", "serve": "export", "infer": "predict", "trian": "train"}.items():
+        assert f"Did you mean `zoo {right}`?" in error(wrong)
+    assert "`zoo --help` lists them" in error("xyzzy")
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(COMMANDS)
+    assert set(MEANT.values()) <= set(COMMANDS)
+    said = CliRunner().invoke(main, ["--help"]).stdout
+    assert all(f"{section}:" in said for section in SECTIONS)
+
+
+def test_a_backbone_without_its_library_is_found_in_those_that_have_it() -> None:
+    for name, meant in {
+        "tf_efficientnet_lite0": "timm/tf_efficientnet_lite0", "efficientnet_lite0": "zoo/efficientnet_lite0@imagenet",
+        "rsnet18": "torchvision/resnet18", "resnet18.a1_in1k": "timm/resnet18.a1_in1k",
+    }.items():  # fmt: skip
+        with pytest.raises(UnknownNameError, match=f"Did you mean .*{meant}"):
+            build(name)
+
+
 def test_models_without_weights_say_what_helps() -> None:
     message = error("eval", "resnet34-ftn-r40-domainnet", status=1)
     assert "`zoo train resnet34-ftn-r40-domainnet`" in message
     assert "weights=None" in message
 
 
-def test_domains_of_ones_own(tmp_path: Path) -> None:
+def test_domains_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a folder of images to exported graphs, by the registry file that training writes."""
     data = write_images(tmp_path / "My Data", {"photo": ["cat", "dog"], "drawing": ["bee", "cow", "elk"]}, 6)
     weights = tmp_path / "backbone.safetensors"
@@ -243,7 +262,7 @@ def test_domains_of_ones_own(tmp_path: Path) -> None:
            "--backbone-weights", weights, "--recipe", tmp_path / "small.yaml", "--quiet")  # fmt: skip
     message = zoo(*own).stdout
     name = "resnet18-ftn-r4-my_data"
-    assert f"zoo --registry {where / 'registry.yaml'} eval {name}" in message
+    assert f"zoo eval {name} --registry {where}" in message
     files = {p.relative_to(where).as_posix() for p in where.rglob("*") if p.is_file()}
     assert files == {"registry.yaml", *(f"{name}/{f}.safetensors" for f in ("photo", "drawing", "backbone"))}
 
@@ -267,6 +286,13 @@ def test_domains_of_ones_own(tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     where.rename(moved)
     assert out("--registry", moved / "registry.yaml", "eval", name, "--task", "photo")
+    monkeypatch.chdir(tmp_path)
+    assert "It stands in elsewhere: name that with --registry" in error("verify", name)
+    for place in (("verify", name, "--registry", "elsewhere"), ("verify", "--registry=elsewhere", name)):
+        assert zoo(*place).exit_code == 0
+    monkeypatch.setenv("ZOO_REGISTRY", str(moved))
+    assert next(iter(out("ls")))["name"] == name
+    assert set(package.load(name, registry=moved).tasks) == {"photo", "drawing"}
 
 
 def test_a_registry_with_mistakes_lists_them(tmp_path: Path) -> None:

@@ -59,7 +59,23 @@ def build(name: str) -> nn.Module:
         return timm.create_model(architecture, pretrained=False)
     if library == "deeplab":
         return _deeplab(name, architecture)
-    raise UnknownNameError("backbone", name, ["zoo/…", "torchvision/…", "timm/…", "deeplab/zoo/…", "deeplab/timm/…"])
+    forms = ["zoo/…", "torchvision/…", "timm/…", "deeplab/zoo/…", "deeplab/timm/…"]
+    raise UnknownNameError("backbone", name, forms if rest else _libraries_of(name) or forms)
+
+
+def _libraries_of(architecture: str) -> list[str]:
+    """The names under which libraries have an architecture, or else those like it."""
+    import difflib
+
+    import timm
+    import torchvision
+
+    named = {f"zoo/{name}{'@imagenet' if name in IMPORTED else ''}": name for name in OWN}
+    named |= {f"torchvision/{name}": name for name in torchvision.models.list_models(module=torchvision.models)}
+    named |= {f"timm/{name}": name for name in [*timm.list_models(), *timm.list_pretrained()]}
+    wanted = [architecture, *difflib.get_close_matches(architecture, set(named.values()), n=1)]
+    alike = ([full for full, name in named.items() if name == each] for each in wanted)
+    return next(filter(None, alike), [])
 
 
 # torchvision's published weights of these take inputs that the network itself normalises anew.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import gc
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,6 +22,11 @@ FORMAT = 1
 T = TypeVar("T")
 
 
+MODEL = "model"  # the kind of name that an entry's is
+HINT = "`zoo ls` lists them all; those of a folder of your own with --registry FOLDER (in Python, registry=)."
+OWN = "registry.yaml"  # what the registry in a folder of one's own is called
+
+
 class Registry:
     """Entries and backbones by name."""
 
@@ -33,8 +39,15 @@ class Registry:
             self.add(backbone)
 
     @classmethod
-    def read(cls, path: Path) -> Registry:
-        """The registry of a YAML file, or of its index; raises ConfigError with every problem of the file."""
+    def read(cls, path: str | Path) -> Registry:
+        """The registry of a YAML file, or of its index; raises ConfigError with every problem of the file.
+
+        Args:
+            path: the file, or a folder with a `registry.yaml`.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path /= OWN
         collecting = gc.isenabled()
         gc.disable()  # ten thousand objects are made, and none of them is garbage
         try:
@@ -78,12 +91,12 @@ class Registry:
     @classmethod
     def at(cls, folder: Path) -> Registry:
         """The registry of one's own in a folder, `registry.yaml`; an empty one where there is none yet."""
-        file = folder / "registry.yaml"
+        file = folder / OWN
         return cls.read(file) if file.exists() else cls()
 
     def check_new(self, name: str) -> None:
         """Raise OptionError unless `name` can stand in a path, and no entry has it."""
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name == "registry.yaml":
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name == OWN:
             raise OptionError(f"{name!r} cannot name an entry: take letters, digits, '.', '_' and '-'.")
         if name in self._entries:
             raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
@@ -104,7 +117,7 @@ class Registry:
         try:
             return self._entries[name]
         except KeyError:
-            raise UnknownNameError("model", name, self._entries, "`zoo ls` lists them all.") from None
+            raise UnknownNameError(MODEL, name, self._entries, HINT) from None
 
     def backbone(self, name: str) -> Backbone | None:
         """A backbone of the zoo's own making; None for one that another library provides."""
@@ -182,6 +195,12 @@ def _section(kind: type[T], data: dict[str, Any], section: str, problems: list[s
 def default_registry() -> Registry:
     """The zoo's own registry, which `register` adds to."""
     return Registry.read(resources.registry_file())
+
+
+def registry_with(path: str | Path | None) -> Registry:
+    """The zoo's own registry and, beside it, that of a file or folder: of `path`, or of what ZOO_REGISTRY names."""
+    path = path or os.environ.get("ZOO_REGISTRY")
+    return default_registry().merged(Registry.read(path)) if path else default_registry()
 
 
 def register(name: str, **fields: Any) -> Entry:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import click
 
 from zoo import __version__
-from zoo.catalog.registry import Registry, default_registry
-from zoo.errors import ZooError
+from zoo.catalog.registry import MODEL, OWN, Registry, registry_with
+from zoo.errors import UnknownNameError, ZooError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 COUNT, POSITIVE = click.IntRange(0), click.IntRange(1)
@@ -31,6 +32,20 @@ COMMANDS = {  # and the file of this folder that each stands in
     **dict.fromkeys(("train", "compress", "convert", "search-sharing", "pack", "cp"), "make"),
     **dict.fromkeys(("eval", "verify", "export", "predict", "bench"), "use"),
 }
+SECTIONS = {  # of the help
+    "Every day": ("ls", "info", "train", "eval", "compare", "predict", "export", "cp"),
+    "Papers": ("data", "plot", "compress", "search-sharing", "convert"),
+    "Upkeep": ("download", "verify", "bench", "pack"),
+}
+MEANT = {  # what other tools call them
+    **dict.fromkeys(("adapt", "finetune", "fine-tune", "fit", "retrain"), "train"),
+    **dict.fromkeys(("infer", "inference", "classify", "run"), "predict"),
+    **dict.fromkeys(("serve", "deploy", "onnx", "fuse", "merge"), "export"),
+    **dict.fromkeys(("evaluate", "test", "validate", "score"), "eval"),
+    **dict.fromkeys(("list", "models", "search"), "ls"),
+    **dict.fromkeys(("show", "describe", "inspect"), "info"),
+    "check": "verify", "copy": "cp", "benchmark": "bench", "time": "bench", "publish": "pack",
+}  # fmt: skip
 
 
 class Zoo(click.Group):
@@ -44,11 +59,44 @@ class Zoo(click.Group):
             importlib.import_module(f"{__package__}.{COMMANDS[cmd_name]}")
         return super().get_command(ctx, cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            name, near = args[0], [MEANT[args[0]]] if args[0] in MEANT else []
+            if not near:
+                import difflib  # slow to import, and mistakes are rare
+
+                near = difflib.get_close_matches(name, COMMANDS, n=1)
+            advice = f"Did you mean `zoo {near[0]}`?" if near else "`zoo --help` lists them."
+            raise click.UsageError(f"There is no command {name!r}. {advice}", ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section, names in SECTIONS.items():
+            commands = {name: self.get_command(ctx, name) for name in names}
+            with formatter.section(section):
+                formatter.write_dl([(name, each.get_short_help_str(60)) for name, each in commands.items() if each])
+
     def main(self, *args: Any, **named: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):  # a table on a terminal of few characters loses some of them, no more
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
         return super().main(*args, **named)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take --registry from wherever it stands, for every command goes by it."""
+        first, rest = [], []
+        words = iter(args)
+        for word in words:
+            if word == "--":
+                rest += [word, *words]
+            elif word == "--registry":
+                first += [word, *itertools.islice(words, 1)]
+            else:
+                (first if word.startswith("--registry=") else rest).append(word)
+        return super().parse_args(ctx, [*first, *rest])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -56,7 +104,7 @@ class Zoo(click.Group):
         except ZooError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {error}{_near_by(error)}", err=True)
             ctx.exit(error.exit_status)
         except KeyboardInterrupt:
             if ctx.invoked_subcommand == "train":
@@ -66,12 +114,29 @@ class Zoo(click.Group):
 
 @click.group(cls=Zoo, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="zoo")
-@click.option("--registry", type=FILE, help="A registry file of your own, beside the zoo's.")
+@click.option(
+    "--registry",
+    type=click.Path(path_type=Path),
+    help="A registry of your own beside the zoo's: its file or folder; else what ZOO_REGISTRY names. May come last.",
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def main(ctx: click.Context, registry: Path | None, debug: bool) -> None:
     """One frozen backbone, a small file per task: find, train, verify, fuse and export them."""
-    ctx.obj = default_registry() if registry is None else default_registry().merged(Registry.read(registry))
+    ctx.obj = registry_with(registry)
+
+
+def _near_by(error: ZooError) -> str:
+    """Which registries in the folders near by have the model that was not found."""
+    if not isinstance(error, UnknownNameError) or error.kind != MODEL:
+        return ""
+    having = []
+    for file in [*Path().glob(OWN), *sorted(Path().glob(f"*/{OWN}"))]:
+        try:
+            having += [str(file.parent)] if error.name in Registry.read(file).names() else []
+        except (ZooError, OSError):
+            continue
+    return f" It stands in {', '.join(having)}: name that with --registry." if having else ""
 
 
 def narrate() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from zoo.catalog.entry import Entry
-from zoo.catalog.registry import Registry
+from zoo.catalog.registry import Registry, default_registry
 from zoo.cli.base import COUNT, FILE, FOLDER, as_json, data_root, main
 from zoo.cli.tables import show, show_one
 from zoo.errors import CheckFailed, OptionError
@@ -20,11 +20,13 @@ from zoo.errors import CheckFailed, OptionError
 @as_json
 @click.pass_obj
 def list_command(registry: Registry, pattern: str, with_weights: bool, as_json: bool) -> None:
-    """List the models whose names match PATTERN, such as "resnet*-shapes"; those with weights come first."""
+    """List the models whose names match PATTERN, such as "resnet*-shapes"; your own first, then those with weights."""
     found = registry.entries(pattern)
+    zoos = default_registry().names()
     first = [entry for entry in found if entry.weights]
     rest = [] if with_weights else [entry for entry in found if not entry.weights]
-    show([_summary(entry) for entry in [*first, *rest]], as_json)
+    listed = sorted([*first, *rest], key=lambda entry: entry.name in zoos)
+    show([_summary(entry) for entry in listed], as_json)
     if not found:
         raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
     if with_weights and not first:

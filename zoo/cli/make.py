@@ -106,10 +106,14 @@ def _train_own(
     if rank and not rank.isdecimal():
         raise OptionError(f"With --backbone, --rank is a whole number, not {rank!r}.")
     spec = {"name": method} | ({"rank": int(rank)} if rank else {})
-    entry, file = train_own(backbone, data, spec, out, registry, settings, name)
+    entry, _ = train_own(backbone, data, spec, out, registry, settings, name)
     if entry.measured:
         show([{"task": task, "accuracy %": value} for task, value in entry.measured.items()])
-        click.echo(f"Wrote {entry.name}. Use it with: zoo --registry {file} eval {entry.name}")
+        click.echo(_written(entry, out, "eval"))
+
+
+def _written(entry: Entry, out: Path, command: str) -> str:
+    return f"Wrote {entry.name}. Use it with: zoo {command} {entry.name} --registry {out}"
 
 
 @main.command()
@@ -129,10 +133,7 @@ def compress(
     made, errors = compressed_entry(registry.entry(name), registry, out, rank, apart, own_name or "")
     show([{"layer": path, "relative error": round(error, 4)} for path, error in errors.items()], as_json)
     if not as_json:
-        command = f"zoo --registry {out / 'registry.yaml'}"
-        click.echo(
-            f"Wrote {made.name}. Use it with `{command} eval {made.name}`; `… train {made.name}` goes on training."
-        )
+        click.echo(f"{_written(made, out, 'eval')}, and go on training with: zoo train {made.name} --registry {out}")
 
 
 @main.command()
@@ -152,7 +153,7 @@ def convert(
     if backbone:
         name = own_name or Path(source).resolve().name
         made = interchange.converted_entry(Path(source), backbone, registry, out, name, task or "task")
-        click.echo(f"Wrote {made.name}. Use it with: zoo --registry {out / 'registry.yaml'} predict {made.name} IMAGE")
+        click.echo(f"{_written(made, out, 'predict')} IMAGE")
         return
     entry = registry.entry(source)
     if task is None or own_name:
@@ -200,7 +201,7 @@ def search_sharing(
         return
     differences = [{"layer": n, "core": p, "difference": round(d, 2)} for (n, p), d in found.differences.items()]
     show(differences)
-    click.echo(f"Wrote {found.entry.name}. Use it with: zoo --registry {out / 'registry.yaml'} eval {found.entry.name}")
+    click.echo(_written(found.entry, out, "eval"))
 
 
 def _search_ranks(
