@@ -28,6 +28,16 @@ class Metric:
         """A figure with its unit, to be read."""
         return f"{value:.2f} %" if self.unit == "%" else f"{value:.4g} {self.unit}"
 
+    def told(self, value: float, images: int) -> str:
+        """A figure on so many images, such as "78.3 % (60 images, ± 10)": a share of right answers with what it leaves
+        open, half of its 95 % interval by Agresti and Coull (The American Statistician, 1998).
+        """
+        if self.name != "accuracy":
+            return f"{self.text(value)} ({images:,} images)"
+        share = (value / 100 * images + 2) / (images + 4)
+        half = 196 * (share * (1 - share) / (images + 4)) ** 0.5
+        return f"{value:.1f} % ({images:,} images, ± {half:.{0 if half >= 1 else 1}f})"
+
 
 CLASSIFICATION, ATTRIBUTES = "classification", "attributes"
 METRICS = {  # of each kind of task; `zoo.kinds` has the rest

@@ -47,7 +47,7 @@ class Reporter:
         self.say(f"{self._note(epoch, figures)}  {left:.0f} s left")
 
     def _note(self, epoch: int, figures: Mapping[str, float]) -> str:
-        accuracy = f"  accuracy {figures['accuracy']:.1f} %" if "accuracy" in figures else ""
+        accuracy = f"  train {figures['accuracy']:.1f} %" if "accuracy" in figures else ""
         return f"epoch {epoch + 1}/{self.epochs}  loss {figures['loss']:.3f}{accuracy}"
 
     def say(self, text: str) -> None:

@@ -24,6 +24,7 @@ from zoo.training.runs import RunOptions, recipe_of, splits_of, train_entry
 log = logging.getLogger(__name__)
 
 
+LOW = 85.0  # per cent of training images answered rightly, below which more training may be what is missing
 # What methods take on a user's own domains, where nothing else is asked for. FTN's own start, the paper's, throws
 # networks of depthwise convolutions off before the first step (docs/pictures.md).
 OPTIONS: dict[str, dict[str, Any]] = {"ftn": {"rank": 4, "start": "zero"}}
@@ -64,6 +65,13 @@ def train_own(
     files = train_entry(entry, registry, entry.tasks, out / entry.name, options)
     if not PartialState().is_main_process:
         return entry, registry_file
+    for task, file in files.items():
+        seen = read(file)[1]["metrics"].get("train_accuracy", 100)
+        if seen < LOW:
+            log.warning(
+                "%s: only %.1f %% of the training images were answered rightly in the last epoch. Train longer "
+                "(--epochs), with higher rates (--lr) or with more capacity (--rank, --method finetune).", task, seen,
+            )  # fmt: skip
     published = publish(entry, files, f"file:{entry.name}/")
     own.update(published)
     own.write(registry_file)
@@ -108,7 +116,7 @@ def _announce(entry: Entry, registry: Registry, options: RunOptions) -> None:
     )
     wanted = recipe_of(entry.recipe, options)
     inputs = wanted.on(card(entry, registry)).input.words()
-    log.info("Images: %s%s", inputs, "" if wanted.leaves_open() == frozenset() else ", by the backbone's card")
+    log.info("Images: %s%s", inputs, ", by the backbone's card" if wanted.leaves_open() else "")
 
 
 def _options(method: dict[str, Any]) -> list[str]:

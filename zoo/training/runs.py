@@ -246,6 +246,7 @@ def train_and_test(
             accelerator=accelerator,
         )  # fmt: skip
         metrics[task] = found
+        log.info("%s: test %s", task, known.metric.told(found[known.metric.name], len(splits.test)))  # type: ignore[arg-type]
     return metrics
 
 
