@@ -24,6 +24,6 @@ def test_what_a_test_set_leaves_open_covers_the_truth_in_most_cases(images: int,
 
 def test_preprocessing_in_words() -> None:
     card = Preprocessing(224, 256, (0.5,) * 3, (0.25,) * 3, interpolation="bicubic")
-    said = "shorter side to 256 pixels, centre crop of 224×224, bicubic, mean (0.5, 0.5, 0.5), deviation (0.25, 0.25, 0.25)"
-    assert card.words() == said
+    geometry, numbers = "shorter side to 256 pixels, centre crop of 224×224, bicubic", "mean (0.5, 0.5, 0.5)"
+    assert card.words() == f"{geometry}, {numbers}, deviation (0.25, 0.25, 0.25)"
     assert Preprocessing(48, None, (0.5,), (1,), width=64).words().startswith("resized to 48×64 pixels, bilinear")
