@@ -18,7 +18,7 @@ def test_what_a_test_set_leaves_open_covers_the_truth_in_most_cases(images: int,
     half = np.array([float(text.rpartition("± ")[2].rstrip(")")) / 100 for text in told])
     centre = (right + 2) / (images + 4)
     covered = np.abs(centre - share) <= half + 0.005  # told in whole points
-    assert binom.pmf(right, images, share)[covered].sum() >= 0.93
+    assert binom.pmf(right, images, share)[covered].sum() >= 0.92
     assert f"{100 * share:.1f} % ({images:,} images, ± " in METRICS[CLASSIFICATION].told(100 * share, images)
 
 
