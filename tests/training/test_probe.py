@@ -121,6 +121,9 @@ def test_few_images_are_trained_on_for_more_epochs() -> None:
         assert told == [*range(6)]
         train(fresh(), replace(RECIPE, epochs=2, min_steps=steps))
         assert told == [*range(6), 0, 1]
+        told.clear()
+        train(fresh(), replace(RECIPE, epochs=1, min_steps=1000))
+        assert told == [*range(loop.MOST)]
 
 
 def test_statistics_of_a_network_without_any_cannot_be_kept() -> None:

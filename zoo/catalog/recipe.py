@@ -71,7 +71,7 @@ class Recipe:
     label_smoothing: float = 0.0
     positive_weight: float = 0.95  # of an edge in the loss of edges; its absence weighs the rest of 1
     loss_weight: float = 1.0  # what the loss is multiplied by
-    min_steps: int = 0  # for few images, whose epochs are short
+    min_steps: int = 0  # for few images, whose epochs are short: up to five times as many are taken
     # What it begins as: random, or a linear probe (`training/probe.py`); auto: that, where the head can be one.
     head: Literal["fresh", "probe", "auto"] = "fresh"
     # What a task's norms go by in training: each batch's statistics, or those that they come with, which then stay.

@@ -33,6 +33,9 @@ from zoo.training.optimizers import build_optimizers, set_learning_rates, update
 from zoo.training.probe import fit_head
 
 
+MOST = 5  # times the epochs of a recipe, at most, are taken for the sake of `min_steps`
+
+
 @dataclass(frozen=True)
 class Execution:
     """How steps are carried out. Each of these changes the weights that a run ends with, be it in their last digits."""
@@ -114,7 +117,7 @@ class _Run:
         self.network = accelerator.prepare(model)
         self.feed = Turns(data, self.recipes, accelerator, execution.workers, cache)
         epochs, per_epoch = self.recipe.epochs, len(self.feed)
-        epochs = max(epochs, math.ceil(self.recipe.min_steps / per_epoch))
+        epochs = max(epochs, min(MOST * epochs, math.ceil(self.recipe.min_steps / per_epoch)))
         self.steps = min(epochs * per_epoch, execution.max_steps or math.inf)
         self.epochs = math.ceil(self.steps / per_epoch)
         for task, splits in data.items():
