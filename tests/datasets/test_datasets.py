@@ -114,6 +114,22 @@ def test_a_folder_of_domains(folder: Path) -> None:
     assert (image.size, image.mode, label) == ((48, 40), "RGB", 2)
 
 
+@pytest.mark.parametrize("called", ["test", "val", "valid", "validation"])
+def test_a_folder_of_one_domain_by_whatever_name_of_its_test_images(folder: Path, called: str) -> None:
+    benchmark, photo = get_benchmark("folder"), folder / "photo"
+    (photo / "test").rename(photo / called)
+    assert benchmark.tasks(photo) == ("photo",)
+    splits = benchmark.splits("photo", photo)
+    assert (splits.classes, len(splits.train), len(splits.test)) == (("cat", "dog"), 8, 8)  # type: ignore[arg-type]
+    assert len(benchmark.splits("photo", folder).test) == 8  # type: ignore[arg-type]
+    photo.rename(folder / "renamed")  # after it was trained on
+    assert benchmark.splits("photo", folder / "renamed").classes == splits.classes
+    if called != "test":
+        shutil.copytree(folder / "renamed" / called, folder / "renamed" / "test")
+        (folder / "renamed" / called / "cat").rename(folder / "renamed" / called / "cow")
+        assert benchmark.splits("renamed", folder).classes == splits.classes  # test goes before others
+
+
 def test_a_folder_that_is_not_there_is_told_with_the_layout(tmp_path: Path) -> None:
     for root in (None, tmp_path / "none"):
         with pytest.raises(DataError, match="train/<class>"):

@@ -1,4 +1,4 @@
-"""Images of the user's own: `<root>/<domain>/{train,test}/<class>/*`."""
+"""Images of the user's own: `<root>/<domain>/{train,test}/<class>/*`, or one domain alone, `<root>/{train,test}/…`."""
 
 from __future__ import annotations
 
@@ -64,18 +64,24 @@ def images_below(
     return ListedImages(classes, items, opener=opener)
 
 
+TEST = ("test", "val", "valid", "validation")  # what the folder to test on may be called; the first that there is
+
+
 class FolderBenchmark(Benchmark):
-    """One domain per folder."""
+    """One domain per folder; or the one domain that the folder itself is, called as the folder is."""
 
     name = "folder"
     layout = """Expected layout:
   {root}/
     <domain>/
       train/<class>/*.jpg
-      test/<class>/*.jpg      (the same classes as train)"""
+      test/<class>/*.jpg      (the same classes as train; val and valid are taken for test where there is none)
+  or the folders train and test of one domain alone."""
 
     def tasks(self, root: Path | None) -> tuple[str, ...]:
         folder = self.folder(root)
+        if _is_domain(folder):
+            return (folder.resolve().name,)
         inside = sorted(path.name for path in folder.iterdir() if (path / "train").is_dir())
         tasks = tuple(name for name in inside if not is_hidden(name))
         if not tasks:
@@ -84,23 +90,38 @@ class FolderBenchmark(Benchmark):
 
     def splits(self, task: str, root: Path | None) -> Splits:
         folder = self.folder(root)
-        return read_domain(folder / task, self.layout.format(root=folder))
+        own = (
+            folder if _is_domain(folder) else folder / task
+        )  # which may have been called otherwise when it was trained on
+        return read_domain(own, self.layout.format(root=folder))
+
+
+def _is_domain(folder: Path) -> bool:
+    """Whether a folder is itself what others hold one for each domain."""
+    return (folder / "train").is_dir() and any((folder / name).is_dir() for name in TEST)
 
 
 def read_domain(folder: Path, layout: str) -> Splits:
     """The classes and images of `folder/{train,test}/<class>/*`; raises DataError where that is not as it should be."""
-    names = {split: class_folders(require(folder / split, layout), layout) for split in ("train", "test")}
+    place = {
+        "train": folder / "train",
+        "test": next((p for p in map(folder.joinpath, TEST) if p.is_dir()), folder / "test"),
+    }
+    if place["test"].name != "test" and place["test"] not in _told:
+        _told.add(place["test"])
+        log.info("%s: its images are the ones to test on", place["test"])
+    names = {split: class_folders(require(path, layout), layout) for split, path in place.items()}
     if names["train"] != names["test"]:
         odd = sorted(set(names["train"]) ^ set(names["test"]))
         raise DataError(
-            f"In {folder}, these classes stand in one of train and test only: {', '.join(odd)}. "
+            f"In {folder}, these classes stand in one of train and {place['test'].name} only: {', '.join(odd)}. "
             "Add what is missing or take the class out of both."
         )
     classes = names["train"]
-    train, test = (images_below(folder / split, classes, open_image) for split in ("train", "test"))
+    train, test = (images_below(path, classes, open_image) for path in place.values())
     for split, images in (("train", train), ("test", test)):
         found = {label for _, label in images.items}
-        empty = [str(folder / split / name) for label, name in enumerate(classes) if label not in found]
+        empty = [str(place[split] / name) for label, name in enumerate(classes) if label not in found]
         if empty:
             raise DataError(f"No image in {', '.join(empty)}. Add some or remove it.")
     if len(train) < 2:

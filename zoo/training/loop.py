@@ -32,7 +32,6 @@ from zoo.training.evaluation import measure
 from zoo.training.optimizers import build_optimizers, set_learning_rates, update
 from zoo.training.probe import fit_head
 
-
 MOST = 5  # times the epochs of a recipe, at most, are taken for the sake of `min_steps`
 
 
