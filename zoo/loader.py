@@ -75,7 +75,7 @@ def load(
     tasks = entry.tasks if task is None else (entry.known_task(task),)
     if weights is None or weights == "backbone":
         model = fresh_model(entry, registry, pretrained=weights == "backbone")
-        recipe = load_recipe(entry.recipe).on(card(entry, registry))
+        recipe = load_recipe(entry.recipe_source).on(card(entry, registry))
         for each in tasks:
             model.add_task(Task.of(each, entry.classes[each], recipe.of(each).input, entry.kind(each)))
     else:
@@ -128,8 +128,14 @@ def adapt(
 
 def card(entry: Entry, registry: Registry) -> Preprocessing:
     """How an entry's backbone wants its images, where a recipe does not say; ImageNet's way where there is none."""
-    with torch.device("meta"):
-        return Preprocessing.of(architecture(entry.backbone, registry)) if entry.backbone else Preprocessing()
+    if not entry.backbone:
+        return Preprocessing()
+    try:
+        with torch.device("meta"):  # quickly, and without memory
+            network = architecture(entry.backbone, registry)
+    except RuntimeError:  # of networks that look at their own weights when they are made
+        network = architecture(entry.backbone, registry)
+    return Preprocessing.of(network)
 
 
 def fresh_model(

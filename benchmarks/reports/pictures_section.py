@@ -85,9 +85,14 @@ norms go by the same statistics (for letters, ftn and finetune take each batch's
 
 def _one_style(found: dict[Any, list[dict[str, Any]]]) -> str:
     """Other methods, on one style of emoji."""
+    (tested,) = (stated[STYLE].test for stated in get_benchmark("emoji").published.values())
     named = [(method, found["emoji", STYLE, method]) for method in ("ftn-r4", *OTHERS)]
     lines = [
-        {"method": method, STYLE: _with_error([row["figure"] for row in rows], 329), "parameters": f"{_added(rows):,}"}
+        {
+            "method": method,
+            STYLE: _with_error([row["figure"] for row in rows], tested),
+            "parameters": f"{_added(rows):,}",
+        }
         for method, rows in named
         if rows
     ]

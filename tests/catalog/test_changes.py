@@ -47,6 +47,29 @@ def test_a_setting_stands_for_every_task(file: str) -> None:
     assert letters.augment.flip
 
 
+def test_each_input_is_resized_in_its_own_relation() -> None:
+    """Those of the papers' recipes are of several sizes and shapes, some of them stated for one task alone."""
+    for name in recipe_names():
+        plain, larger = load_recipe(name), load_recipe(name, Changes(image_size=120))
+        for task in ("any", *plain.tasks):
+            before, after = plain.of(task).input, larger.of(task).input
+            assert after.size == 120
+            assert after.width == (before.width and round(before.width * 120 / before.size))
+            if "resize" not in plain.of(task).leaves_open():
+                assert after.resize == (before.resize and round(before.resize * 120 / before.size))
+
+
+def test_what_stands_twice_in_a_file_is_changed_once(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("summary: x\nepochs: 1\nbatch: 2\nincrements: &o {name: adam, lr: 0.01}\nrest: *o\n")
+    recipe = load_recipe(str(file), Changes(lr=0.005))
+    assert recipe.increments is not None
+    assert recipe.increments.lr == recipe.rest.lr == 0.005
+    recipe = load_recipe(str(file), Changes(set=("rest.lr=5e-1",)))
+    assert recipe.increments is not None
+    assert (recipe.increments.lr, recipe.rest.lr) == (0.01, 0.5)
+
+
 def test_rates_keep_their_relation(file: str) -> None:
     other, letters = changed(file, lr=0.005)
     assert other.increments is not None
@@ -61,6 +84,8 @@ def test_anything_else_is_set_by_its_path(file: str) -> None:
     other, letters = changed(file, set=lines)
     assert other.rest.lr == letters.rest.lr == 0.001
     assert (other.schedule, other.input.resize, other.augment.crop) == ("constant", None, "random")
+    assert changed(file, set="increments={name: adam, lr: 1e-3}")[0].increments.lr == 0.001  # type: ignore[union-attr]
+    assert changed(file, set=("epochs=3",))[1].min_steps == 0
     _, letters = changed(file, set=("tasks.letters.epochs=7", "tasks.letters.input={size: 48, resize: 72}"))
     assert (letters.epochs, letters.input.size) == (7, 48)
 
@@ -78,6 +103,7 @@ def test_what_was_changed_is_another_recipe(file: str) -> None:
         ("rest.lr", OptionError, "no KEY=VALUE"), ("=3", OptionError, "no KEY=VALUE"),
         ("epochs.first=3", OptionError, "the recipe's epochs is 10"), ("rest=[", OptionError, "cannot be read"),
         ("rest.rate=0.1", ConfigError, "unknown key"), ("epochs=many", ConfigError, "a whole number"),
+        ("tasks=5", ConfigError, "a mapping"), ("input=[1]", ConfigError, "a mapping"),
         ("rest.lr=nan", ConfigError, "a number"), ("batch=0", ConfigError, "needs epochs, batch"),
     ],
 )  # fmt: skip
@@ -89,7 +115,7 @@ def test_what_cannot_be_set_is_told(file: str, wrong: str, error: type[Exception
 def test_a_recipe_without_rates_is_told(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("summary: x\nepochs: 1\nbatch: 2\n")
-    with pytest.raises(OptionError, match="states no learning rate"):
+    with pytest.raises(OptionError, match="needs a learning rate to stand in place of"):
         load_recipe(str(file), Changes(lr=0.1))
 
 

@@ -264,7 +264,12 @@ def test_domains_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     name = "resnet18-ftn-r4-my_data"
     assert f"zoo eval {name} --registry {where}" in message
     files = {p.relative_to(where).as_posix() for p in where.rglob("*") if p.is_file()}
-    assert files == {"registry.yaml", *(f"{name}/{f}.safetensors" for f in ("photo", "drawing", "backbone"))}
+    (kept,) = (file for file in files if file.startswith("backbone-"))
+    adapters = (f"{name}/{task}.safetensors" for task in ("photo", "drawing"))
+    assert files == {"registry.yaml", f"{name}/recipe.yaml", kept, *adapters}
+    assert str(tmp_path) not in (where / "registry.yaml").read_text()  # so that it can be handed over
+    other = write_images(tmp_path / "other" / "My Data", {"photo": ["ant", "fly"]}, 4)
+    assert "was trained on other images" in error(*own, "--data", other)
 
     before = {p: p.read_bytes() for p in where.rglob("*.safetensors")}
     zoo(*own, "--resume")  # all is done already
@@ -290,7 +295,13 @@ def test_domains_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "It stands in elsewhere: name that with --registry" in error("verify", name)
     for place in (("verify", name, "--registry", "elsewhere"), ("verify", "--registry=elsewhere", name)):
         assert zoo(*place).exit_code == 0
+    (tmp_path / "far").mkdir()
+    moved = Path(shutil.move(moved, tmp_path / "far"))
+    assert "name their folder with --data-root" in error("eval", name, "--registry", moved, status=1)
+    assert out("eval", name, "--task", "photo", "--registry", moved, "--data-root", data)
     monkeypatch.setenv("ZOO_REGISTRY", str(moved))
+    again = [*own[: own.index(where)], moved, "--backbone-weights", moved / kept, "--resume", "--quiet"]
+    assert "Wrote" in zoo(*again, "--recipe", tmp_path / "small.yaml").stdout  # one's own is no stranger's name
     assert next(iter(out("ls")))["name"] == name
     assert set(package.load(name, registry=moved).tasks) == {"photo", "drawing"}
 

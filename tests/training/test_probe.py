@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,24 @@ def test_a_head_that_has_been_trained_is_not_probed(head: str) -> None:
         train(model, replace(PROBED, head=head, epochs=1))
         for name, tensor in model.task_tensors("t").items():
             torch.testing.assert_close(tensor, kept[name], atol=1e-6, rtol=0)
+
+
+def test_a_head_is_fresh_until_it_is_trained_or_loaded() -> None:
+    """Whatever else happens to the model: it is proved, copied, cast, or runs."""
+    model = fresh()
+    inputs = torch.randn(2, *model.task("t").preprocessing.input_size)
+    model.prove("t", inputs)
+    model.train()(inputs, task="t")
+    for same in (model, copy.deepcopy(model), copy.deepcopy(model).double(), copy.deepcopy(model).to(torch.bfloat16)):
+        assert same.has_fresh_head("t")
+    loaded = fresh()
+    loaded.load_task_tensors("t", {name: t + 1 for name, t in model.task_tensors("t").items()})
+    assert not loaded.has_fresh_head("t")
+    train(model, replace(RECIPE, epochs=1))
+    assert not model.has_fresh_head("t")
+    model.remove_task("t")
+    model.add_task(loaded.task("t"))
+    assert model.has_fresh_head("t")
 
 
 def test_few_images_are_trained_on_for_more_epochs() -> None:

@@ -20,13 +20,15 @@ class DeepLabV3Plus(nn.Module):
         encoder: makes two maps of features of an image, a fine and a coarse one.
         decoder: what a task has of its own, however many modules it is made of.
         stride: pixels of the image to one of the coarse map.
+        pretrained_cfg: the encoder's card, as timm's networks have it, on which the decoder is the task's.
     """
-
-    pretrained_cfg = {"classifier": "decoder"}  # where timm's networks say which module is the task's  # noqa: RUF012
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, stride: int) -> None:
         super().__init__()
         self.encoder, self.decoder, self.stride = encoder, decoder, stride
+        card = dict(getattr(encoder, "pretrained_cfg", None) or {})
+        card.pop("first_conv", None)
+        self.pretrained_cfg = card | {"classifier": "decoder"}
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import functools
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,15 @@ import yaml
 
 from zoo.errors import OptionError
 
+EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # which YAML 1.1 takes for text
+
 
 @dataclass(frozen=True)
 class Changes:
     """Settings that stand in place of a recipe's, for all tasks."""
 
     epochs: int | None = None  # exactly so many: `min_steps` no longer counts
-    lr: float | None = (
-        None  # of the increments, or of the rest where it trains no others; all other rates keep their relation
-    )
+    lr: float | None = None  # of the increments, or of the rest where these have none; other rates in relation to it
     batch_size: int | None = None
     image_size: int | None = None  # height of the input; its width and resize keep their relation
     set: tuple[str, ...] = ()  # others, as KEY=VALUE, such as "rest.momentum=0.8" or "tasks.letters.epochs=20"
@@ -30,35 +30,51 @@ class Changes:
         Raises:
             OptionError: something is no KEY=VALUE, or there is nothing that such a key could be part of.
         """
-        data = copy.deepcopy(data)
-        if self.epochs is not None:
-            _put(data, "epochs", self.epochs)
-            _put(data, "min_steps", 0)
-        if self.batch_size is not None:
-            _put(data, "batch", self.batch_size)
-        if self.lr is not None:
-            _scale_rates(data, self.lr)
+        data = _copied(data)
         if self.image_size is not None:
             _resize(data, self.image_size)
-        for each in self.set:
-            key, is_pair, text = each.partition("=")
-            if not is_pair or not key:
-                raise OptionError(f"{each!r} is no KEY=VALUE, such as rest.lr=0.01.")
-            _put(data, key.strip(), _value(text.strip(), each))
+        if self.lr is not None:
+            _scale_rates(data, self.lr)
+        pairs = [self.set] if isinstance(self.set, str) else self.set
+        for path, value in [("epochs", self.epochs), ("batch", self.batch_size), *map(_pair, pairs)]:
+            if path in ("epochs", "batch") and value is None:
+                continue
+            _put(data, path, value)
+            if path == "epochs":
+                _put(data, "min_steps", 0)
         return data
 
 
-def _value(text: str, where: str) -> Any:
-    """What a value on the command line means: a number (1e-3 too), or what YAML makes of it."""
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
+def _copied(data: Any) -> Any:
+    """Data without aliases: what stands twice is there twice."""
+    if isinstance(data, dict):
+        return {key: _copied(value) for key, value in data.items()}
+    return [_copied(value) for value in data] if isinstance(data, list) else data
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, is_pair, value = text.partition("=")
+    if not is_pair or not key.strip():
+        raise OptionError(f"{text!r} is no KEY=VALUE, such as rest.lr=0.01.")
     try:
-        return yaml.safe_load(text)
+        return key.strip(), _numbers(yaml.safe_load(value))
     except yaml.YAMLError as error:
-        raise OptionError(f"The value of {where!r} cannot be read: {error}") from error
+        raise OptionError(f"The value of {text!r} cannot be read: {error}") from error
+
+
+def _numbers(value: Any) -> Any:
+    """The same with 1e-3 as the number that it means."""
+    if isinstance(value, dict):
+        return {key: _numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_numbers(each) for each in value]
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+
+
+def _own_of(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What tasks say themselves, as far as it is a mapping: the check of the whole tells of anything else."""
+    tasks = data.get("tasks")
+    yield from (own for own in tasks.values() if isinstance(own, dict)) if isinstance(tasks, dict) else ()
 
 
 def _put(data: dict[str, Any], path: str, value: Any) -> None:
@@ -66,12 +82,16 @@ def _put(data: dict[str, Any], path: str, value: Any) -> None:
     *above, last = path.split(".")
     place: Any = data
     for name in above:
-        place = place.setdefault(name, {})
+        if place.get(name) is None:
+            place[name] = {}
+        place = place[name]
         if not isinstance(place, dict):
             raise OptionError(f"{path} cannot be set: the recipe's {name} is {place!r} and has no parts.")
     place[last] = value
-    for own in (data.get("tasks") or {}).values() if above[:1] != ["tasks"] else ():
-        part = functools.reduce(lambda part, name: part.get(name) if isinstance(part, dict) else None, above, own)
+    for own in _own_of(data) if path.split(".", maxsplit=1)[0] != "tasks" else ():
+        part: Any = own
+        for name in above:
+            part = part.get(name) if isinstance(part, dict) else None
         if isinstance(part, dict):
             part.pop(last, None)
 
@@ -79,19 +99,35 @@ def _put(data: dict[str, Any], path: str, value: Any) -> None:
 def _scale_rates(data: dict[str, Any], lr: float) -> None:
     leading = data.get("increments") or data.get("rest")
     base = leading.get("lr") if isinstance(leading, dict) else None
-    if isinstance(base, bool) or not isinstance(base, int | float) or not base:
-        raise OptionError("The recipe states no learning rate that lr could stand in place of.")
-    for settings in (data, *(data.get("tasks") or {}).values()):
+    if isinstance(base, bool) or not isinstance(base, int | float) or not base > 0:
+        raise OptionError(f"lr needs a learning rate to stand in place of; the recipe's is {base!r}.")
+    for own in (data, *_own_of(data)):
         for group in ("increments", "rest"):
-            own = settings.get(group) if isinstance(settings, dict) else None
-            if isinstance(own, dict) and isinstance(own.get("lr"), int | float):
-                own["lr"] = lr if own["lr"] == base else own["lr"] * lr / base
+            found = own.get(group)
+            rate = found.get("lr") if isinstance(found, dict) else None
+            if isinstance(found, dict) and isinstance(rate, int | float):
+                found["lr"] = lr if rate == base else rate * lr / base
 
 
 def _resize(data: dict[str, Any], size: int) -> None:
-    given = data.get("input") or {}
-    before = given.get("size")
-    _put(data, "input.size", size)
+    """Give the input, and that of each task which has its own, another height; width and resize in relation.
+
+    A resize or a width that stands without a size goes with the backbone's, and is left to its card.
+    """
+    common = data.get("input") or {}
+    if not isinstance(common, dict):
+        return
+    for own in _own_of(data):
+        if isinstance(own.get("input"), dict):
+            own["input"] |= _resized({**common, **own["input"]}, size)
+    data["input"] = _resized(common, size)
+    if data["input"].get("resize", size) is not None and "size" not in common:
+        data["input"].pop("resize", None)
+
+
+def _resized(given: dict[str, Any], size: int) -> dict[str, Any]:
+    before, made = given.get("size"), {**given, "size": size}
     for name in ("resize", "width"):
-        if given.get(name) and before:
-            _put(data, f"input.{name}", round(given[name] * size / before))
+        if isinstance(given.get(name), int) and isinstance(before, int) and before > 0:
+            made[name] = round(given[name] * size / before)
+    return made

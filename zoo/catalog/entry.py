@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ class Reported:
     parameters: float | None = None  # millions, of all tasks together, as printed
     multiple: float | None = None  # of the backbone's parameters, for all tasks together, as printed
     score: int | None = None  # decathlon score, as printed
+
+
+def relative(path: Path, folder: Path) -> str:
+    """A path as seen from a folder, so that both may be moved together."""
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,22 @@ class Entry:
         return self.mean(self.measured) if set(self.measured or ()) == set(self.tasks) else None
 
     def images_root(self, asked: Path | None = None) -> Path | None:
-        """Where the entry's images lie: where the user says, else where the entry says, else nowhere."""
-        return asked or (Path(self.data_root) if self.data_root else None)
+        """Where the entry's images lie: where the user says, or the entry, if that is there."""
+        stated = self.folder / self.data_root if self.data_root else None
+        return asked or (stated if stated and stated.is_dir() else None)
+
+    @property
+    def recipe_source(self) -> str:
+        """The recipe's name, or the path of its file, which the entry states from its registry's folder."""
+        return str(self.folder / self.recipe) if self.recipe.endswith((".yaml", ".yml")) else self.recipe
+
+    def at(self, folder: Path) -> Entry:
+        """The same in the registry of another folder: files and images that it names are named from there."""
+        root, recipe = self.images_root(), self.recipe_source
+        return replace(
+            self, folder=folder, data_root=None if root is None else relative(root, folder),
+            recipe=recipe if recipe == self.recipe else relative(Path(recipe), folder),
+        )  # fmt: skip
 
     @property
     def total_parameters(self) -> int | None:

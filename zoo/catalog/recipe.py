@@ -83,8 +83,8 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # what differs for one task: any key but this one
     variants: Mapping[str, Recipe] = field(default_factory=dict, metadata={"derived": True})  # `tasks`, filled in
-    # What it says of the input; the rest is the backbone's. None: all of it, or nothing where `input` is the default.
-    stated: frozenset[str] | None = field(default=None, metadata={"derived": True})
+    # What a file says of the input, and the input that this made; the rest is the backbone's.
+    stated: tuple[Preprocessing, frozenset[str]] | None = field(default=None, metadata={"derived": True})
     name: str = field(default="", metadata={"derived": True})
     sha256: str = field(default="", metadata={"derived": True})  # of what the file says, comments aside
 
@@ -113,20 +113,27 @@ class Recipe:
         return replace(self, **{key: getattr(self.variants[task], key) for key in (*changed, *also)})
 
     def leaves_open(self) -> frozenset[str]:
-        """What it does not say of the input."""
-        given = frozenset() if self.input == Preprocessing() else INPUT
-        return INPUT - (given if self.stated is None else self.stated)
+        """What it does not say of the input. One that was set in Python says all, and the default one nothing."""
+        if self.stated is not None and self.input == self.stated[0]:
+            return INPUT - self.stated[1]
+        return INPUT if self.input == Preprocessing() else frozenset()
 
     def on(self, card: Preprocessing) -> Recipe:
         """The recipe with what it leaves open of the input taken from a backbone's card.
 
-        Where it states a size and no resize, the crop is as large a share of the image as the card's.
+        Where it states a size alone, resize and width are in the same relation to it as on the card.
         """
-        variants, missing = {task: each.on(card) for task, each in self.variants.items()}, self.leaves_open()
+        missing = self.leaves_open()
         values = {name: getattr(card if name in missing else self.input, name) for name in INPUT}
-        if "resize" in missing and "size" not in missing and card.resize:
-            values["resize"] = round(self.input.size * card.resize / card.size)
-        return replace(self, input=Preprocessing(**values), variants=variants, stated=INPUT)
+        for name in missing & {"resize", "width"} if "size" not in missing else ():
+            values[name] = _in_relation(values[name], self.input.size, card.size)
+        made = Preprocessing(**values)
+        variants = {task: each.on(card) for task, each in self.variants.items()}
+        return replace(self, input=made, variants=variants, stated=(made, INPUT))
+
+
+def _in_relation(length: int | None, size: int, to: int) -> int | None:
+    return length and round(length * size / to)
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -166,6 +173,12 @@ def recipe_file(name: str) -> Path:
     return resources.within(resources.recipes_dir(), f"{name}.yaml")
 
 
+def recipe_data(name: str, changes: Changes | None = None) -> Any:
+    """What a recipe's file says, changed, before it is checked."""
+    data = load_yaml(recipe_file(name))
+    return changes.applied(data) if changes not in (None, Changes()) and isinstance(data, dict) else data
+
+
 def load_recipe(name: str, changes: Changes | None = None) -> Recipe:
     """Read a recipe by its name or path, with changes that stand in place of what it says.
 
@@ -174,17 +187,16 @@ def load_recipe(name: str, changes: Changes | None = None) -> Recipe:
         OptionError: a change that could stand nowhere in a recipe.
         ConfigError: the file has unknown keys or wrong values; all are listed.
     """
-    path = recipe_file(name)
-    data = load_yaml(path)
-    if changes is not None and changes != Changes() and isinstance(data, dict):
-        data = changes.applied(data)
+    path, data = recipe_file(name), recipe_data(name, changes)
     problems: list[str] = []
     recipe = parse(Recipe, _sized(data), problems)
     variants = {} if recipe is None else _variants(data, recipe.tasks, problems)
     if recipe is None or problems:
         raise ConfigError(str(path), problems)
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-    return replace(recipe, variants=variants, name=name, sha256=digest, stated=frozenset(data.get("input") or ()))
+    stated = recipe.input, frozenset(data.get("input") or ())
+    known = path.name if name.endswith((".yaml", ".yml")) else name  # wherever the file lies
+    return replace(recipe, variants=variants, name=known, sha256=digest, stated=stated)
 
 
 def _sized(data: Any) -> Any:
@@ -192,9 +204,10 @@ def _sized(data: Any) -> Any:
     given = data.get("input") if isinstance(data, dict) else None
     if not isinstance(given, dict) or "resize" in given or not isinstance(given.get("size"), int):
         return data
-    default = Preprocessing()
-    assert default.resize is not None
-    return {**data, "input": {**given, "resize": max(given["size"], default.resize * given["size"] // default.size)}}
+    usual = Preprocessing()
+    resize = _in_relation(usual.resize, given["size"], usual.size)
+    width = given["width"] if isinstance(given.get("width"), int) else 0
+    return {**data, "input": {**given, "resize": max(resize or 0, given["size"], width)}}
 
 
 def _variants(data: dict[str, Any], changes: dict[str, dict[str, Any]], problems: list[str]) -> dict[str, Recipe]:
@@ -208,5 +221,5 @@ def _variants(data: dict[str, Any], changes: dict[str, dict[str, Any]], problems
         nested = {k: {**common[k], **v} for k, v in changed.items() if isinstance(v, dict) and common.get(k)}
         whole = {**common, **changed, **nested}
         if variant := parse(Recipe, _sized(whole), problems, f"tasks.{task}"):
-            found[task] = replace(variant, stated=frozenset(whole.get("input") or ()))
+            found[task] = replace(variant, stated=(variant.input, frozenset(whole.get("input") or ())))
     return found

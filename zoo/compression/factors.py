@@ -157,9 +157,11 @@ def compressed_entry(
     method = {**kept, "name": word} | ({} if rank is None else {"rank": rank})
     recipe = f"{entry.benchmark}/{word}"
     made = replace(
-        entry, name=name, method=method, source=entry.name, recipe=recipe if recipe in recipe_names() else entry.recipe,
-        weights=None, measured=None, reported=None, parameters=None, folder=out,
+        entry.at(out), name=name, method=method, source=entry.name,
+        weights=None, measured=None, reported=None, parameters=None,
     )  # fmt: skip
+    if recipe in recipe_names():
+        made = replace(made, recipe=recipe)
     errors = compress_entry(made, registry, out / name)
     files = {task: out / name / f"{task}.safetensors" for task in made.tasks}
     made = replace(with_files(made, files, f"file:{name}/"), parameters=counted_parameters(made, registry))

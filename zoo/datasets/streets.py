@@ -64,6 +64,8 @@ def _labels(path: Path) -> npt.NDArray[np.int64]:
         ) from error
     if values.ndim != 2:
         raise DataError(f"{path} is a picture in colours, where one number for each pixel is needed, its class.")
+    if (most := values.max(initial=0)) > UNLABELLED:
+        raise DataError(f"{path} holds the label {most}; there are {UNLABELLED} classes, and {UNLABELLED} for none.")
     return np.where(values == UNLABELLED, IGNORE, values)
 
 

@@ -113,6 +113,7 @@ class TaskModel(proof.Provable):
         self._task_prefixes = tuple(f"{path}.tasks." for path in places)
         self._stacks: dict[Any, bool] = {}  # whether one pass serves all tasks, for each shape of images that came
         self.first_passes = FirstPasses()
+        self._drawn: dict[str, list[Tensor]] = {}  # of each task's head, its first rows when it was added
         self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path in places)
         self._frozen_buffers = Buffers(() if self.method.trains_backbone else self._keepers())
         self.eval()
@@ -149,6 +150,7 @@ class TaskModel(proof.Provable):
         self._tasks[task.name] = task
         self._task_options[task.name] = fresh
         self.first_passes.begin(self, task.name)
+        self._drawn[task.name] = self._head_rows(task.name)
 
     def remove_task(self, name: str) -> None:
         """Forget a task; the others stay as they are, bit for bit."""
@@ -158,6 +160,7 @@ class TaskModel(proof.Provable):
                 del site.tasks[name]
         del self._tasks[name], self._task_options[name]
         self.first_passes.forget(name)
+        del self._drawn[name]
 
     # -- the network ----------------------------------------------------------------------------------------------
 
@@ -344,8 +347,14 @@ class TaskModel(proof.Provable):
     def networks(self) -> Sequence[nn.Module]:
         return [self.backbone]
 
-    def is_begun(self, task: str) -> bool:
-        return self.first_passes.is_begun(self, task)
+    def has_fresh_head(self, task: str) -> bool:
+        drawn, now = self._drawn[task], self._head_rows(task)
+        return all(torch.equal(a.to(b), b) for a, b in zip(drawn, now, strict=True))
+
+    def _head_rows(self, task: str) -> list[Tensor]:
+        """The first row of each tensor of a task's head: what no training leaves as it is."""
+        heads = (site.tasks[task] for _, site in self.sites(task) if isinstance(site, TaskHead))
+        return [p.detach()[:1].clone() for head in heads for p in head.parameters()]
 
     def rest_norms(self, task: str) -> None:
         if self.method.trains_backbone:

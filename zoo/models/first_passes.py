@@ -30,10 +30,6 @@ class FirstPasses:
         """Expect the first pass of a task."""
         self._begun[task] = _writes(model, task)
 
-    def is_begun(self, model: proof.Provable, task: str) -> bool:
-        """Whether a task's tensors have been written to since it was added."""
-        return _writes(model, task) != self._begun[task]
-
     def forget(self, task: str) -> None:
         """Know nothing of a task any more."""
         self._rows.pop(task, None)
@@ -82,7 +78,7 @@ class FirstPasses:
         if task not in self._rows:
             return
         proof.check_fused(model, task, fused, self._rows[task])
-        if self.is_begun(model, task):  # what adds nothing yet agrees in any case
+        if _writes(model, task) != self._begun[task]:  # what adds nothing yet agrees in any case
             self._rows.pop(task, None)
 
 

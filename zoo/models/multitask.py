@@ -146,9 +146,9 @@ class MultiTaskModel(nn.Module):
         """What training changes beside what tasks own, by name."""
         return {}
 
-    def is_begun(self, task: str) -> bool:
-        """Whether a task has been trained, or loaded, since it was added."""
-        return False
+    def has_fresh_head(self, task: str) -> bool:
+        """Whether a task's head is as it was drawn: neither trained nor loaded since."""
+        return True
 
     def rest_norms(self, task: str) -> None:
         """In training mode, have the norms that `task` owns take the statistics that they have, and keep them.

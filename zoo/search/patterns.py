@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from zoo.catalog.entry import Entry
+from zoo.catalog.entry import Entry, relative
 from zoo.catalog.recipe import Recipe
 from zoo.catalog.registry import Registry
 from zoo.datasets import Splits, Transformed
@@ -127,7 +127,7 @@ class _Trials:
         files = {task: self.folder / short(none) / f"{task}.safetensors" for task in self.entry.tasks}
         model = load_adapters(_with(self.entry, none), self.registry, files)
         assert isinstance(model, JointModel)
-        recipe = recipe_of(self.entry.recipe, self.options)
+        recipe = recipe_of(self.entry.recipe_source, self.options)
         data = {
             task: given(splits_of(self.entry, task, self.options), task, recipe, self.options)
             for task in self.entry.tasks
@@ -223,8 +223,11 @@ def _trained(entry: Entry, registry: Registry, out: Path, options: RunOptions, p
     first, _, rest = entry.name.partition("-")
     name = "-".join([first, f"trmtl_{short(pattern)}", rest.partition("-")[2] or rest, "searched"])
     registry.check_new(name)
-    recipe = str(Path(options.recipe).resolve()) if options.recipe and Path(options.recipe).exists() else options.recipe
-    made = replace(_with(entry, pattern), name=name, folder=out, recipe=recipe or entry.recipe)
+    made = replace(_with(entry, pattern).at(out), name=name)
+    if options.recipe:
+        made = replace(
+            made, recipe=relative(Path(options.recipe), out) if Path(options.recipe).exists() else options.recipe
+        )
     made = replace(made, parameters=counted_parameters(made, registry))
     files = train_entry(made, registry, made.tasks, out / name, replace(options, resume=True))
     made = publish(made, files, f"file:{name}/")

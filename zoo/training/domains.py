@@ -10,13 +10,16 @@ from typing import Any
 
 from accelerate import PartialState
 
-from zoo.catalog.entry import Entry
-from zoo.catalog.registry import Registry
+from zoo.catalog.entry import Entry, relative
+from zoo.catalog.recipe import Recipe, recipe_data
+from zoo.catalog.registry import OWN, Registry, default_registry
 from zoo.catalog.task import Task
+from zoo.catalog.yaml_files import dump_yaml
 from zoo.datasets import get_benchmark
+from zoo.errors import OptionError
 from zoo.increments import get_method
 from zoo.loader import card, fresh_model
-from zoo.storage.files import weights_file
+from zoo.storage.files import atomic_path, weights_file
 from zoo.storage.tensors import fingerprint, read, write
 from zoo.training.publishing import publish
 from zoo.training.runs import RunOptions, recipe_of, splits_of, train_entry
@@ -51,17 +54,19 @@ def train_own(
         The new entry, and the registry file in `out` that now lists it.
     """
     method = OPTIONS.get(method["name"], {}) | method
-    entry = _own_entry(backbone, data, method, out, registry, options, name)
+    entry, own = _own_entry(backbone, data, method, out, registry, options, name), Registry.at(out)
+    if entry.name in own.names() and not options.overwrite:
+        _check_same_images(own.entry(entry.name), entry)
+    options = replace(options, data_root=data)
     _announce(entry, registry, options)
-    registry_file = out / "registry.yaml"
-    own = Registry.at(out)
+    registry_file = out / OWN
     if options.backbone_weights:
-        kept = out / entry.name / "backbone.safetensors"
         tensors, _ = read(options.backbone_weights)
+        kept = out / f"backbone-{fingerprint(tensors)[:8]}.safetensors"  # one for all entries that have it
         with PartialState().main_process_first():
-            if not kept.exists() or fingerprint(read(kept)[0]) != fingerprint(tensors):
+            if not kept.exists():
                 write(kept, tensors, {})
-        entry = replace(entry, backbone_weights=weights_file(kept, f"file:{entry.name}/{kept.name}"))
+        entry = replace(entry, backbone_weights=weights_file(kept, f"file:{kept.name}"))
     files = train_entry(entry, registry, entry.tasks, out / entry.name, options)
     if not PartialState().is_main_process:
         return entry, registry_file
@@ -72,7 +77,7 @@ def train_own(
                 "%s: only %.1f %% of the training images were answered rightly in the last epoch. Train longer "
                 "(--epochs), with higher rates (--lr) or with more capacity (--rank, --method finetune).", task, seen,
             )  # fmt: skip
-    published = publish(entry, files, f"file:{entry.name}/")
+    published = publish(_with_recipe(entry, options), files, f"file:{entry.name}/")
     own.update(published)
     own.write(registry_file)
     return published, registry_file
@@ -87,18 +92,37 @@ def _own_entry(
     classes = {task: benchmark.splits(task, data).classes for task in benchmark.tasks(data)}
     recipe = options.recipe or f"folder/{method['name']}"
     if recipe.endswith((".yaml", ".yml")):
-        recipe = str(Path(recipe).resolve())
+        recipe = relative(Path(recipe), out)
     rank = [f"r{method['rank']}"] if "rank" in method else []
     name = name or "-".join([_word(backbone.rpartition("/")[2]), method["name"], *rank, _word(data.resolve().name)])
-    registry.check_new(name)
+    default_registry().check_new(name)
     entry = Entry(
         method, "folder", {task: len(names) for task, names in classes.items()}, recipe, backbone=backbone,
-        data_root=str(data.resolve()), name=name, folder=out,
+        data_root=relative(data, out), name=name, folder=out,
     )  # fmt: skip
     model = fresh_model(entry, registry, pretrained=False)
     for task, names in classes.items():
         model.add_task(Task.of(task, names))
     return replace(entry, parameters=model.count_parameters(entry.tasks[0]))
+
+
+def _check_same_images(known: Entry, entry: Entry) -> None:
+    """Raise OptionError where an entry of that name was trained on images of another folder."""
+    root = known.images_root()
+    if known.classes != entry.classes or (root and root.resolve() != (entry.folder / str(entry.data_root)).resolve()):
+        raise OptionError(
+            f"{entry.folder} holds an entry {entry.name} that was trained on other images"
+            f"{f', those of {root}' if root else ''}. Name another --out or --name, or --overwrite it."
+        )
+
+
+def _with_recipe(entry: Entry, options: RunOptions) -> Entry:
+    """The entry with what it was trained by in a file beside its adapters."""
+    file = entry.folder / entry.name / "recipe.yaml"
+    text = dump_yaml(recipe_data(options.recipe or entry.recipe_source, options.changes))
+    with atomic_path(file) as temporary:
+        temporary.write_text(f"# What {entry.name} was trained by.\n\n{text}", encoding="utf-8")
+    return replace(entry, recipe=f"{entry.name}/{file.name}")
 
 
 def _announce(entry: Entry, registry: Registry, options: RunOptions) -> None:
@@ -114,9 +138,14 @@ def _announce(entry: Entry, registry: Registry, options: RunOptions) -> None:
     log.info(
         "%s on %s: %s parameters for each task beside its head, %s", described, entry.backbone, f"{added:,}", share
     )
-    wanted = recipe_of(entry.recipe, options)
-    inputs = wanted.on(card(entry, registry)).input.words()
-    log.info("Images: %s%s", inputs, ", by the backbone's card" if wanted.leaves_open() else "")
+    wanted = recipe_of(entry.recipe_source, options)
+    log.info("Images: %s%s", wanted.on(card(entry, registry)).input.words(), _whence(wanted))
+
+
+def _whence(recipe: Recipe) -> str:
+    """Where the preprocessing comes from, as far as a recipe leaves it open."""
+    left = recipe.leaves_open() - {"width", "frames"}
+    return f"; {', '.join(sorted(left))} by the backbone's card, or as for ImageNet where it has none" if left else ""
 
 
 def _options(method: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from zoo.training.evaluation import measure
 from zoo.training.optimizers import build_optimizers, set_learning_rates, update
 from zoo.training.probe import fit_head
 
+log = logging.getLogger(__name__)
 MOST = 5  # times the epochs of a recipe, at most, are taken for the sake of `min_steps`
 
 
@@ -80,7 +82,7 @@ def train_tasks(
     else:
         with deterministic(run.recipe.threads):
             run.begin()
-    reporter = Reporter(run.name, run.epochs, len(run.feed), start, quiet or not run.accelerator.is_main_process)
+    reporter = Reporter(run.name, run.epochs, run.per_epoch, start, quiet or not run.accelerator.is_main_process)
     with deterministic(run.recipe.threads), compiled(model, execution.compile), reporter as report:
         for epoch in range(start, run.epochs):
             figures = run.epoch(epoch, report)
@@ -103,7 +105,7 @@ class _Run:
             raise OptionError("Tasks that share weights are trained by one process; start it without torchrun.")
         self.model, self.data, self.accelerator, self.execution = model, data, accelerator, execution
         self.recipes = {task: recipe.of(task) for task in data}
-        self.fresh = {task for task in data if not (model.is_begun(task) or execution.begun_with)}
+        self.fresh = {task for task in data if model.has_fresh_head(task)}
         self.recipe = recipe if len(data) > 1 else next(iter(self.recipes.values()))
         self.name = "+".join(data)
         self.identity = {"task": self.name, "recipe": run_identity(self.recipe, execution)}
@@ -115,10 +117,10 @@ class _Run:
         self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe), accelerator.scaler
         self.network = accelerator.prepare(model)
         self.feed = Turns(data, self.recipes, accelerator, execution.workers, cache)
-        epochs, per_epoch = self.recipe.epochs, len(self.feed)
+        epochs, per_epoch = self.recipe.epochs, min(len(self.feed), execution.steps_per_epoch or len(self.feed))
         epochs = max(epochs, min(MOST * epochs, math.ceil(self.recipe.min_steps / per_epoch)))
         self.steps = min(epochs * per_epoch, execution.max_steps or math.inf)
-        self.epochs = math.ceil(self.steps / per_epoch)
+        self.epochs, self.per_epoch = math.ceil(self.steps / per_epoch), per_epoch
         for task, splits in data.items():
             model.prove(task, model.taken(_some_inputs(splits, self.recipes[task]).to(accelerator.device)))
 
@@ -129,9 +131,10 @@ class _Run:
                 continue
             try:
                 fit_head(self.model, task, self.data[task].train, self.accelerator, workers=self.execution.workers)
-            except OptionError:
+            except OptionError as error:
                 if recipe.head == "probe":
                     raise
+                log.info("%s: its head begins at random: %s", task, error)
 
     def epoch(self, number: int, report: Reporter) -> dict[str, float]:
         """Train for an epoch; its figures."""
@@ -140,8 +143,9 @@ class _Run:
         for task, recipe in self.recipes.items():
             if recipe.statistics == "frozen":
                 self.model.rest_norms(task)
-        begun, limit = number * len(self.feed), self.execution.steps_per_epoch or len(self.feed)
-        steps = itertools.islice(enumerate(self.feed.epoch(number), begun), int(min(limit, self.steps - begun)))
+        begun = number * self.per_epoch
+        wanted = int(min(self.per_epoch, self.steps - begun))
+        steps = itertools.islice(enumerate(self.feed.epoch(number), begun), wanted)
         figures = run_epoch(steps, self.step, functools.partial(report.step, number), self.accelerator)
         self.model.end_epoch()
         if len(self.data) > 1 and self.execution.hold_out:

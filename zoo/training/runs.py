@@ -73,7 +73,7 @@ def train_entry(
             what to do; or only some are wanted of tasks that are trained together.
         DataError: the images are not as they should be.
     """
-    recipe = recipe_of(entry.recipe, options).on(card(entry, registry))
+    recipe = recipe_of(entry.recipe_source, options).on(card(entry, registry))
     if strange := sorted(set(recipe.tasks) - set(entry.tasks)):
         raise OptionError(f"The recipe {recipe.name} names tasks that {entry.name} lacks: {', '.join(strange)}.")
     if entry.networks and set(tasks) != set(entry.tasks):
@@ -100,6 +100,7 @@ def train_entry(
         for task in group:
             if task not in model.tasks:
                 model.add_task(Task.of(task, data[task].classes, recipe.of(task).input, entry.kind(task)))
+            model.rename(replace(model.task(task), preprocessing=recipe.of(task).input))  # of one that was compressed
         if options.begin:
             begin_with(model, group, options.begin)
         own = options_of[group[0]]
