@@ -80,9 +80,13 @@ resnet34 R=40, batch 16, 160 px; medians, in turn in one process) and on the acc
 {table(read("execution"))}"""
 
 
+BESIDE = """`--data-root DATA`: what loading costs beside training EfficientNet-Lite0 at 128 px on one core, in
+milliseconds for each image: decoded each time, from the cache of `--cache`, and the training itself."""
+
+
 def input_section() -> str:
     found = read("input_pipeline")
-    gpu = found["gpu images/s"]
+    gpu, beside = found["gpu images/s"], found.get("beside training")
     known = (
         f"The GPU trains resnet50 R=50 on {gpu:.0f} images/s."
         if gpu
@@ -93,12 +97,7 @@ def input_section() -> str:
 `python benchmarks/input_pipeline.py`: JPEG files of 500 × 375 pixels to normalised 224 × 224 training inputs, on one
 core, in turn in one process; `zoo train --workers N` spreads it over N. {known} {measured_on("input_pipeline")}
 
-{table(found["pipelines"])}
-
-`--data-root DATA`: what loading costs beside training EfficientNet-Lite0 at 128 px on one core, in milliseconds for
-each image: decoded each time, from the cache of `--cache`, and the training itself.
-
-{table(found["beside training"])}"""
+{table(found["pipelines"])}""" + (f"\n\n{BESIDE}\n\n{table(beside)}" if beside else "")
 
 
 def suite_section() -> str:
