@@ -110,10 +110,28 @@ def to_onnx(
         del model  # as large as the network
         _check_valid(temporary, path)
         made, tolerance = session(temporary, provider), TOLERANCE_HALF if half else TOLERANCE
-        parity = compare(source, made, batches, tolerance)
+        parity = replace(compare(source, made, batches, tolerance), real=0 if images is None else len(images))
         if not parity.passed:
             raise ExportError(f"{path}: the graph differs from its source by more than {parity.tolerance}: {parity}.")
     return parity
+
+
+def interface(path: str | Path) -> dict[str, str]:
+    """Names, types and shapes of a graph's inputs and outputs, such as images: float32 (batch, 3, 224, 224)."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return {kind: ", ".join(map(_words, values)) for kind, values in (("input", graph.input), ("output", graph.output))}
+
+
+def preprocessing_of(path: str | Path) -> Preprocessing:
+    """What a graph's metadata say that is done to an image before it."""
+    properties = {each.key: each.value for each in onnx.load(str(path), load_external_data=False).metadata_props}
+    return Preprocessing.from_data(json.loads(properties["preprocessing"]))
+
+
+def _words(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return f"{value.name}: {kind} ({', '.join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)})"
 
 
 def _check_plain(module: nn.Module) -> None:

@@ -30,13 +30,16 @@ class Parity:
     relative: float  # to the largest output of the source
     tolerance: float  # on the relative difference
     images: int
+    real: int = 0  # of these; the others are random
 
     @property
     def passed(self) -> bool:
         return self.relative <= self.tolerance
 
     def __str__(self) -> str:
-        return f"largest difference {self.absolute:.1e} ({self.relative:.1e} relative) over {self.images} images"
+        counts = {"random inputs": self.images - self.real, "real images": self.real}
+        over = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        return f"largest difference {self.absolute:.1e} ({self.relative:.1e} relative) over {over}"
 
 
 def session(path: str | Path, provider: str = "cpu", *, spinning: bool = True) -> ort.InferenceSession:

@@ -107,13 +107,32 @@ def test_verify_finds_an_altered_file_and_a_wrong_figure(tmp_path: Path) -> None
 def test_export_writes_checked_graphs(tmp_path: Path) -> None:
     rows = out("export", NAME, "--task", "sketch", "--task", "real", "-o", tmp_path, "--preprocess")
     assert [row["task"] for row in rows] == ["sketch", "real"]
-    assert {p.name for p in tmp_path.iterdir()} == {"sketch.onnx", "real.onnx"}
+    assert {p.name for p in tmp_path.glob("*.onnx*")} == {"sketch.onnx", "real.onnx"}
     assert "largest difference" in str(rows[0]["parity"])
     assert "--task or --all-tasks" in error("export", NAME, "-o", tmp_path)
     assert "choose one of cpu" in error("export", NAME, "--task", "real", "-o", tmp_path, "--provider", "tpu")
     (tmp_path / "file").write_text("")
     unwritable = error("export", NAME, "--task", "real", "-o", tmp_path / "file" / "x", status=1)
     assert "Cannot write" in unwritable
+
+
+def test_the_client_without_torch_finds_what_predict_finds(tmp_path: Path) -> None:
+    """By graphs that resize straight to the input's size, and by the crop of a resized image."""
+    from PIL import Image
+
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(render("real", "test", 3)).resize((61, 47), Image.Resampling.BICUBIC).save(photo, quality=95)
+    client = Path(__file__).parents[2] / "examples" / "onnx_client.py"
+    for name, task in ((NAME, "real"), ("efficientnet_lite0-ftn-r4-pictures", "weather")):
+        (row,) = out("export", name, "--task", task, "-o", tmp_path)
+        assert str(row["input"]).startswith("images: float32 (batch, 3, ")
+        assert str(row["output"]).startswith("logits: float32 (batch, ")
+        command = [sys.executable, client, tmp_path / f"{task}.onnx", photo]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        (seen,) = out("predict", name, "--task", task, photo)
+        found = {line.partition("  ")[0]: float(line.partition("  ")[2].rstrip(" %")) for line in said}
+        assert found == pytest.approx(seen["classes"], abs=2)
+        assert all(module not in client.read_text() for module in ("import torch", "import zoo"))
 
 
 def test_predict_names_the_class_and_the_broken_image(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def export(
 ) -> None:  # fmt: skip
     """Write one ONNX graph per task, each compared with its source; exit 1 where they differ."""
     from zoo.deployment.entries import export_entry
+    from zoo.export.onnx import interface
 
     narrate()
     entry = registry.entry(name)
@@ -140,7 +141,25 @@ def export(
         entry, registry, chosen or list(entry.tasks), out, data_root=data_root, weights=weights,
         preprocess=preprocess, half=half, provider=provider,
     )  # fmt: skip
-    show([{"task": task, "file": str(path), "parity": str(parity)} for task, (path, parity) in made.items()], as_json)
+    rows = [
+        {"task": task, "file": str(path), **interface(path), "parity": str(parity)}
+        for task, (path, parity) in made.items()
+    ]
+    show(rows, as_json)
+    if not as_json:
+        _tell_preprocessing({task: path for task, (path, _) in made.items()}, preprocess)
+
+
+def _tell_preprocessing(graphs: dict[str, Path], inside: bool) -> None:
+    """What has to be done to an image before the graphs of tasks take it."""
+    from zoo.export.onnx import preprocessing_of
+
+    within = "; mean and deviation are in the graph, the rest is the caller's" if inside else ""
+    told: dict[str, list[str]] = {}
+    for task, path in graphs.items():
+        told.setdefault(preprocessing_of(path).words(), []).append(task)
+    for done, tasks in told.items():
+        click.echo(f"An image for {', '.join(tasks)} is first: {done}{within}. It stands in the graph's metadata.")
 
 
 @main.command()

@@ -57,7 +57,6 @@ def export_entry(
         parity = to_onnx(
             model.fuse(task), path, task=known, preprocess=preprocess, images=images, metadata=provenance, **options
         )
-        log.info("%s: %s", path, parity)
         made[task] = path, parity
     return made
 
