@@ -22,7 +22,7 @@ class Changes:
     lr: float | None = None  # of the increments, or of the rest where these have none; other rates in relation to it
     batch_size: int | None = None
     image_size: int | None = None  # height of the input; its width and resize keep their relation
-    set: tuple[str, ...] = ()  # others, as KEY=VALUE, such as "rest.momentum=0.8" or "tasks.letters.epochs=20"
+    set: tuple[str, ...] | str = ()  # others, as KEY=VALUE, such as "rest.momentum=0.8" or "tasks.letters.epochs=20"
 
     def applied(self, data: dict[str, Any]) -> dict[str, Any]:
         """A recipe's data with the changes in it.
