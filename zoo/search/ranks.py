@@ -49,7 +49,7 @@ def family(entry: Entry, registry: Registry) -> dict[int, Entry]:
 
     def but_rank(other: Entry) -> object:
         method = {**other.method, "rank": None}
-        images = other.benchmark, other.classes, other.images_root()
+        images = other.benchmark, other.classes, other.data_root and (other.folder / other.data_root).resolve()
         return other.backbone, other.backbone_weights, method, images, other.recipe_source
 
     alike = [other for name in registry.names() if but_rank(other := registry.entry(name)) == but_rank(entry)]
