@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,24 +60,12 @@ def train_own(
         _check_same_images(own.entry(entry.name), entry)
     options = replace(options, data_root=data)
     _announce(entry, registry, options)
-    registry_file = out / OWN
     if options.backbone_weights:
-        tensors, _ = read(options.backbone_weights)
-        kept = out / f"backbone-{fingerprint(tensors)[:8]}.safetensors"  # one for all entries that have it
-        with PartialState().main_process_first():
-            if not kept.exists():
-                write(kept, tensors, {})
-        entry = replace(entry, backbone_weights=weights_file(kept, f"file:{kept.name}"))
-    files = train_entry(entry, registry, entry.tasks, out / entry.name, options)
+        entry = _with_backbone(entry, options.backbone_weights)
+    files, registry_file = train_entry(entry, registry, entry.tasks, out / entry.name, options), out / OWN
     if not PartialState().is_main_process:
         return entry, registry_file
-    for task, file in files.items():
-        seen = read(file)[1]["metrics"].get("train_accuracy", 100)
-        if seen < LOW:
-            log.warning(
-                "%s: only %.1f %% of the training images were answered rightly in the last epoch. Train longer "
-                "(--epochs), with higher rates (--lr) or with more capacity (--rank, --method finetune).", task, seen,
-            )  # fmt: skip
+    _warn_of_what_was_not_learnt(files)
     published = publish(_with_recipe(entry, options), files, f"file:{entry.name}/")
     own.update(published)
     own.write(registry_file)
@@ -114,6 +103,26 @@ def _check_same_images(known: Entry, entry: Entry) -> None:
             f"{entry.folder} holds an entry {entry.name} that was trained on other images"
             f"{f', those of {root}' if root else ''}. Name another --out or --name, or --overwrite it."
         )
+
+
+def _with_backbone(entry: Entry, weights: Path) -> Entry:
+    """The entry with its backbone's weights in a file in its folder, one for all entries there that have the same."""
+    tensors, _ = read(weights)
+    kept = entry.folder / f"backbone-{fingerprint(tensors)[:8]}.safetensors"
+    with PartialState().main_process_first():
+        if not kept.exists():
+            write(kept, tensors, {})
+    return replace(entry, backbone_weights=weights_file(kept, f"file:{kept.name}"))
+
+
+def _warn_of_what_was_not_learnt(files: Mapping[str, Path]) -> None:
+    for task, file in files.items():
+        seen = read(file)[1]["metrics"].get("train_accuracy", 100)
+        if seen < LOW:
+            log.warning(
+                "%s: only %.1f %% of the training images were answered rightly in the last epoch. Train longer "
+                "(--epochs), with higher rates (--lr) or with more capacity (--rank, --method finetune).", task, seen,
+            )  # fmt: skip
 
 
 def _with_recipe(entry: Entry, options: RunOptions) -> Entry:
