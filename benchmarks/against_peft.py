@@ -7,19 +7,18 @@ begins as a linear probe, norms that keep the backbone's statistics, Adam for th
 LoRA stands on the same convolutions as FTN, but for the depthwise ones, which it refuses where their groups do not
 divide its rank; norms and head are its `modules_to_save`. Its rank is the one whose number of parameters comes nearest
 to FTN's, and `lora_alpha` equals it. Its factors' learning rate was chosen as FTN's was, on images held out of training
-(`--hold-out 0.2 --lora-rate …`). One thread each.
+(`--hold-out 0.2 --lora-rate …`). One thread each. A step of both is timed in turn, on a batch that is there.
 
 Besides, what can be done afterwards: how far the frozen weights are from what they were once LoRA was merged into them
 and taken out again, and what becomes of a batch with images of two tasks.
-
-The zoo's seconds include its checks before the first step (`model.prove`) and its progress, PEFT's nothing of the kind.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from zoo.training.batches import Turns, seed_of
 from zoo.training.evaluation import measure
 from zoo.training.optimizers import set_learning_rates, update
 from zoo.training.probe import fit_head
+from zoo.verification.timing import interleaved, medians, ratio
 
 RANKS = range(1, 9)
 LORA_RATE = 0.01
@@ -74,10 +74,9 @@ class Work:
 
 def ours(work: Work, store: Path) -> dict[str, Any]:
     """FTN, trained by the zoo."""
-    model, began = work.model, time.perf_counter()
-    recipe = replace(work.recipe, head="fresh")  # it is probed already
+    model, recipe = work.model, replace(work.recipe, head="fresh")  # it is probed already
     loop.train_tasks(model, {work.name: work.data}, recipe, accelerator=work.accelerator)
-    seconds, frozen = time.perf_counter() - began, clones(model.backbone)
+    frozen = clones(model.backbone)
     accuracy, parameters = work.accuracy(model.answering(work.name)), work.parameters()
     file = store / "ours.safetensors"
     model.save_adapter(work.name, file)
@@ -92,12 +91,12 @@ def ours(work: Work, store: Path) -> dict[str, Any]:
     mixed = (
         f"no task for each row either; all tasks' answers for all rows in one pass, within {apart:.0e} of each alone"
     )
-    return row(work, "FTN R=4", parameters, file.stat().st_size, seconds, accuracy, moved, mixed)
+    return row(work, "FTN R=4", parameters, file.stat().st_size, accuracy, moved, mixed)
 
 
 def theirs(work: Work, store: Path) -> dict[str, Any]:
     """LoRA, trained by a plain loop as PEFT's documentation shows, with the zoo's batches."""
-    rank = min(RANKS, key=lambda r: abs(trained(with_lora(work, r)) - work.parameters()))
+    rank = nearest_rank(work)
     network = with_lora(work, rank)
     assert work.recipe.increments is not None
     recipe = replace(work.recipe, increments=replace(work.recipe.increments, lr=work.lora_rate))
@@ -107,7 +106,7 @@ def theirs(work: Work, store: Path) -> dict[str, Any]:
         torch.optim.Adam(factors),  # whose rate, too, is set at each step
         torch.optim.SGD(rest, momentum=recipe.rest.momentum),
     ]
-    feed, began = Turns({work.name: work.data}, {work.name: recipe}, work.accelerator, 0), time.perf_counter()
+    feed = Turns({work.name: work.data}, {work.name: recipe}, work.accelerator, 0)
     for epoch in range(recipe.epochs):
         torch.manual_seed(seed_of(recipe.seed, work.name, epoch, 0))  # as the zoo's loop does: the same crops
         network.train()
@@ -119,7 +118,7 @@ def theirs(work: Work, store: Path) -> dict[str, Any]:
             outputs = network(inputs.to(memory_format=torch.channels_last))
             nn.functional.cross_entropy(outputs, targets).backward()
             update(optimizers)
-    seconds, accuracy = time.perf_counter() - began, work.accuracy(network.eval())
+    accuracy = work.accuracy(network.eval())
     network.save_pretrained(store / "theirs")
     size, frozen = (store / "theirs" / "adapter_model.safetensors").stat().st_size, clones(network)
     network.merge_adapter()
@@ -132,7 +131,42 @@ def theirs(work: Work, store: Path) -> dict[str, Any]:
         mixed = "works"
     except Exception as error:
         mixed = f"{type(error).__name__}: {error}"
-    return row(work, f"PEFT LoRA R={rank}", trained(network), size, seconds, accuracy, moved, mixed)
+    return row(work, f"PEFT LoRA R={rank}", trained(network), size, accuracy, moved, mixed)
+
+
+def steps(work: Work, rounds: int) -> dict[str, float]:
+    """Milliseconds of a training step of both on a batch that is there, in turn."""
+    inputs = torch.randn(work.recipe.batch, *work.recipe.input.input_size).to(memory_format=torch.channels_last)
+    labels = torch.arange(len(inputs)) % len(work.data.classes)
+    work.model.train().to(memory_format=torch.channels_last)
+    work.model.rest_norms(work.name)
+    lora = with_lora(work, nearest_rank(work)).train()
+    for module in lora.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+    def step(forward: Any, parameters: list[nn.Parameter]) -> Callable[[], None]:
+        optimizer = torch.optim.Adam(parameters, 1e-5)
+
+        def run() -> None:
+            nn.functional.cross_entropy(forward(inputs), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return run
+
+    own = [p for _, p in work.model.task_parameters(work.name)]
+    calls = {
+        "FTN": step(lambda x: work.model(x, task=work.name), own),
+        "PEFT LoRA": step(lora, [p for p in lora.parameters() if p.requires_grad]),
+    }
+    seconds = interleaved(calls, rounds)
+    return {**{name: 1000 * s for name, s in medians(seconds).items()}, "ratio": ratio(seconds, "FTN", "PEFT LoRA")}
+
+
+def nearest_rank(work: Work) -> int:
+    """LoRA's rank whose number of parameters comes nearest to FTN's."""
+    return min(RANKS, key=lambda rank: abs(trained(with_lora(work, rank)) - work.parameters()))
 
 
 def with_lora(work: Work, rank: int) -> Any:
@@ -165,8 +199,12 @@ def images(work: Work) -> Tensor:
     return torch.stack([shown[k][0] for k in range(2)])
 
 
+def place(made: dict[str, Any]) -> tuple[str, str]:
+    return made["task"], made["method"]
+
+
 def row(work: Work, method: str, *figures: object) -> dict[str, Any]:
-    names = ("parameters", "bytes", "seconds", "accuracy", "moved", "mixed")
+    names = ("parameters", "bytes", "accuracy", "moved", "mixed")
     return {"task": work.name, "method": method, **dict(zip(names, figures, strict=True))}
 
 
@@ -176,19 +214,27 @@ def row(work: Work, method: str, *figures: object) -> dict[str, Any]:
 @click.option("--lora-rate", type=float, default=LORA_RATE, show_default=True)
 @click.option("--hold-out", type=float, default=0.0, help="Test on a share of the training images.")
 @click.option("--lora-alone", is_flag=True, help="Leave FTN out.")
+@click.option("--rounds", default=9, show_default=True, help="Of the timing of a step; 0 leaves it out.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also keep the figures here.")
 def main(
-    data_root: Path, tasks: tuple[str, ...], lora_rate: float, hold_out: float, lora_alone: bool, json_file: Path | None
-) -> None:
+    data_root: Path, tasks: tuple[str, ...], lora_rate: float, hold_out: float, lora_alone: bool, rounds: int,
+    json_file: Path | None,
+) -> None:  # fmt: skip
     torch.set_num_threads(1)
-    rows = []
+    found: dict[str, Any] = {"tasks": [], "step": {}}
+    if json_file and json_file.exists():  # what is not measured now stays
+        found |= json.loads(json_file.read_text())["rows"]
+    if rounds:
+        found["step"] = steps(Work(tasks[0], data_root, lora_rate, hold_out), rounds)
+        show([found["step"]])
     for task in tasks:
         work = Work(task, data_root, lora_rate, hold_out)
         for train in (theirs,) if lora_alone else (theirs, ours):
             with tempfile.TemporaryDirectory() as store:
-                rows.append(train(work, Path(store)))
-            show([rows[-1]])
-            save(json_file, rows, peers=("peft",))
+                made = train(work, Path(store))
+            show([made])
+            found["tasks"] = [each for each in found["tasks"] if (each["task"], each["method"]) != place(made)] + [made]
+            save(json_file, found, peers=("peft",))
 
 
 if __name__ == "__main__":
