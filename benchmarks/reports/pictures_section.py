@@ -17,7 +17,7 @@ METHODS = ["features", "bn", "ftn-r1", "ftn-r4", "ftn-r16", "finetune"]
 OTHERS, STYLE = ("lora-r4", "parallel", "series"), "noto"
 STREETS = ("decoder", "decoder_bn", "ftn-r8", "single")
 MAPS = {"semseg": "segmentation, mIoU", "edge": "edges, odsF"}
-COMPARED = [("features", "bn"), ("bn", "ftn-r4"), ("ftn-r1", "ftn-r16"), ("ftn-r4", "finetune")]
+COMPARED = [("features", "bn"), ("bn", "ftn-r1"), ("bn", "ftn-r4"), ("ftn-r1", "ftn-r16"), ("ftn-r4", "finetune")]
 
 
 def pictures_section() -> str:
