@@ -35,10 +35,9 @@ class Changes:
             _resize(data, self.image_size)
         if self.lr is not None:
             _scale_rates(data, self.lr)
-        pairs = [self.set] if isinstance(self.set, str) else self.set
-        for path, value in [("epochs", self.epochs), ("batch", self.batch_size), *map(_pair, pairs)]:
-            if path in ("epochs", "batch") and value is None:
-                continue
+        named = {"epochs": self.epochs, "batch": self.batch_size}
+        others = map(_pair, [self.set] if isinstance(self.set, str) else self.set)
+        for path, value in [*((path, value) for path, value in named.items() if value is not None), *others]:
             _put(data, path, value)
             if path == "epochs":
                 _put(data, "min_steps", 0)
@@ -88,7 +87,7 @@ def _put(data: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(place, dict):
             raise OptionError(f"{path} cannot be set: the recipe's {name} is {place!r} and has no parts.")
     place[last] = value
-    for own in _own_of(data) if path.split(".", maxsplit=1)[0] != "tasks" else ():
+    for own in _own_of(data) if above[:1] != ["tasks"] else ():
         part: Any = own
         for name in above:
             part = part.get(name) if isinstance(part, dict) else None

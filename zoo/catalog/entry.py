@@ -47,6 +47,11 @@ class Reported:
     score: int | None = None  # decathlon score, as printed
 
 
+def is_file(recipe: str) -> bool:
+    """Whether a recipe's name is the path of a YAML file, and not one of the zoo's names."""
+    return recipe.endswith((".yaml", ".yml"))
+
+
 def relative(path: Path, folder: Path) -> str:
     """A path as seen from a folder, so that both may be moved together."""
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
@@ -156,7 +161,7 @@ class Entry:
     @property
     def recipe_source(self) -> str:
         """The recipe's name, or the path of its file, which the entry states from its registry's folder."""
-        return str(self.folder / self.recipe) if self.recipe.endswith((".yaml", ".yml")) else self.recipe
+        return str(self.folder / self.recipe) if is_file(self.recipe) else self.recipe
 
     def at(self, folder: Path) -> Entry:
         """The same in the registry of another folder: files and images that it names are named from there."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.catalog.changes import Changes
+from zoo.catalog.entry import is_file
 from zoo.catalog.schema import parse
 from zoo.catalog.task import Preprocessing
 from zoo.catalog.yaml_files import load_yaml
@@ -166,7 +167,7 @@ def recipe_names() -> list[str]:
 
 def recipe_file(name: str) -> Path:
     """The file of one of the zoo's recipes, or of the user's where `name` is the path of a YAML file."""
-    if name.endswith((".yaml", ".yml")):
+    if is_file(name):
         return Path(name)
     if name not in recipe_names():
         raise UnknownNameError("recipe", name, recipe_names())
@@ -195,7 +196,7 @@ def load_recipe(name: str, changes: Changes | None = None) -> Recipe:
         raise ConfigError(str(path), problems)
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     stated = recipe.input, frozenset(data.get("input") or ())
-    known = path.name if name.endswith((".yaml", ".yml")) else name  # wherever the file lies
+    known = path.name if is_file(name) else name  # wherever the file lies
     return replace(recipe, variants=variants, name=known, sha256=digest, stated=stated)
 
 

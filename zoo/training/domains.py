@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from zoo.catalog.entry import Entry, relative
+from zoo.catalog.entry import Entry, is_file, relative
 from zoo.catalog.recipe import Recipe, recipe_data
 from zoo.catalog.registry import OWN, Registry, default_registry
 from zoo.catalog.task import Task
@@ -80,7 +80,7 @@ def _own_entry(
     benchmark = get_benchmark("folder")
     classes = {task: benchmark.splits(task, data).classes for task in benchmark.tasks(data)}
     recipe = options.recipe or f"folder/{method['name']}"
-    if recipe.endswith((".yaml", ".yml")):
+    if is_file(recipe):
         recipe = relative(Path(recipe), out)
     rank = [f"r{method['rank']}"] if "rank" in method else []
     name = name or "-".join([_word(backbone.rpartition("/")[2]), method["name"], *rank, _word(data.resolve().name)])
