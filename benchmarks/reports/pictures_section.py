@@ -66,11 +66,11 @@ def _order(found: dict[Any, list[dict[str, Any]]]) -> str:
     lines = []
     for first, second in COMPARED:
         gains = {
-            task: statistics.mean(r["figure"] for r in found[b, task, second])
-            - statistics.mean(r["figure"] for r in found[b, task, first])
+            task: gain
             for b in ("pictures", "emoji")
             for task in _tasks(b)
-            if found[b, task, first] and found[b, task, second] and _alike(b, task, first, second)
+            if _alike(b, task, first, second)
+            and (gain := _gain(found[b, task, first], found[b, task, second])) is not None
         }
         if len(gains) < 2:
             continue
@@ -81,6 +81,13 @@ def _order(found: dict[Any, list[dict[str, Any]]]) -> str:
     words = """The paper's order is features < bn < ftn of low rank < ftn of high rank ≲ finetune. Here, where both have
 norms go by the same statistics (for letters, ftn and finetune take each batch's, and bn does not):"""
     return words + "\n\n" + "\n".join(lines)
+
+
+def _gain(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> float | None:
+    """The mean gain over the seeds that both have."""
+    of, than = ({row["seed"]: row["figure"] for row in rows} for rows in (second, first))
+    both = of.keys() & than.keys()
+    return statistics.mean(of[seed] - than[seed] for seed in both) if both else None
 
 
 def _one_style(found: dict[Any, list[dict[str, Any]]]) -> str:

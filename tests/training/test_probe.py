@@ -152,6 +152,11 @@ def test_statistics_of_a_network_without_any_cannot_be_kept() -> None:
         train(model, replace(RECIPE, increments=None, statistics="frozen"))
 
 
+def test_statistics_are_not_kept_behind_what_divides_by_the_batchs() -> None:
+    with pytest.raises(OptionError, match="statistics: frozen does not go with series"):
+        train(fresh("series"), replace(RECIPE, statistics="frozen"))
+
+
 def test_norms_that_rest_keep_their_statistics_and_are_trained() -> None:
     model = fresh("bn")
     before = snapshot(model.task_tensors("t"))

@@ -64,6 +64,10 @@ class Increment(nn.Module):
     that is cheaper than running the layer under the summed weight.
     """
 
+    normalises = (
+        False  # whether training divides the output by the deviation of the batch, for which norms must make up
+    )
+
     def delta(self, weight: Tensor) -> Tensor:
         """ΔW, in the shape, dtype and device of `weight`."""
         raise NotImplementedError

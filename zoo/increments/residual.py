@@ -108,6 +108,7 @@ class Series(Increment):
     inverting anything, and at the start, where α = 0 and s = 1, it is f bit for bit.
     """
 
+    normalises = True
     variance: Tensor
 
     def __init__(self, layer: nn.Module) -> None:

@@ -359,6 +359,11 @@ class TaskModel(proof.Provable):
     def rest_norms(self, task: str) -> None:
         if self.method.trains_backbone:
             super().rest_norms(task)
+        if self.method.increment is not None and self.method.increment.normalises:
+            raise OptionError(
+                f"statistics: frozen does not go with {self.method.name}, which divides by each batch's deviation: the "
+                "norms' statistics would be of something else. Leave it out of the recipe."
+            )
         for _, site in self.sites(task):
             if isinstance(site, TaskNorm):
                 site.tasks[task].eval()
