@@ -267,8 +267,12 @@ def test_models_without_weights_say_what_helps() -> None:
     assert "weights=None" in message
 
 
-def test_domains_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a folder of images to exported graphs, by the registry file that training writes."""
+OWN_NAME = "resnet18-ftn-r4-my_data"  # what an entry of the folder below is called
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> tuple[object, ...]:
+    """The words that train on two domains in `tmp_path / "My Data"`, into `tmp_path / "out"`."""
     data = write_images(tmp_path / "My Data", {"photo": ["cat", "dog"], "drawing": ["bee", "cow", "elk"]}, 6)
     weights = tmp_path / "backbone.safetensors"
     torch.manual_seed(0)
@@ -276,53 +280,69 @@ def test_domains_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     zoo("cp", "folder/ftn", tmp_path / "small.yaml")
     text = (tmp_path / "small.yaml").read_text().replace("epochs: 12\nmin_steps: 400", "epochs: 1")
     (tmp_path / "small.yaml").write_text(text + "input: {size: 32, resize: 40}\n")
-    where = tmp_path / "out"
-    own = ("train", "--backbone", "torchvision/resnet18", "--data", data, "--rank", 4, "--out", where,
-           "--backbone-weights", weights, "--recipe", tmp_path / "small.yaml", "--quiet")  # fmt: skip
-    message = zoo(*own).stdout
-    name = "resnet18-ftn-r4-my_data"
-    assert f"zoo eval {name} --registry {where}" in message
+    return ("train", "--backbone", "torchvision/resnet18", "--data", data, "--rank", 4, "--recipe",
+            tmp_path / "small.yaml", "--quiet", "--out", tmp_path / "out", "--backbone-weights", weights)  # fmt: skip
+
+
+def test_domains_of_ones_own(tmp_path: Path, own: tuple[object, ...], caplog: pytest.LogCaptureFixture) -> None:
+    """From a folder of images to exported graphs, by the registry file that training writes."""
+    data, where = tmp_path / "My Data", tmp_path / "out"
+    caplog.set_level("INFO")
+    assert f"zoo eval {OWN_NAME} --registry {where}" in zoo(*own).stdout
+    assert "photo: 12 training and 12 test images of 2 classes; 1 epochs, 1 steps of 32 images" in caplog.text
+    assert "on the CPU" in caplog.text
     files = {p.relative_to(where).as_posix() for p in where.rglob("*") if p.is_file()}
     (kept,) = (file for file in files if file.startswith("backbone-"))
-    adapters = (f"{name}/{task}.safetensors" for task in ("photo", "drawing"))
-    assert files == {"registry.yaml", f"{name}/recipe.yaml", kept, *adapters}
-    assert str(tmp_path) not in (where / "registry.yaml").read_text()  # so that it can be handed over
+    adapters = (f"{OWN_NAME}/{task}.safetensors" for task in ("photo", "drawing"))
+    assert files == {"registry.yaml", "README.md", f"{OWN_NAME}/recipe.yaml", kept, *adapters}
+    for file in ("registry.yaml", "README.md"):
+        assert str(tmp_path) not in (where / file).read_text()  # so that it can be handed over
     other = write_images(tmp_path / "other" / "My Data", {"photo": ["ant", "fly"]}, 4)
     assert "was trained on other images" in error(*own, "--data", other)
 
     before = {p: p.read_bytes() for p in where.rglob("*.safetensors")}
     zoo(*own, "--resume")  # all is done already
+    assert "photo is trained already" in caplog.text
+    assert "train_loss" in caplog.text  # its figures
     assert {p: p.read_bytes() for p in where.rglob("*.safetensors")} == before
 
-    weights.unlink()  # the folder is whole without it
+    (tmp_path / "backbone.safetensors").unlink()  # the folder is whole without it
     registry = ("--registry", where / "registry.yaml")
-    assert [row["name"] for row in out(*registry, "ls", "*my_data")] == [name]
-    rows = out(*registry, "eval", name)
+    assert [row["name"] for row in out(*registry, "ls", "*my_data")] == [OWN_NAME]
+    rows = out(*registry, "eval", OWN_NAME)
     assert {row["task"] for row in rows} == {"photo", "drawing", "mean"}
-    assert all(check["passed"] for check in out(*registry, "verify", name))
-    graphs = out(*registry, "export", name, "--all-tasks", "-o", tmp_path / "onnx")
+    assert all(check["passed"] for check in out(*registry, "verify", OWN_NAME))
+    graphs = out(*registry, "export", OWN_NAME, "--all-tasks", "-o", tmp_path / "onnx")
     assert all("over 4 images" not in str(graph["parity"]) for graph in graphs)  # random ones alone
     assert len(graphs) == 2
     image = next((data / "photo" / "test" / "cat").iterdir())
-    (row,) = out(*registry, "predict", name, "--task", "photo", image)
+    (row,) = out(*registry, "predict", OWN_NAME, "--task", "photo", image)
     assert set(row["classes"]) == {"cat", "dog"}  # type: ignore[call-overload]
 
-    moved = tmp_path / "elsewhere"
-    where.rename(moved)
-    assert out("--registry", moved / "registry.yaml", "eval", name, "--task", "photo")
+
+def test_a_folder_of_ones_own_works_elsewhere(
+    tmp_path: Path, own: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo(*own)
+    moved, data = tmp_path / "elsewhere", tmp_path / "My Data"
+    (tmp_path / "out").rename(moved)
+    assert out("--registry", moved / "registry.yaml", "eval", OWN_NAME, "--task", "photo")
     monkeypatch.chdir(tmp_path)
-    assert "It stands in elsewhere: name that with --registry" in error("verify", name)
-    for place in (("verify", name, "--registry", "elsewhere"), ("verify", "--registry=elsewhere", name)):
+    assert "It stands in elsewhere: name that with --registry" in error("verify", OWN_NAME)
+    for place in (("verify", OWN_NAME, "--registry", "elsewhere"), ("verify", "--registry=elsewhere", OWN_NAME)):
         assert zoo(*place).exit_code == 0
     (tmp_path / "far").mkdir()
     moved = Path(shutil.move(moved, tmp_path / "far"))
-    assert "name their folder with --data-root" in error("eval", name, "--registry", moved, status=1)
-    assert out("eval", name, "--task", "photo", "--registry", moved, "--data-root", data)
+    assert "name their folder with --data-root" in error("eval", OWN_NAME, "--registry", moved, status=1)
+    assert out("eval", OWN_NAME, "--task", "photo", "--registry", moved, "--data-root", data)
     monkeypatch.setenv("ZOO_REGISTRY", str(moved))
-    again = [*own[: own.index(where)], moved, "--backbone-weights", moved / kept, "--resume", "--quiet"]
-    assert "Wrote" in zoo(*again, "--recipe", tmp_path / "small.yaml").stdout  # one's own is no stranger's name
-    assert next(iter(out("ls")))["name"] == name
-    assert set(package.load(name, registry=moved).tasks) == {"photo", "drawing"}
+    (kept,) = moved.glob("backbone-*")
+    again = [*own[: own.index("--out")], "--out", moved, "--backbone-weights", kept, "--resume"]
+    (moved / "README.md").write_text("mine")
+    assert "Wrote" in zoo(*again).stdout  # one's own is no stranger's name
+    assert (moved / "README.md").read_text() == "mine"
+    assert next(iter(out("ls")))["name"] == OWN_NAME
+    assert set(package.load(OWN_NAME, registry=moved).tasks) == {"photo", "drawing"}
 
 
 def test_a_registry_with_mistakes_lists_them(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.conftest import write_images
@@ -128,6 +131,52 @@ def test_a_folder_of_one_domain_by_whatever_name_of_its_test_images(folder: Path
         shutil.copytree(folder / "renamed" / called, folder / "renamed" / "test")
         (folder / "renamed" / called / "cat").rename(folder / "renamed" / called / "cow")
         assert benchmark.splits("renamed", folder).classes == splits.classes  # test goes before others
+
+
+@given(share=st.floats(0.01, 0.99), counts=st.lists(st.integers(2, 30), min_size=1, max_size=4))
+def test_images_without_a_split_are_parted_by_their_names_alone(share: float, counts: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        one, other = Path(place) / "one", Path(place) / "other"
+        for root in (one, other):
+            for label, count in enumerate(counts):
+                (root / f"class {label}").mkdir(parents=True)
+                for number in range(count):
+                    (root / f"class {label}" / f"{number}.png").touch()
+        benchmark = get_benchmark("folder", test_share=share)
+        if any(round(share * count) >= count for count in counts):
+            with pytest.raises(DataError, match=r"to test on .* takes more"):
+                benchmark.splits("one", one)
+            return
+        found = [benchmark.splits(root.name, root) for root in (one, other)]
+        parts = [
+            [[path.relative_to(root).as_posix() for path, _ in images.items] for images in (splits.train, splits.test)]  # type: ignore[attr-defined]
+            for root, splits in zip((one, other), found, strict=True)
+        ]
+        assert parts[0] == parts[1]
+        train, test = parts[0]
+        assert not set(train) & set(test)
+        assert len(train) + len(test) == sum(counts)
+        for label, count in enumerate(counts):
+            tested = sum(name.startswith(f"class {label}/") for name in test)
+            assert tested == max(1, round(share * count))
+
+
+def test_what_is_parted_and_what_is_not(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(folder / "photo" / "test")
+    parting = get_benchmark("folder", test_share=0.25)
+    assert parting.tasks(folder) == ("drawing", "photo")
+    assert len(parting.splits("drawing", folder).test) == 12  # type: ignore[arg-type]  # its own, untouched
+    caplog.set_level("INFO")
+    splits = parting.splits("photo", folder)
+    assert (len(splits.train), len(splits.test)) == (6, 2)  # type: ignore[arg-type]
+    assert "2 of its 8 images are the ones to test on" in caplog.text
+    (folder / "photo" / "train").rename(folder / "plain")
+    shutil.rmtree(folder / "photo")
+    shutil.rmtree(folder / "drawing" / "test")
+    assert parting.tasks(folder) == ("drawing", "plain")
+    assert parting.tasks(folder / "plain") == ("plain",)
+    with pytest.raises(DataError, match=r"--test-share 0\.2"):
+        get_benchmark("folder").tasks(folder / "plain")
 
 
 def test_a_folder_that_is_not_there_is_told_with_the_layout(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ class Entry:
     measured: dict[str, float] | None = None  # by task, in its metric's unit; written by `zoo pack`
     tolerance: float = 0.5  # by which a verification may differ from `measured`: points, or per cent of an error
     data_root: str | None = None  # where the images lie, unless --data-root says otherwise
+    test_share: float | None = None  # of images of one's own that have no split, to test on
     baseline: str = ""  # the entry whose errors set the scale of the decathlon score, or "challenge"
     note: str = ""
     name: str = field(default="", metadata={"derived": True})

@@ -48,6 +48,11 @@ if TYPE_CHECKING:
 @click.option("--workers", type=COUNT, default=0, show_default=True, help="Processes that load images.")
 @click.option("--cache", is_flag=True, help="Decode the training images once, and keep them.")
 @click.option("--tracker", type=click.Choice(["tensorboard", "wandb"]), help="Log the figures of each epoch.")
+@click.option(
+    "--test-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Of --data without test images, to test on.",
+)
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of the training images.")
 @click.option("--epochs", type=POSITIVE, help="In place of the recipe's.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Of the increments, else of the rest.")
@@ -78,6 +83,8 @@ def train(
         out = out or Path(f"{data.resolve().name}-adapters")
         _train_own(registry, backbone, data, out, method or "ftn", rank, own_name or "", settings)
         return
+    if settings.test_share:
+        raise OptionError("--test-share belongs to --data; a benchmark has test images of its own.")
     if own_name or method or rank not in (None, "auto"):
         raise OptionError("--name, --method and --rank N belong to --backbone; an entry of the zoo has its own.")
     if name is None:

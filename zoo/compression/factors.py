@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.catalog.entry import Entry
+from zoo.catalog.handover import list_in
 from zoo.catalog.recipe import recipe_names
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED, adapter_files, with_files
@@ -165,9 +166,7 @@ def compressed_entry(
     errors = compress_entry(made, registry, out / name)
     files = {task: out / name / f"{task}.safetensors" for task in made.tasks}
     made = replace(with_files(made, files, f"file:{name}/"), parameters=counted_parameters(made, registry))
-    own = Registry.at(out)
-    own.update(made)
-    own.write(out / "registry.yaml")
+    list_in(out, made)
     return made, errors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -68,7 +69,11 @@ TEST = ("test", "val", "valid", "validation")  # what the folder to test on may 
 
 
 class FolderBenchmark(Benchmark):
-    """One domain per folder; or the one domain that the folder itself is, called as the folder is."""
+    """One domain per folder; or the one domain that the folder itself is, called as the folder is.
+
+    Args:
+        test_share: of the images of each class to test on, in domains that have no split of their own.
+    """
 
     name = "folder"
     layout = """Expected layout:
@@ -76,29 +81,84 @@ class FolderBenchmark(Benchmark):
     <domain>/
       train/<class>/*.jpg
       test/<class>/*.jpg      (the same classes as train; val and valid are taken for test where there is none)
-  or the folders train and test of one domain alone."""
+  or the folders train and test of one domain alone.
+Where there is nothing to test on, --test-share 0.2 (in Python test_share=0.2) parts what there is:
+  {root}/<domain>/<class>/*.jpg, or {root}/<class>/*.jpg."""
+
+    def __init__(self, test_share: float | None = None) -> None:
+        self.test_share = test_share
 
     def tasks(self, root: Path | None) -> tuple[str, ...]:
         folder = self.folder(root)
-        if _is_domain(folder):
+        if self._is_domain(folder):
             return (folder.resolve().name,)
-        inside = sorted(path.name for path in folder.iterdir() if (path / "train").is_dir())
-        tasks = tuple(name for name in inside if not is_hidden(name))
+        inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+        tasks = tuple(name for name in inside if (folder / name / "train").is_dir() or self._is_domain(folder / name))
         if not tasks:
             raise DataError(f"{folder} holds no domain.\n{self.layout.format(root=folder)}")
         return tasks
 
     def splits(self, task: str, root: Path | None) -> Splits:
         folder = self.folder(root)
-        own = (
-            folder if _is_domain(folder) else folder / task
-        )  # which may have been called otherwise when it was trained on
-        return read_domain(own, self.layout.format(root=folder))
+        # The one domain may have been called otherwise when it was trained on
+        own = folder if self._is_domain(folder) else folder / task
+        layout = self.layout.format(root=folder)
+        if self.test_share is None or _is_split(own):
+            return read_domain(own, layout)
+        return parted_domain(own, self.test_share, layout)
+
+    def _is_domain(self, folder: Path) -> bool:
+        """Whether a folder is itself what others hold one for each domain."""
+        return _is_split(folder) or (self.test_share is not None and _is_whole(folder))
 
 
-def _is_domain(folder: Path) -> bool:
-    """Whether a folder is itself what others hold one for each domain."""
+def _is_split(folder: Path) -> bool:
+    """Whether a folder holds images to train on, and others to test on."""
     return (folder / "train").is_dir() and any((folder / name).is_dir() for name in TEST)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder holds the images of classes, or such a folder called train, and none to test on."""
+    if (folder / "train").is_dir():
+        return not _is_split(folder)
+    classes = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+    return any(path.suffix.lower() in readable_endings() for each in classes for path in each.iterdir())
+
+
+def parted_domain(folder: Path, share: float, layout: str) -> Splits:
+    """A domain without a split: of each class, a share of the images to test on, and the others to train on.
+
+    Which ones depends on nothing but their names: those whose SHA-256 comes first, rounded to whole images, at least
+    one. So a folder is parted in the same way wherever it lies, and images added later move few of the others.
+
+    Raises:
+        DataError: a class has too few images for both.
+    """
+    whole = require(folder / "train" if (folder / "train").is_dir() else folder, layout)
+    classes = class_folders(whole, layout)
+    by_class: list[list[Path]] = [[] for _ in classes]
+    for path, label in images_below(whole, classes).items:
+        by_class[label].append(path)
+    train, test = [], []
+    for label, paths in enumerate(by_class):
+        tested = max(1, round(share * len(paths)))
+        if tested >= len(paths):
+            raise DataError(
+                f"{whole / classes[label]} holds {len(paths)} images; to test on {share:.0%} and train on the others "
+                "takes more."
+            )
+        ordered = sorted(paths, key=lambda path: _sha256(path.relative_to(whole).as_posix()))
+        test += [(path, label) for path in sorted(ordered[:tested])]
+        train += [(path, label) for path in sorted(ordered[tested:])]
+    if whole not in _told:
+        _told.add(whole)
+        log.info("%s: %d of its %d images are the ones to test on", whole, len(test), len(train) + len(test))
+    train_images, test_images = (ListedImages(classes, items, opener=open_image) for items in (train, test))
+    return Splits(classes, train_images, test_images)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_domain(folder: Path, layout: str) -> Splits:

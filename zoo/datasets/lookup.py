@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo.catalog.entry import Entry
 from zoo.datasets.base import Benchmark
 from zoo.datasets.cifar import Cifar10In3Benchmark
 from zoo.datasets.clip5 import Clip5Benchmark
@@ -41,13 +42,19 @@ BENCHMARKS: dict[str, Benchmark] = {
 }  # fmt: skip
 
 
-def get_benchmark(name: str, skip_unreadable: bool = False) -> Benchmark:
+def get_benchmark(name: str, skip_unreadable: bool = False, test_share: float | None = None) -> Benchmark:
     """The benchmark that the registry calls `name`.
 
     Args:
         skip_unreadable: leave out images that do not decode, each with a warning, instead of raising DataError.
+        test_share: of folders of one's own without images to test on.
     """
     if name not in BENCHMARKS:
         raise UnknownNameError("benchmark", name, BENCHMARKS)
-    benchmark = BENCHMARKS[name]
+    benchmark = FolderBenchmark(test_share) if name == FolderBenchmark.name else BENCHMARKS[name]
     return Readable(benchmark) if skip_unreadable and benchmark.needs_root else benchmark
+
+
+def benchmark_of(entry: Entry, skip_unreadable: bool = False) -> Benchmark:
+    """The benchmark of an entry, its images parted as they were when it was trained."""
+    return get_benchmark(entry.benchmark, skip_unreadable, entry.test_share)

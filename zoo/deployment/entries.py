@@ -15,7 +15,7 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
 from zoo.catalog.task import Preprocessing, Task
-from zoo.datasets import get_benchmark, open_image
+from zoo.datasets import benchmark_of, open_image
 from zoo.datasets.video import open_video
 from zoo.errors import DataError, OptionError
 from zoo.export import Parity, run, session, to_onnx
@@ -63,7 +63,7 @@ def export_entry(
 
 def real_inputs(entry: Entry, task: Task, data_root: Path | None, preprocess: bool) -> Tensor | None:
     """A few test images of a task in the form that its graph takes; None where the images are not at hand."""
-    benchmark = get_benchmark(entry.benchmark)
+    benchmark = benchmark_of(entry)
     root = entry.images_root(data_root)
     if benchmark.needs_root and (root is None or not root.is_dir()):
         return None

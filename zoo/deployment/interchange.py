@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.entry import Entry
+from zoo.catalog.handover import list_in
 from zoo.catalog.registry import Registry, default_registry
 from zoo.catalog.store import with_files
 from zoo.catalog.task import Preprocessing, Task
@@ -132,8 +133,7 @@ def converted_entry(folder: Path, backbone: str, registry: Registry, out: Path, 
     Raises:
         OptionError: the name is taken, or cannot stand in a path.
     """
-    own = Registry.at(out)
-    for known in (own, registry):
+    for known in (Registry.at(out), registry):
         known.check_new(name)
     file = out / name / f"{task}.safetensors"
     model = load_peft(folder, backbone, task=task, registry=registry)
@@ -146,8 +146,7 @@ def converted_entry(folder: Path, backbone: str, registry: Registry, out: Path, 
         folder=out, parameters=model.count_parameters(task),
     )  # fmt: skip
     entry = with_files(entry, {task: file}, f"file:{name}/")
-    own.update(entry)
-    own.write(out / "registry.yaml")
+    list_in(out, entry)
     return entry
 
 

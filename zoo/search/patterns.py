@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from zoo.catalog.entry import Entry, relative
+from zoo.catalog.handover import list_in
 from zoo.catalog.recipe import Recipe
 from zoo.catalog.registry import Registry
 from zoo.datasets import Splits, Transformed
@@ -231,9 +232,7 @@ def _trained(entry: Entry, registry: Registry, out: Path, options: RunOptions, p
     made = replace(made, parameters=counted_parameters(made, registry))
     files = train_entry(made, registry, made.tasks, out / name, replace(options, resume=True))
     made = publish(made, files, f"file:{name}/")
-    own = Registry.at(out)
-    own.update(made)
-    own.write(out / "registry.yaml")
+    list_in(out, made)
     return made
 
 

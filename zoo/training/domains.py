@@ -12,6 +12,7 @@ from typing import Any
 from accelerate import PartialState
 
 from zoo.catalog.entry import Entry, is_file, relative
+from zoo.catalog.handover import list_in
 from zoo.catalog.recipe import Recipe, recipe_data
 from zoo.catalog.registry import OWN, Registry, default_registry
 from zoo.catalog.task import Task
@@ -22,8 +23,9 @@ from zoo.increments import get_method
 from zoo.loader import card, fresh_model
 from zoo.storage.files import atomic_path, weights_file
 from zoo.storage.tensors import fingerprint, read, write
+from zoo.training.loop import device_words, plan
 from zoo.training.publishing import publish
-from zoo.training.runs import RunOptions, recipe_of, splits_of, train_entry
+from zoo.training.runs import RunOptions, given, recipe_of, splits_of, train_entry
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ def train_own(
 ) -> tuple[Entry, Path]:
     """Adapt a backbone to the user's own domains, `<data>/<domain>/{train,test}/<class>/*`.
 
+    Domains without images to test on are parted by `options.test_share`.
+
     What is going to be done is logged first.
 
     Args:
@@ -55,21 +59,20 @@ def train_own(
         The new entry, and the registry file in `out` that now lists it.
     """
     method = OPTIONS.get(method["name"], {}) | method
-    entry, own = _own_entry(backbone, data, method, out, registry, options, name), Registry.at(out)
+    entry = _own_entry(backbone, data, method, out, registry, options, name)
+    own = Registry.at(out)
     if entry.name in own.names() and not options.overwrite:
         _check_same_images(own.entry(entry.name), entry)
     options = replace(options, data_root=data)
-    _announce(entry, registry, options)
+    planned = _announce(entry, registry, options)
     if options.backbone_weights:
         entry = _with_backbone(entry, options.backbone_weights)
-    files, registry_file = train_entry(entry, registry, entry.tasks, out / entry.name, options), out / OWN
+    files = train_entry(entry, registry, entry.tasks, out / entry.name, options, planned)
     if not PartialState().is_main_process:
-        return entry, registry_file
+        return entry, out / OWN
     _warn_of_what_was_not_learnt(files)
     published = publish(_with_recipe(entry, options), files, f"file:{entry.name}/")
-    own.update(published)
-    own.write(registry_file)
-    return published, registry_file
+    return published, list_in(out, published)
 
 
 def _own_entry(
@@ -77,7 +80,7 @@ def _own_entry(
 ) -> Entry:
     """The entry of the user's domains; all that can be known to be wrong is an error before any training."""
     get_method(method["name"])
-    benchmark = get_benchmark("folder")
+    benchmark = get_benchmark("folder", options.skip_unreadable, options.test_share)
     classes = {task: benchmark.splits(task, data).classes for task in benchmark.tasks(data)}
     recipe = options.recipe or f"folder/{method['name']}"
     if is_file(recipe):
@@ -87,7 +90,7 @@ def _own_entry(
     default_registry().check_new(name)
     entry = Entry(
         method, "folder", {task: len(names) for task, names in classes.items()}, recipe, backbone=backbone,
-        data_root=relative(data, out), name=name, folder=out,
+        data_root=relative(data, out), test_share=options.test_share, name=name, folder=out,
     )  # fmt: skip
     model = fresh_model(entry, registry, pretrained=False)
     for task, names in classes.items():
@@ -98,7 +101,12 @@ def _own_entry(
 def _check_same_images(known: Entry, entry: Entry) -> None:
     """Raise OptionError where an entry of that name was trained on images of another folder."""
     root = known.images_root()
-    if known.classes != entry.classes or (root and root.resolve() != (entry.folder / str(entry.data_root)).resolve()):
+    parted = known.test_share != entry.test_share
+    if (
+        parted
+        or known.classes != entry.classes
+        or (root and root.resolve() != (entry.folder / str(entry.data_root)).resolve())
+    ):
         raise OptionError(
             f"{entry.folder} holds an entry {entry.name} that was trained on other images"
             f"{f', those of {root}' if root else ''}. Name another --out or --name, or --overwrite it."
@@ -134,12 +142,18 @@ def _with_recipe(entry: Entry, options: RunOptions) -> Entry:
     return replace(entry, recipe=f"{entry.name}/{file.name}")
 
 
-def _announce(entry: Entry, registry: Registry, options: RunOptions) -> None:
-    """Log what is trained, on how much, of what size, and what the images become."""
+def _announce(entry: Entry, registry: Registry, options: RunOptions) -> dict[str, int]:
+    """Log what is trained, on how much, where and how long, and what the images become; the steps of each task."""
+    wanted, steps = recipe_of(entry.recipe_source, options), {}
     for task in entry.tasks:
-        splits = splits_of(entry, task, options)
+        own = wanted.of(task)
+        splits = given(splits_of(entry, task, options), task, wanted, options)
         train, test = (len(images) for images in (splits.train, splits.test))  # type: ignore[arg-type]
-        log.info("%s: %d training and %d test images of %d classes", task, train, test, entry.classes[task])
+        epochs, _, steps[task] = plan(own, -(-train // own.batch), options)
+        log.info(
+            "%s: %d training and %d test images of %d classes; %d epochs, %d steps of %d images", task, train, test,
+            entry.classes[task], epochs, steps[task], own.batch,
+        )  # fmt: skip
     assert entry.parameters is not None
     added, backbone = entry.parameters.per_task, entry.parameters.backbone
     described = " ".join(str(value) for value in (entry.method["name"], *_options(entry.method)))
@@ -147,8 +161,9 @@ def _announce(entry: Entry, registry: Registry, options: RunOptions) -> None:
     log.info(
         "%s on %s: %s parameters for each task beside its head, %s", described, entry.backbone, f"{added:,}", share
     )
-    wanted = recipe_of(entry.recipe_source, options)
+    log.info("Recipe: %s; on %s", options.recipe or entry.recipe, device_words(options.cpu))
     log.info("Images: %s%s", wanted.on(card(entry, registry)).input.words(), _whence(wanted))
+    return steps
 
 
 def _whence(recipe: Recipe) -> str:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -55,7 +55,7 @@ class Execution:
 def train_tasks(
     model: MultiTaskModel, data: Mapping[str, Splits], recipe: Recipe, *, accelerator: Accelerator | None = None,
     checkpoint_file: Path | None = None, resume: bool = False, execution: Execution | None = None, quiet: bool = False,
-    cache: bool = False,
+    cache: bool = False, later: int = 0,
 ) -> dict[str, float]:  # fmt: skip
     """Train what tasks own in `model`, and what is trained beside it, on their training images: one task, or several.
 
@@ -64,6 +64,9 @@ def train_tasks(
 
     Everything random is drawn from the recipe's seed, the tasks' names and the epoch, so that a run which is
     stopped and resumed from `checkpoint_file`, written after each epoch, ends with the same weights.
+
+    Args:
+        later: steps of other trainings that follow, for an estimate of the whole time.
 
     Returns:
         The mean training loss of the last epoch and, of answers that are right or wrong, the training accuracy in per
@@ -82,7 +85,8 @@ def train_tasks(
     else:
         with deterministic(run.recipe.threads):
             run.begin()
-    reporter = Reporter(run.name, run.epochs, run.per_epoch, start, quiet or not run.accelerator.is_main_process)
+    silent = quiet or not run.accelerator.is_main_process
+    reporter = Reporter(run.name, run.epochs, run.per_epoch, start, silent, later)
     with deterministic(run.recipe.threads), compiled(model, execution.compile), reporter as report:
         for epoch in range(start, run.epochs):
             figures = run.epoch(epoch, report)
@@ -92,6 +96,22 @@ def train_tasks(
                 run.save(checkpoint_file, epoch + 1, figures)
     model.eval()
     return figures
+
+
+class Plan(NamedTuple):
+    """How long a training is."""
+
+    epochs: int
+    per_epoch: int  # steps
+    steps: int  # in all
+
+
+def plan(recipe: Recipe, batches: int, execution: Execution) -> Plan:
+    """How long a training is on so many batches of images an epoch."""
+    per_epoch = min(batches, execution.steps_per_epoch or batches)
+    epochs = max(recipe.epochs, min(MOST * recipe.epochs, math.ceil(recipe.min_steps / per_epoch)))
+    steps = min(epochs * per_epoch, execution.max_steps or epochs * per_epoch)
+    return Plan(math.ceil(steps / per_epoch), per_epoch, steps)
 
 
 class _Run:
@@ -117,10 +137,7 @@ class _Run:
         self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe), accelerator.scaler
         self.network = accelerator.prepare(model)
         self.feed = Turns(data, self.recipes, accelerator, execution.workers, cache)
-        epochs, per_epoch = self.recipe.epochs, min(len(self.feed), execution.steps_per_epoch or len(self.feed))
-        epochs = max(epochs, min(MOST * epochs, math.ceil(self.recipe.min_steps / per_epoch)))
-        self.steps = min(epochs * per_epoch, execution.max_steps or math.inf)
-        self.epochs, self.per_epoch = math.ceil(self.steps / per_epoch), per_epoch
+        self.epochs, self.per_epoch, self.steps = plan(self.recipe, len(self.feed), execution)
         for task, splits in data.items():
             model.prove(task, model.taken(_some_inputs(splits, self.recipes[task]).to(accelerator.device)))
 
@@ -278,6 +295,15 @@ def make_accelerator(
     if tracker:
         accelerator.init_trackers("ftn-zoo")
     return accelerator
+
+
+def device_words(cpu: bool = False) -> str:
+    """What a training will run on."""
+    if torch.cuda.is_available() and not cpu:
+        return torch.cuda.get_device_name()
+    if torch.backends.mps.is_available() and not cpu:
+        return "Apple's GPU"
+    return f"the CPU ({torch.get_num_threads()} threads)"
 
 
 @contextlib.contextmanager

@@ -53,7 +53,8 @@ def train(
         resume: go on from the last checkpoint in `out`, and take finished tasks from there.
         options: settings in place of the recipe's, `epochs`, `lr`, `batch_size`, `image_size` or others as
             `set=["rest.momentum=0.8"]`; and those of `zoo.training.RunOptions`, such as `precision="bf16"`, `seed=1`,
-            `begin="DIR"` (with adapter files to begin with), `overwrite=True` or `quiet=True`.
+            `begin="DIR"` (with adapter files to begin with),
+            `test_share=0.2` (of images that have no split, to test on), `overwrite=True` or `quiet=True`.
 
     Returns:
         For each task its metric on the test images, and `train_loss` and the like of the last epoch.
@@ -63,7 +64,7 @@ def train(
         DataError: the images are not as they should be, or of other classes than the model's.
         TrainingError: the training diverged.
     """
-    splits = _splits(model, data, task, bool(options.get("skip_unreadable")))
+    splits = _splits(model, data, task, bool(options.get("skip_unreadable")), options.get("test_share"))
     if resume and out is None:
         raise OptionError("resume needs out, the folder where the training was begun.")
     if strange := sorted(set(options) - OPTIONS):
@@ -98,19 +99,22 @@ def train(
     return figures
 
 
-def evaluate(model: TaskModel, data: str | Path | Dataset[Any], task: str | None = None) -> dict[str, float]:
+def evaluate(
+    model: TaskModel, data: str | Path | Dataset[Any], task: str | None = None, *, test_share: float | None = None
+) -> dict[str, float]:
     """How well an adapted network does its tasks, in the unit of each one's metric: accuracy in per cent, for example.
 
     Args:
         model: ends in evaluation mode.
         data: a folder as for `train`, of which the test images are taken; or, with `task`, a torch dataset.
+        test_share: as for `train`, where the folder has no images to test on.
     """
     given: Any = data if isinstance(data, str | Path) else (data, data)
     device = next((p.device for p in model.parameters()), "cpu")
     model.eval()  # and so it stays
     return {
         name: measure(model.answering(name), splits.test, model.task(name), device=device)
-        for name, splits in _splits(model, given, task).items()
+        for name, splits in _splits(model, given, task, test_share=test_share).items()
     }
 
 
@@ -129,8 +133,9 @@ def _check_same_images(file: Path, splits: Splits, resume: bool) -> None:
 
 
 def _splits(
-    model: TaskModel, data: str | Path | Pair, task: str | None, skip_unreadable: bool = False
-) -> dict[str, Splits]:
+    model: TaskModel, data: str | Path | Pair, task: str | None, skip_unreadable: bool = False,
+    test_share: float | None = None,
+) -> dict[str, Splits]:  # fmt: skip
     """The images of each task, whose classes the model is given."""
     if not isinstance(model, TaskModel):
         raise OptionError(f"An adapted network is needed, as zoo.adapt gives it, not a {type(model).__name__}.")
@@ -139,7 +144,7 @@ def _splits(
             raise OptionError("Datasets are one task's: name it with task=….")
         _check_pair(model, task, data)
         return {task: Splits(model.task(task).classes, *data)}
-    benchmark, root = get_benchmark("folder", skip_unreadable), Path(data)
+    benchmark, root = get_benchmark("folder", skip_unreadable, test_share), Path(data)
     found = {name: benchmark.splits(name, root) for name in ([task] if task else benchmark.tasks(root))}
     for name, splits in found.items():
         _check_classes(model, name, splits, root)

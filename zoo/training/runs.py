@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import platform
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED
 from zoo.catalog.task import Task
 from zoo.compression.factors import compress_entry
-from zoo.datasets import Splits, fraction_of, get_benchmark, held_out, some_of
+from zoo.datasets import Splits, benchmark_of, fraction_of, get_benchmark, held_out, some_of
 from zoo.errors import DataError, OptionError
 from zoo.loader import card, fresh_model, load_shared
 from zoo.models.adapted import TaskModel
@@ -54,6 +56,7 @@ class RunOptions(Execution):
     backbone_weights: Path | None = None  # a safetensors file, in place of the published ones
     source_weights: str = "auto"  # of the entry that this one's adapters are compressed from, as `zoo.load` takes them
     skip_unreadable: bool = False
+    test_share: float | None = None  # of images of one's own without a split, to test on
     cache: bool = False  # decode the training images once, and keep them in the cache
     cpu: bool = False
     tracker: str | None = None  # "tensorboard" or "wandb"
@@ -61,12 +64,16 @@ class RunOptions(Execution):
 
 
 def train_entry(
-    entry: Entry, registry: Registry, tasks: Sequence[str], out: Path, options: RunOptions
-) -> dict[str, Path]:
+    entry: Entry, registry: Registry, tasks: Sequence[str], out: Path, options: RunOptions,
+    planned: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Path]:  # fmt: skip
     """Train tasks of an entry by its recipe, one after another, each into `out/<task>.safetensors`.
 
     Tasks with networks of their own are trained together, and what they share goes into `out/shared.safetensors`. A
     task that is finished already is skipped.
+
+    Args:
+        planned: steps of each task, where they are known; then the time for all of them is estimated.
 
     Raises:
         OptionError: a task was finished, or begun, in another way, or begun and neither `resume` nor `overwrite` says
@@ -90,9 +97,8 @@ def train_entry(
         with PartialState().main_process_first():
             if PartialState().is_main_process:
                 _compress_source(entry, registry, out, tasks, options)
-    for group in groups:
-        if not set(group) & set(unfinished):
-            continue
+    to_do = [group for group in groups if set(group) & set(unfinished)]
+    for number, group in enumerate(to_do, 1):
         data = {task: splits_of(entry, task, options) for task in group}
         torch.manual_seed(seed_of(recipe.seed, *group, "init"))
         model = fresh_model(entry, registry, backbone_file=options.backbone_weights)
@@ -104,7 +110,8 @@ def train_entry(
         if options.begin:
             begin_with(model, group, options.begin)
         own = options_of[group[0]]
-        metrics = train_and_test(model, data, recipe, files[group[0]], accelerator, own)
+        later = sum(planned.get(task, 0) for task in itertools.chain(*to_do[number:]))
+        metrics = train_and_test(model, data, recipe, files[group[0]], accelerator, own, later)
         if accelerator.is_main_process:
             _save(model, entry, recipe, metrics, files, own)
         accelerator.wait_for_everyone()
@@ -133,7 +140,7 @@ def begin_with(model: MultiTaskModel, tasks: Sequence[str], folder: Path) -> Non
 def splits_of(entry: Entry, task: str, options: RunOptions) -> Splits:
     """A task's images; raises DataError where they have other classes than the entry was made for."""
     root = entry.images_root(options.data_root)
-    data = get_benchmark(entry.benchmark, options.skip_unreadable).splits(task, root)
+    data = benchmark_of(entry, options.skip_unreadable).splits(task, root)
     if len(data.classes) != entry.classes[task]:
         raise DataError(
             f"{task} has {len(data.classes)} classes in {root}; {entry.name} was made for {entry.classes[task]}."
@@ -226,17 +233,18 @@ def _accelerator(options: RunOptions, out: Path) -> Accelerator:
 
 def train_and_test(
     model: MultiTaskModel, data: Mapping[str, Splits], recipe: Recipe, file: Path | None, accelerator: Accelerator,
-    options: RunOptions,
+    options: RunOptions, later: int = 0,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Train one task, or several together, and test each; the metrics by task.
 
     Args:
         file: what the training is for, beside which its checkpoint is kept; None keeps none.
+        later: steps of other trainings that follow, for an estimate of the whole time.
     """
     used = {task: given(splits, task, recipe, options) for task, splits in data.items()}
     figures = loop.train_tasks(
         model, used, recipe, accelerator=accelerator, checkpoint_file=checkpoint_of(file) if file else None,
-        resume=options.resume, execution=options, quiet=options.quiet, cache=options.cache,
+        resume=options.resume, execution=options, quiet=options.quiet, cache=options.cache, later=later,
     )  # fmt: skip
     metrics = {}
     for task, splits in used.items():
@@ -292,7 +300,8 @@ def pending(
                 f"{files[task]} is of another run ({'; '.join([changed, *other] if changed else other)}). --overwrite "
                 f"trains anew; to begin with what is there, name another --out, and --from {files[task].parent}."
             )
-        log.info("%s is trained already, and skipped: %s", task, files[task])
+        figures = ", ".join(f"{key} {value:.4g}" for key, value in header.get("metrics", {}).items())
+        log.info("%s is trained already, and skipped: %s (%s)", task, files[task], figures)
     left = [task for task in files if task not in done]
     begun = [str(files[task]) for task in left if checkpoint_of(files[task]).exists()]
     if begun and not options.resume:

@@ -17,7 +17,7 @@ from zoo.catalog.recipe import load_recipe
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
 from zoo.catalog.task import Task
-from zoo.datasets import get_benchmark
+from zoo.datasets import benchmark_of
 from zoo.errors import DataError, WeightsError
 from zoo.loader import load_adapters
 from zoo.models.adapted import TaskModel
@@ -44,7 +44,7 @@ def evaluate(
     entry: Entry, model: MultiTaskModel, data_root: Path | None = None, skip_unreadable: bool = False
 ) -> dict[str, float]:
     """How well `model` does every task on its test images, each in its metric's unit."""
-    benchmark = get_benchmark(entry.benchmark, skip_unreadable)
+    benchmark = benchmark_of(entry, skip_unreadable)
     root = entry.images_root(data_root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
@@ -85,7 +85,7 @@ def verify(entry: Entry, registry: Registry, data_root: Path | None = None) -> l
         counted = {task: model.count_parameters(task) for task in model.tasks}
         fits = all(found == entry.parameters.of(task) for task, found in counted.items())
         checks.append(Check("all", "parameters", fits, ", ".join(dict.fromkeys(map(str, counted.values())))))
-    if get_benchmark(entry.benchmark).needs_root and entry.images_root(data_root) is None:
+    if benchmark_of(entry).needs_root and entry.images_root(data_root) is None:
         told = "not measured: that needs the images of the benchmark. Name their folder with --data-root DIR."
         return [*checks, Check("all", entry.metric(model.tasks[0]).name, True, told)]
     figures = evaluate(entry, model, data_root)

@@ -1,0 +1,82 @@
+"""A folder of one's own entries, which another person can use as it is: their registry, and what to do with it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import OWN, Registry
+from zoo.storage.files import atomic_path
+
+README = "README.md"
+MARK = "<!-- Written anew with each entry. To keep a text of your own, take this line out. -->"
+
+
+def list_in(folder: Path, entry: Entry) -> Path:
+    """Add an entry to the registry of a folder, or replace it there, and tell in README.md how the entries are used.
+
+    A README.md without the line that marks it as made here is left as it is.
+
+    Returns:
+        The registry file.
+    """
+    own, file, readme = Registry.at(folder), folder / OWN, folder / README
+    own.update(entry)
+    own.write(file)
+    if not readme.exists() or MARK in readme.read_text(encoding="utf-8", errors="replace"):
+        with atomic_path(readme) as temporary:
+            temporary.write_text(_words(own.entries()), encoding="utf-8")
+    return file
+
+
+def _words(entries: list[Entry]) -> str:
+    """What to do with a folder, and what is in it."""
+    one = entries[0]
+    task, version = one.tasks[0], importlib.metadata.version("ftn-zoo")
+    rows = [
+        f"| {e.name} | {name} | {e.backbone or e.networks[name]} | {e.classes[name]} | {_figure(e, name)} |"
+        for e in entries
+        for name in e.tasks
+    ]
+    table = "\n".join(["| entry | task | backbone | classes | test |", "| --- | --- | --- | --- | --- |", *rows])
+    return f"""# Adapters for frozen networks
+
+{MARK}
+
+Made with ftn-zoo {version}, which has to be installed to use them. Nothing here depends on where this folder lies.
+
+{table}
+
+What a photograph shows:
+
+    zoo predict {one.name} PHOTO.jpg --task {task} --registry .
+
+ONNX graphs, which run without ftn-zoo; what they take and give stands in their metadata:
+
+    zoo export {one.name} --all-tasks -o graphs --registry .
+
+In Python:
+
+    import zoo
+    model = zoo.load("{one.name}", task="{task}", registry=".")
+    outputs = model(images, task="{task}")     # images: as model.task("{task}").preprocessing.transform() makes them
+
+To test or to train again, the images are needed: `zoo eval {one.name} --registry . --data-root DIR`. How an entry was
+trained stands in its folder's recipe.yaml, if it was trained here, and in the headers of its files.
+{_backbones(entries)}"""
+
+
+def _figure(entry: Entry, task: str) -> str:
+    measured = (entry.measured or {}).get(task)
+    return "–" if measured is None else f"{entry.metric(task).name} {entry.metric(task).text(measured)}"
+
+
+def _backbones(entries: list[Entry]) -> str:
+    """Where the weights of the backbones come from."""
+    inside = sorted({e.backbone_weights.uri.removeprefix("file:") for e in entries if e.backbone_weights})
+    elsewhere = sorted({entry.backbone for entry in entries if entry.backbone and not entry.backbone_weights})
+    told = [f"The frozen weights are in {', '.join(inside)}."] if inside else []
+    if elsewhere:
+        told.append(f"The frozen weights of {', '.join(elsewhere)} are not in this folder: they are fetched, or named.")
+    return "\n" + "\n".join(told) + "\n" if told else ""
