@@ -74,7 +74,11 @@ def draw_methods() -> None:
     """The pictures of `methods_section`."""
     for backbone in ("resnet20", "vit_micro"):
         rows = [
-            {"model": row["entry"], "mean %": statistics.mean(row["figures"]["mean"]), "parameters": row["parameters"]}
+            {
+                "model": row["entry"], "method": default_registry().entry(row["entry"]).method["name"],
+                "mean %": statistics.mean(row["figures"]["mean"]), "parameters": row["parameters"],
+            }
             for row in read(f"methods_{backbone}_shapes")
-        ]
-        accuracy_by_parameters(rows, ROOT / "docs" / f"methods_{backbone}_shapes")
+        ]  # fmt: skip
+        one = default_registry().entry(rows[0]["model"])
+        accuracy_by_parameters(rows, ROOT / "docs" / f"methods_{backbone}_shapes", one)

@@ -30,13 +30,21 @@ class Metric:
 
     def told(self, value: float, images: int) -> str:
         """A figure on so many images, such as "78.3 % (60 images, ± 10)": a share of right answers with what it leaves
-        open, half of its 95 % interval by Agresti and Coull (The American Statistician, 1998).
+        open.
+        """
+        half = self.half_interval(value, images)
+        if half is None:
+            return f"{self.text(value)} ({images:,} images)"
+        return f"{value:.1f} % ({images:,} images, ± {half:.{0 if half >= 1 else 1}f})"
+
+    def half_interval(self, value: float, images: int) -> float | None:
+        """Half of the 95 % interval of an accuracy on so many images, in points, by Agresti and Coull (The American
+        Statistician, 1998); None for other metrics.
         """
         if self.name != "accuracy":
-            return f"{self.text(value)} ({images:,} images)"
+            return None
         share = (value / 100 * images + 2) / (images + 4)
-        half = 196 * (share * (1 - share) / (images + 4)) ** 0.5
-        return f"{value:.1f} % ({images:,} images, ± {half:.{0 if half >= 1 else 1}f})"
+        return float(196 * (share * (1 - share) / (images + 4)) ** 0.5)
 
 
 CLASSIFICATION, ATTRIBUTES = "classification", "attributes"

@@ -111,7 +111,9 @@ def download(registry: Registry, name: str) -> None:
 def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out: Path | None, as_json: bool) -> None:
     """Compare the models that match PATTERN on their tasks: accuracy, parameters, size, speed."""
     from zoo.drawing.plots import accuracy_by_parameters, pyplot
+    from zoo.verification.comparison import BATCH, common_tasks
     from zoo.verification.comparison import compare as measure
+    from zoo.verification.provenance import differences
 
     entries = registry.entries(pattern)
     if not entries:
@@ -119,11 +121,37 @@ def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out
     if out:
         pyplot()  # where it is not installed, it is told before anything is timed
     rows = measure(entries, registry, task, rounds)
-    show(rows, as_json)
+    first = common_tasks(entries, task)[0]
+    _show_comparison(rows, as_json)
+    for words in differences([registry.entry(row["model"]) for row in reversed(rows)], first):
+        click.echo(f"Note: {words}", err=True)
+    if rounds and not as_json:
+        from zoo.training.loop import device_words
+
+        words = f"medians of {rounds} rounds of batches of {BATCH}, all models in turn, on {device_words(cpu=True)}"
+        click.echo(f"Milliseconds: {words}.")
     if out:
-        metric = entries[0].metric(task or entries[0].tasks[0]).name
-        for path in accuracy_by_parameters(rows, out, metric):
+        for path in accuracy_by_parameters(rows, out, entries[0], entries[0].metric(first).name):
             click.echo(path, err=as_json)
+
+
+HOW = (
+    "method",
+    "recipe",
+    "epochs",
+    "training images",
+    "test images",
+)  # of a comparison's rows, in a table of their own
+
+
+def _show_comparison(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """What models do and cost, and how they were made."""
+    if as_json:
+        show(rows, as_json)
+        return
+    show([{key: value for key, value in row.items() if key not in HOW} for row in rows])
+    click.echo()
+    show([{key: row[key] for key in ("model", *HOW)} for row in rows])
 
 
 @main.group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,15 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
 
 
 def accuracy_by_parameters(
-    rows: Sequence[Mapping[str, Any]], stem: Path, metric: str = METRICS[CLASSIFICATION].name
+    rows: Sequence[Mapping[str, Any]], stem: Path, one: Entry, metric: str = METRICS[CLASSIFICATION].name
 ) -> list[Path]:
     """Draw the mean accuracy against the parameters per task, a point per model, as `<stem>.png` and `<stem>.svg`.
 
+    Models of one method have one colour; a dashed line shows what fine-tuning achieves, where that is among them.
+
     Args:
         rows: of `zoo.verification.comparison.compare`; those without a mean are left out.
+        one: an entry of those that are compared, for the title.
         metric: what the mean is of.
 
     Raises:
@@ -68,39 +72,67 @@ def accuracy_by_parameters(
     measured = [row for row in rows if row["mean %"] is not None and row["parameters"] is not None]
     if not measured:
         raise OptionError("None of these models has a mean of measured figures to draw.")
-    figure, axes = pyplot().subplots(figsize=(10, 6), layout="constrained")
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(10, 6), layout="constrained")
     from matplotlib.transforms import Bbox
 
+    methods = list(dict.fromkeys(row["method"] for row in measured))
+    colours = {method: plt.get_cmap("tab10")(number % 10) for number, method in enumerate(methods)}
     for row in measured:
-        axes.plot(row["parameters"], row["mean %"], "o")
-    axes.set_xscale("symlog", linthresh=1000)
-    axes.set_xlim(-300, 5 * max(1000, *(row["parameters"] for row in measured)))
-    axes.margins(y=0.1)
-    axes.set(xlabel="parameters per task, head left out", ylabel=f"mean {metric}, %")
+        label = row["method"] if row is next(r for r in measured if r["method"] == row["method"]) else None
+        axes.errorbar(
+            row["parameters"], row["mean %"], yerr=row.get("±"), fmt="o", color=colours[row["method"]], label=label,
+            elinewidth=0.8, ecolor=(*colours[row["method"]][:3], 0.4),
+        )  # fmt: skip
+    best = max((row["mean %"] for row in measured if row["method"] == "finetune"), default=None)
+    if best is not None:
+        axes.axhline(best, color=colours["finetune"], linestyle="--", linewidth=0.9, label="fine-tuning", zorder=0)
+    _parameter_axis(axes, [row["parameters"] for row in measured])
+    axes.margins(y=0.12)
+    axes.set(
+        xlabel="parameters per task, head left out", ylabel=f"mean {metric}, %",
+        title=f"{one.backbone or 'networks of their own'} on {one.benchmark}",
+    )  # fmt: skip
     axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize=8)
     figure.draw_without_rendering()  # places the axes, so that labels can be held against each other
     points = axes.transData.transform([(row["parameters"], row["mean %"]) for row in measured])
     taken: list[Any] = [Bbox([point - POINT, point + POINT]) for point in points]
+    taken.append(axes.get_legend().get_window_extent())
     for row in measured:
         name = "-".join(row["model"].split("-")[1:-1]) or row["model"]  # METHOD of BACKBONE-METHOD-BENCHMARK
         taken.append(_label(axes, name, (row["parameters"], row["mean %"]), taken))
     return _save(figure, stem)
 
 
+def _parameter_axis(axes: Any, counts: Sequence[int]) -> None:
+    """A logarithmic axis of numbers of parameters, which zero has a place on too, apart from the powers of ten."""
+    least = min((count for count in counts if count), default=1000)
+    start = 10 ** math.floor(math.log10(least))
+    most = max(start, *counts)
+    powers = [10**power for power in range(round(math.log10(start)), math.ceil(math.log10(most)) + 1)]
+    axes.set_xscale("symlog", linthresh=start, linscale=0.4)
+    axes.set_xticks([0, *powers] if 0 in counts else powers, minor=False)
+    axes.minorticks_off()
+    axes.set_xlim(-0.3 * start if 0 in counts else 0.7 * start, 3 * most)
+
+
 def _label(axes: Any, name: str, point: tuple[float, float], taken: Sequence[Any]) -> Any:
-    """Write a name beside a point, where it covers none of the boxes that are taken if it can; returns its own box."""
-    for up, foot in ((3, "bottom"), (-3, "top"), (14, "bottom"), (-14, "top")):
-        for away, side in ((6, "left"), (-6, "right")):
-            text = axes.annotate(
-                name, point, (away, up), textcoords="offset points", fontsize=8, horizontalalignment=side,
-                verticalalignment=foot,
-            )  # fmt: skip
-            box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
-                return box
-            text.remove()
-    axes.annotate(name, point, (6, 3), textcoords="offset points", fontsize=8)
-    return box
+    """Write a name near a point, where it covers none of the boxes that are taken if it can; returns its own box."""
+    frame = axes.get_window_extent()
+    for distance in range(3, 90, 11):
+        for up, foot in ((distance, "bottom"), (-distance, "top")):
+            for away, side in ((6, "left"), (-6, "right")):
+                text = axes.annotate(
+                    name, point, (away, up), textcoords="offset points", fontsize=8, horizontalalignment=side,
+                    verticalalignment=foot, arrowprops={"arrowstyle": "-", "lw": 0.4} if distance > 3 else None,
+                )  # fmt: skip
+                box = text.get_window_extent()
+                inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+                if inside and not any(box.overlaps(other) for other in taken):
+                    return box
+                text.remove()
+    return axes.annotate(name, point, (6, 3), textcoords="offset points", fontsize=8).get_window_extent()
 
 
 def pyplot() -> Any:

@@ -113,7 +113,15 @@ def train_entry(
         later = sum(planned.get(task, 0) for task in itertools.chain(*to_do[number:]))
         metrics = train_and_test(model, data, recipe, files[group[0]], accelerator, own, later)
         if accelerator.is_main_process:
-            _save(model, entry, recipe, metrics, files, own)
+            _save(
+                model,
+                entry,
+                recipe,
+                metrics,
+                files,
+                own,
+                {task: given(data[task], task, recipe, own) for task in group},
+            )
         accelerator.wait_for_everyone()
     _finish_trackers(accelerator)
     return files
@@ -150,14 +158,17 @@ def splits_of(entry: Entry, task: str, options: RunOptions) -> Splits:
 
 def _save(
     model: MultiTaskModel, entry: Entry, recipe: Recipe, metrics: dict[str, dict[str, float]], files: dict[str, Path],
-    options: RunOptions,
+    options: RunOptions, data: Mapping[str, Splits],
 ) -> None:  # fmt: skip
     """Write the files of tasks that have just been trained and, if it was trained with them, what they share."""
     facts = {"entry": entry.name, **({"backbone": entry.backbone} if entry.backbone else {})}
     if entry.networks and (shared := model.shared_tensors()):
         write(next(iter(files.values())).parent / SHARED, shared, facts | provenance(entry.name, recipe, {}, options))
     for task, figures in metrics.items():
-        model.save_adapter(task, files[task], facts | provenance(entry.name, recipe, figures, options))
+        train, test = (len(images) for images in (data[task].train, data[task].test))  # type: ignore[arg-type]
+        epochs = loop.plan(recipe.of(task), -(-train // recipe.of(task).batch), options).epochs
+        own = {"images": [train, test], "epochs": epochs}
+        model.save_adapter(task, files[task], facts | own | provenance(entry.name, recipe, figures, options))
         checkpoint_of(files[task]).unlink(missing_ok=True)
 
 

@@ -14,6 +14,7 @@ from zoo.errors import OptionError
 from zoo.loader import load
 from zoo.models.multitask import MultiTaskModel
 from zoo.training.optimizers import update
+from zoo.verification.provenance import half_interval, made
 from zoo.verification.timing import interleaved, medians
 
 BATCH = 32
@@ -42,8 +43,9 @@ def compare(
 ) -> list[dict[str, Any]]:
     """A row for each entry, by rising mean accuracy over the tasks that all of them have.
 
-    Figures are what the registry states, each in its metric's unit; a mean is of those in one unit. Parameters are of
-    one task, head left out, with its share of what tasks have in common; kB are of its published file likewise.
+    Figures are what the registry states, each in its metric's unit; a mean is of those in one unit, and ± is half the
+    95 % interval that so many test images leave open. Parameters are of one task, head left out, with its share of what
+    tasks have in common; kB are of its published file likewise. Recipe, epochs and images are of the first task.
     Milliseconds are medians at batch 32, all entries in turn in one process, on the CPU: of a training step (forward,
     backward, SGD), and of inference, fused and not.
 
@@ -75,15 +77,27 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _row(entry: Entry, tasks: list[str]) -> dict[str, Any]:
-    measured, counted = entry.measured or {}, entry.parameters
+    measured, counted, how = entry.measured or {}, entry.parameters, made(entry, tasks[0])
+    own = {task: measured[task] for task in tasks if task in measured}
+    mean = entry.mean(own) if len(own) == len(tasks) else None
+    half = None if mean is None else half_interval(entry, own)
+    parameters = counted and counted.per_task + counted.shared // len(entry.tasks)
+    share = round(100 * parameters / counted.backbone, 2) if counted and counted.backbone and parameters else None
     sizes = [file.size for file in (entry.weights or {}).values()]
     common = entry.shared.size if entry.shared else 0
     return {
         "model": entry.name,
         **{f"{task} {entry.metric(task).unit}": measured.get(task) for task in tasks},
-        "mean %": entry.mean({task: measured[task] for task in tasks}) if set(tasks) <= set(measured) else None,
-        "parameters": counted and counted.per_task + counted.shared // len(entry.tasks),
+        "mean %": mean,
+        "±": half and round(half, 1),
+        "parameters": parameters,
+        "% of backbone": share,
         "kB": round((sum(sizes) + common) / len(sizes) / 1000) if sizes else None,
+        "method": entry.method["name"],
+        "recipe": how.recipe,
+        "epochs": how.epochs,
+        "training images": how.trained,
+        "test images": how.tested,
     }
 
 
