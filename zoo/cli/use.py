@@ -18,6 +18,7 @@ from zoo.errors import CheckFailed, DataError, OptionError
 
 if TYPE_CHECKING:
     from zoo.models.multitask import MultiTaskModel
+    from zoo.verification.mistakes import Answers
 
 
 @main.command("eval")
@@ -26,31 +27,63 @@ if TYPE_CHECKING:
 @click.option(
     "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
 )
+@click.option("--confusion", is_flag=True, help="Of classifiers: the accuracy of each class, and what is mixed up.")
+@click.option("-o", "--out", type=FILE, help="With --confusion: draw it; a name without .png and .svg.")
+@click.option("--errors", type=FOLDER, help="Draw the pictures that were wrong, with both answers, into this folder.")
 @data_root
 @skip_unreadable
 @as_json
 @click.pass_obj
 def evaluate(
-    registry: Registry,
-    name: str,
-    task: str | None,
-    weights: str,
-    data_root: Path | None,
-    skip_unreadable: bool,
-    as_json: bool,
-) -> None:
+    registry: Registry, name: str, task: str | None, weights: str, confusion: bool, out: Path | None,
+    errors: Path | None, data_root: Path | None, skip_unreadable: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Measure how well a model does its tasks on their test images: a classifier's top-1 accuracy, for example."""
     from zoo.loader import load
-    from zoo.verification.claims import evaluate as measure
+    from zoo.verification import claims
+    from zoo.verification.mistakes import Answers
 
     narrate()
+    if out and not confusion:
+        raise OptionError("-o draws the confusion of classes: add --confusion.")
+    if out or errors:
+        from zoo.drawing.plots import pyplot
+
+        pyplot()  # where it is not installed, it is told before anything is measured
     entry, model = registry.entry(name), load(name, task=task, weights=weights, registry=registry)
-    figures = measure(entry, model, data_root, skip_unreadable)
+    answers = {each: Answers(model.task(each)) for each in model.tasks} if confusion or errors else {}
+    figures = claims.evaluate(entry, model, data_root, skip_unreadable, answers)
     rows = _rows(entry, figures, model.tasks)
+    if confusion and as_json:
+        rows += [_mixed_up(each, known) for each, known in answers.items()]
     score = _score(entry, registry, figures) if task is None else {}
     show([*rows, score] if score and as_json else rows, as_json)
     if score and not as_json:
         click.echo(f"decathlon score: {score['decathlon score']} against {score['against']}")
+    for each, known in answers.items():
+        if confusion and not as_json:
+            _show_mixed_up(each, known, figures[each])
+        if out:
+            stem = out if len(answers) == 1 else out.with_name(f"{out.name}_{each}")
+            for path in known.draw_confusion(stem, f"{name}, {each}: {figures[each]:.1f} %"):
+                click.echo(path, err=as_json)
+        if errors:
+            test = claims.test_images(entry, each, data_root, skip_unreadable)
+            click.echo(known.draw_mistakes(test, errors / f"{each}.png"), err=as_json)
+
+
+def _mixed_up(task: str, answers: Answers) -> dict[str, Any]:
+    """What a classifier mixes up, for programs."""
+    confusion = answers.confusion().tolist()
+    return {"task": task, "by class": answers.by_class(), "worst pairs": answers.worst_pairs(), "confusion": confusion}
+
+
+def _show_mixed_up(task: str, answers: Answers, figure: float) -> None:
+    click.echo(f"\n{task}, {figure:.2f} %, by class:")
+    show(answers.by_class())
+    if pairs := answers.worst_pairs():
+        click.echo(f"\n{task}, mixed up most often:")
+        show(pairs)
 
 
 def _rows(entry: Entry, figures: dict[str, float], tasks: Sequence[str]) -> list[dict[str, Any]]:
@@ -164,7 +197,7 @@ def _tell_preprocessing(graphs: dict[str, Path], inside: bool) -> None:
 
 @main.command()
 @click.argument("name")
-@click.argument("images", nargs=-1, required=True, type=FILE)
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--task", help="Ask this task.")
 @click.option("--all-tasks", is_flag=True)
 @click.option("-o", "--out", type=FOLDER, help="Folder of the pictures that dense tasks answer with.")
@@ -189,16 +222,20 @@ def predict(
 ) -> None:
     """Tell what a model's tasks see in IMAGES: the most probable classes, or, of dense tasks, pictures.
 
+    IMAGES may be folders, of which every image is taken. With --json, probabilities are shares of one.
+
     NAME may be a backbone that was trained on ImageNet, such as zoo/efficientnet_lite0@imagenet.
     """
-    from zoo.deployment.entries import classify, classify_imagenet
+    from zoo.datasets.folder import pictures_in
+    from zoo.deployment.predict import classify, classify_imagenet
     from zoo.loader import load
 
     narrate()
+    paths = pictures_in(images)
     if "/" in name:
         if task or all_tasks or out:
             raise OptionError(f"The backbone {name} has no tasks: leave out --task, --all-tasks and --out.")
-        show(classify_imagenet(name, registry, images, top, skip_unreadable), as_json)
+        _show_classes(classify_imagenet(name, registry, paths, top, skip_unreadable), as_json)
         return
     entry = registry.entry(name)
     if (task is not None) == all_tasks:
@@ -208,15 +245,27 @@ def predict(
     if dense and out is None:
         raise OptionError(f"{', '.join(dense)} of {name} answer with pictures; name a folder for them: -o DIR.")
     model = load(name, task=task, weights=weights, registry=registry)
-    pictures = [] if out is None else _draw(model, images, out, skip_unreadable)
+    pictures = [] if out is None else _draw(model, paths, out, skip_unreadable)
     rows = [
         {"task": each, **row} if all_tasks else row
         for each in asked
         if each not in dense
-        for row in classify(model, each, images, top, skip_unreadable)
+        for row in classify(model, each, paths, top, skip_unreadable)
     ]
-    for table in [pictures + rows] if as_json else [pictures, rows]:
-        show(table, as_json)
+    if as_json:
+        show(pictures + rows, as_json)
+    else:
+        show(pictures)
+        _show_classes(rows, as_json)
+
+
+def _show_classes(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Classes with their probabilities: shares for programs, per cent for people."""
+    if not as_json:
+        for row in rows:
+            if isinstance(row["classes"], dict):
+                row["classes"] = ", ".join(f"{name} {100 * share:.1f} %" for name, share in row["classes"].items())
+    show(rows, as_json)
 
 
 def _draw(model: MultiTaskModel, images: Sequence[Path], out: Path, skip_unreadable: bool) -> list[dict[str, Any]]:

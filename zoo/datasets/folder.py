@@ -6,7 +6,7 @@ import functools
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -63,6 +63,22 @@ def images_below(
             "%s: %d of %d files are passed over, which do not read here: %s", folder, passed.total(), total, kinds
         )
     return ListedImages(classes, items, opener=opener)
+
+
+def pictures_in(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, and in place of folders the images in them and below, sorted.
+
+    Raises:
+        DataError: a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in readable_endings() and p.is_file()]
+        own = [p for p in inside if not any(map(is_hidden, p.relative_to(path).parts))] if path.is_dir() else [path]
+        if not own:
+            raise DataError(f"{path} holds no image.")
+        found += own
+    return found
 
 
 TEST = ("test", "val", "valid", "validation")  # what the folder to test on may be called; the first that there is

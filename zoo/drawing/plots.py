@@ -51,7 +51,7 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
     axes.set(xlabel="rank", ylabel=f"{metric.name}, {metric.unit}", title=f"{one.backbone} on {one.benchmark}")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", ncols=2)
-    return _save(figure, stem)
+    return save(figure, stem)
 
 
 def accuracy_by_parameters(
@@ -102,7 +102,7 @@ def accuracy_by_parameters(
     for row in measured:
         name = "-".join(row["model"].split("-")[1:-1]) or row["model"]  # METHOD of BACKBONE-METHOD-BENCHMARK
         taken.append(_label(axes, name, (row["parameters"], row["mean %"]), taken))
-    return _save(figure, stem)
+    return save(figure, stem)
 
 
 def _parameter_axis(axes: Any, counts: Sequence[int]) -> None:
@@ -146,10 +146,12 @@ def pyplot() -> Any:
     return pyplot
 
 
-def _save(figure: Any, stem: Path) -> list[Path]:
+def save(figure: Any, stem: Path) -> list[Path]:
+    """Write a figure as `<stem>.png` and `<stem>.svg`."""
     stem = stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     for file in files:
         with atomic_path(file) as temporary:
             figure.savefig(temporary, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+    pyplot().close(figure)
     return files

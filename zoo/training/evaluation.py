@@ -26,6 +26,7 @@ def measure(
     device: torch.device | str = "cpu",
     workers: int = 0,
     accelerator: Accelerator | None = None,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> float:
     """What `network` achieves at a task, in the unit of its metric; top-1 accuracy in per cent for a classifier.
 
@@ -34,6 +35,7 @@ def measure(
 
     Args:
         accelerator: of several processes, each of which tests its share of the images; all get the same figure.
+        watch: is shown the outputs and the targets of each batch, in the order of the images.
 
     Raises:
         WeightsError: the network's outputs are not finite.
@@ -50,4 +52,6 @@ def measure(
             if not outputs.isfinite().all():
                 raise WeightsError(f"The outputs for {task.name} are not finite: the training diverged. Train it anew.")
             meter.update(*kind.compared(outputs, targets.to(device)))
+            if watch:
+                watch(outputs, targets)
     return kind.figure(meter)

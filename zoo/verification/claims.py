@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from zoo.catalog.recipe import load_recipe
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
 from zoo.catalog.task import Task
-from zoo.datasets import benchmark_of
+from zoo.datasets import Images, benchmark_of
 from zoo.errors import DataError, WeightsError
 from zoo.loader import load_adapters
 from zoo.models.adapted import TaskModel
@@ -26,6 +27,7 @@ from zoo.storage.fetch import fetch
 from zoo.storage.tensors import read
 from zoo.training.evaluation import measure
 from zoo.training.runs import RunOptions, train_entry
+from zoo.verification.mistakes import Answers
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +43,14 @@ class Check:
 
 
 def evaluate(
-    entry: Entry, model: MultiTaskModel, data_root: Path | None = None, skip_unreadable: bool = False
-) -> dict[str, float]:
-    """How well `model` does every task on its test images, each in its metric's unit."""
+    entry: Entry, model: MultiTaskModel, data_root: Path | None = None, skip_unreadable: bool = False,
+    answers: Mapping[str, Answers] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """How well `model` does every task on its test images, each in its metric's unit.
+
+    Args:
+        answers: what gathers the answers of a task while it is measured.
+    """
     benchmark = benchmark_of(entry, skip_unreadable)
     root = entry.images_root(data_root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,10 +61,17 @@ def evaluate(
         if splits.classes != task.classes:
             odd = sorted(set(splits.classes) ^ set(task.classes)) or ["the same in another order"]
             raise DataError(f"{name} was trained on other classes than those of {root}: {', '.join(odd)}.")
+        watched = (answers or {}).get(name)
         for part, images in {name: splits.test, **{f"{name}: {p}": i for p, i in splits.parts.items()}}.items():
-            figures[part] = measure(model.answering(name), images, task, device=device)
+            watch = watched.take if watched and part == name else None
+            figures[part] = measure(model.answering(name), images, task, device=device, watch=watch)
             log.info("%s: %s", part, task.metric.text(figures[part]))
     return figures
+
+
+def test_images(entry: Entry, task: str, data_root: Path | None = None, skip_unreadable: bool = False) -> Images:
+    """The images that a task of an entry is tested on."""
+    return benchmark_of(entry, skip_unreadable).splits(task, entry.images_root(data_root)).test
 
 
 def verify(entry: Entry, registry: Registry, data_root: Path | None = None) -> list[Check]:

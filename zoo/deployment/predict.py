@@ -1,0 +1,79 @@
+"""What classifiers say of images of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.catalog.registry import Registry
+from zoo.catalog.task import Preprocessing, Task
+from zoo.datasets import open_image
+from zoo.datasets.video import open_video
+from zoo.errors import DataError, OptionError
+from zoo.kinds import get_kind
+from zoo.kinds.base import LabelKind, main_output
+from zoo.loader import pretrained_network
+from zoo.models.multitask import MultiTaskModel
+
+
+def classify(
+    model: MultiTaskModel, task: str, images: Sequence[Path], top: int = 3, skip_unreadable: bool = False
+) -> list[dict[str, Any]]:
+    """The most probable classes of each image, most probable first, with their probabilities.
+
+    Raises:
+        DataError: an image does not decode, unless `skip_unreadable`; then it stands in the result as such.
+    """
+    known = model.task(task)
+    if not isinstance(get_kind(known.kind), LabelKind):
+        raise OptionError(f"{task} answers with maps, not with labels.")
+    return _classified(model.answering(task), known, images, top, skip_unreadable)
+
+
+def classify_imagenet(
+    backbone: str, registry: Registry, images: Sequence[Path], top: int = 3, skip_unreadable: bool = False
+) -> list[dict[str, Any]]:
+    """The same of a pre-trained backbone by name, with the classifier that it came with and ImageNet's classes.
+
+    Raises:
+        OptionError: its classifier has other classes than ImageNet's thousand.
+    """
+    from timm.data.imagenet_info import ImageNetInfo
+
+    network = pretrained_network(backbone, registry).eval()
+    names = list(ImageNetInfo().label_descriptions())
+    classes = tuple(f"{name.partition(',')[0]} ({number})" for number, name in enumerate(names))
+    known = Task("imagenet", classes, Preprocessing.of(network))
+    with torch.no_grad():
+        outputs = main_output(network(torch.zeros(1, *known.preprocessing.input_size))).shape[-1]
+    if outputs != len(classes):
+        raise OptionError(
+            f"{backbone} has {outputs} classes, not ImageNet's {len(classes)}; their names are not known."
+        )
+    return _classified(network, known, images, top, skip_unreadable)
+
+
+def _classified(
+    network: Callable[[Tensor], Any], task: Task, images: Sequence[Path], top: int, skip_unreadable: bool
+) -> list[dict[str, Any]]:
+    """A row for each image."""
+    transform, frames, kind = task.preprocessing.transform(), task.preprocessing.frames, get_kind(task.kind)
+    assert isinstance(kind, LabelKind)
+    rows: list[dict[str, Any]] = []
+    for path in images:
+        try:
+            inputs = transform(open_video(path, frames) if frames else open_image(path))[None]
+        except DataError:
+            if not skip_unreadable:
+                raise
+            rows.append({"image": str(path), "classes": "does not decode"})
+            continue
+        with torch.no_grad():
+            best = kind.probabilities(main_output(network(inputs))[0]).topk(min(top, len(task.classes)))
+        guesses = zip(best.values, best.indices.tolist(), strict=True)
+        rows.append({"image": str(path), "classes": {task.classes[i]: round(float(p), 6) for p, i in guesses}})
+    return rows
