@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 from zoo.export.parity import INPUT, Parity, compare, outputs, session
+from zoo.export.resizing import Resize, levels_off
 
 import zoo
 from zoo.catalog.task import Preprocessing, Task, is_dense
@@ -32,6 +33,7 @@ from zoo.storage.tensors import fingerprint
 LEAST, LARGEST = 16, 8192  # height and width in pixels of what a graph with maps as its output takes
 LARGEST_FILE = 2**31 - 2**24  # bytes of weights in one file: the format's limit, with room for the graph itself
 DATA = r".+\.[0-9a-f]{12}\.data"  # what files of weights beside a graph are called
+SCALE, FULL = "scale", "full"  # what of the preprocessing can be in a graph
 TOLERANCE, TOLERANCE_HALF = 1e-4, 1e-2  # on the largest difference, relative to the largest logit
 
 
@@ -41,14 +43,18 @@ class Graph(nn.Module):
     Args:
         preprocessing: take uint8 images (B, H, W, C), as decoded, and scale and normalise them in the graph.
             None: take float32 inputs (B, C, H, W) that are normalised already.
+        resize: make images of any size those of the input's, before that.
         half: compute in float16; inputs and logits keep their types.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing | None = None, half: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, preprocessing: Preprocessing | None = None, half: bool = False, resize: bool = False
+    ) -> None:
         super().__init__()
+        self.resize = Resize(preprocessing) if resize and preprocessing else None
         self.network = copy_of(network).cpu().eval().requires_grad_(False)
         if half:
             self.network.half()
@@ -60,15 +66,16 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.normalises:
-            images = (images.movedim(-1, -3).float() - self.mean) / self.std  # (B, C, H, W)
+            levels = self.resize(images) if self.resize else images.movedim(-1, -3).float()  # (B, C, H, W)
+            images = (levels - self.mean) / self.std
         made: Tensor = self.network(images.half() if self.half_precision else images)
         return made.float() if isinstance(made, Tensor) else made
 
 
 def to_onnx(
-    module: nn.Module, path: str | Path, *, task: Task | None = None, preprocess: bool = False, half: bool = False,
-    images: Tensor | None = None, provider: str = "cpu", metadata: Mapping[str, Any] | None = None,
-    largest: int = LARGEST_FILE,
+    module: nn.Module, path: str | Path, *, task: Task | None = None, preprocess: bool | str = False,
+    half: bool = False, images: Tensor | Sequence[Tensor] | None = None, provider: str = "cpu",
+    metadata: Mapping[str, Any] | None = None, largest: int = LARGEST_FILE,
 ) -> Parity:  # fmt: skip
     """Write a plain module as one ONNX file with a dynamic batch, checked against the module before it is kept.
 
@@ -78,10 +85,11 @@ def to_onnx(
     Args:
         module: a network of float images (B, C, H, W), or clips (B, T, C, H, W), such as `TaskModel.fuse` gives.
         task: what the outputs mean and which input they need; by default those of a classifier of 224×224 RGB.
-        preprocess: take uint8 images (B, H, W, C) of the input's size, and scale and normalise them in the graph.
+        preprocess: "scale", or True: take uint8 images (B, H, W, C) of the input's size, and scale and normalise them
+            in the graph; "full": of any size, and resize, crop, scale and normalise them there (see `resizing.py`).
         half: compute in float16.
-        images: a batch of real inputs, in the graph's form, to compare on beside random ones. Where a task's
-            preprocessing cannot say what the network takes (volumes, sound), its shape is the graph's.
+        images: a batch of real inputs, or several, in the graph's form, to compare on beside random ones. Where a
+            task's preprocessing cannot say what the network takes (volumes, sound), its shape is the graph's.
         provider: ONNX Runtime's execution provider for the comparison: "cpu", "cuda" or "tensorrt".
         metadata: further facts for the file, such as provenance; values as JSON.
         largest: bytes of weights that one file holds. More lie beside it, in `<name>.<digits>.data`: the format allows
@@ -95,22 +103,28 @@ def to_onnx(
         ExportError: the graph cannot be made, is not valid, or differs from the module; no file is written then.
     """
     _check_plain(module)
+    inside = _inside(preprocess)
     path, preprocessing = Path(path), task.preprocessing if task else Preprocessing()
-    inner, dense = preprocessing if preprocess else None, task is not None and is_dense(task.kind)
-    batches = [*_random_batches(preprocessing, preprocess, dense, images), *([] if images is None else [images])]
-    graph = Graph(module, inner, half)
-    source = Graph(module, inner) if half else graph  # one copy of the network will do, where both compute alike
+    inner, dense = None if inside == "no" else preprocessing, task is not None and is_dense(task.kind)
+    real = [images] if isinstance(images, Tensor) else [*(images or ())]
+    of_any_size = dense or inside == FULL
+    batches = [*_random_batches(preprocessing, inside, dense, real[0] if real else None), *real]
+    graph = Graph(module, inner, half, inside == FULL)
+    source = Graph(module, inner, False, inside == FULL) if half else graph  # one copy will do, where both are alike
     outputs(source, batches[0])  # what the network itself raises is told as such
-    model = _graph_model(graph, batches[0].repeat(2, *[1] * (batches[0].ndim - 1)), preprocess, dense)
-    _check_dimensions(model.graph, path, dense, 1 if preprocess else 2)
-    _describe(model, task, preprocess, half, metadata or {})
+    example = batches[0].repeat(2, *[1] * (batches[0].ndim - 1))
+    model = _graph_model(graph, example, _rows(inside, example) if of_any_size else None, dense)
+    _check_dimensions(model.graph, path, _rows(inside, example) if of_any_size else None)
+    _describe(model, task, inside, half, metadata or {})
     apart = _weight(graph) > largest
     with _together(path, f"{path.stem}.{_digits(graph)}.data" if apart else None) as (temporary, data):
         _write(model, temporary, data)
         del model  # as large as the network
         _check_valid(temporary, path)
         made, tolerance = session(temporary, provider), TOLERANCE_HALF if half else TOLERANCE
-        parity = replace(compare(source, made, batches, tolerance), real=0 if images is None else len(images))
+        parity = replace(compare(source, made, batches, tolerance), real=sum(map(len, real)))
+        if inside == FULL:
+            parity = replace(parity, levels=levels_off(preprocessing, batches))
         if not parity.passed:
             raise ExportError(f"{path}: the graph differs from its source by more than {parity.tolerance}: {parity}.")
     return parity
@@ -219,10 +233,14 @@ def _write(model: onnx.ModelProto, file: Path, data: Path | None) -> None:
         raise ExportError(f"The graph cannot be written to {file.name}: {sentence(error)}") from error
 
 
-def _check_dimensions(graph: onnx.GraphProto, path: Path, dense: bool, row: int) -> None:
-    """Raise ExportError where a dimension that is to be dynamic has become a number."""
+def _check_dimensions(graph: onnx.GraphProto, path: Path, row: int | None) -> None:
+    """Raise ExportError where a dimension that is to be dynamic has become a number.
+
+    Args:
+        row: the dimension of the height, if that and the width are to be dynamic.
+    """
     dimensions = graph.input[0].type.tensor_type.shape.dim
-    names = {0: "batch", **({row: "height", row + 1: "width"} if dense else {})}
+    names = {0: "batch", **({row: "height", row + 1: "width"} if row else {})}
     for place, name in names.items():
         if dimensions[place].HasField("dim_value"):
             raise ExportError(
@@ -239,13 +257,29 @@ def _check_valid(file: Path, path: Path) -> None:
         raise ExportError(f"{path}: the exported graph is not valid ONNX: {sentence(error)}") from error
 
 
-def _graph_model(graph: Graph, example: Tensor, preprocess: bool, dense: bool) -> onnx.ModelProto:
-    rows = 1 if preprocess else 2  # the dimension of the images' height
-    sizes = {
-        rows: torch.export.Dim("height", min=LEAST, max=LARGEST),
-        rows + 1: torch.export.Dim("width", min=LEAST, max=LARGEST),
-    }
-    dynamic = {0: torch.export.Dim("batch")} | (sizes if dense else {})
+def _inside(preprocess: bool | str) -> str:
+    """What of the preprocessing is in the graph: nothing ("no"), "scale", or "full"."""
+    inside = {False: "no", True: SCALE}.get(preprocess, preprocess)  # type: ignore[call-overload]
+    if inside not in ("no", SCALE, FULL):
+        raise ExportError(f"preprocess is False, True, {SCALE!r} or {FULL!r}, not {preprocess!r}.")
+    return str(inside)
+
+
+def _rows(inside: str, example: Tensor) -> int:
+    """The dimension of the images' height."""
+    return example.ndim - (2 if inside == "no" else 3)
+
+
+def _graph_model(graph: Graph, example: Tensor, rows: int | None, dense: bool) -> onnx.ModelProto:
+    """The graph of a module.
+
+    Args:
+        rows: the dimension of the height, if that and the width shall be dynamic.
+    """
+    dynamic = {0: torch.export.Dim("batch")}
+    if rows is not None:
+        for place, name in ((rows, "height"), (rows + 1, "width")):
+            dynamic[place] = torch.export.Dim(name, min=1 if graph.resize else LEAST, max=LARGEST)
     page = io.StringIO()  # what the exporter says on stderr of what it cannot do
     with warnings.catch_warnings(), contextlib.redirect_stderr(page):
         warnings.simplefilter("ignore")  # the exporter's own deprecations; what matters is checked afterwards
@@ -262,20 +296,22 @@ def _graph_model(graph: Graph, example: Tensor, preprocess: bool, dense: bool) -
     return program.model_proto
 
 
-def _describe(
-    model: onnx.ModelProto, task: Task | None, preprocess: bool, half: bool, metadata: Mapping[str, Any]
-) -> None:
+def _describe(model: onnx.ModelProto, task: Task | None, inside: str, half: bool, metadata: Mapping[str, Any]) -> None:
     facts: dict[str, Any] = {"ftn_zoo_version": zoo.__version__, "precision": "float16" if half else "float32"}
     if task is not None:
         facts |= {"task": task.name, "kind": task.kind, "classes": task.classes}
         facts["preprocessing"] = dataclasses.asdict(task.preprocessing)
-        facts["preprocessing_in_graph"] = preprocess
+        facts["preprocessing_in_graph"] = inside
     for key, value in {**facts, **metadata}.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
 
 
-def _random_batches(preprocessing: Preprocessing, preprocess: bool, dense: bool, images: Tensor | None) -> list[Tensor]:
+def _random_batches(preprocessing: Preprocessing, inside: str, dense: bool, images: Tensor | None) -> list[Tensor]:
     """One image, and three; where maps are answered, of a height and a width that no stride divides."""
+    if inside == FULL:
+        sizes = ((97, 61), (300, 401), (preprocessing.size, 2 * preprocessing.size))
+        return [_random(replace(preprocessing, size=h, width=w, resize=None), True, 1) for h, w in sizes]
+    preprocess = inside == SCALE
     other = replace(preprocessing, size=37, width=51, resize=None) if dense else preprocessing
     if images is not None and not dense and not preprocess and images.shape[1:] != preprocessing.input_size:
         return [torch.randn(rows, *images.shape[1:], generator=torch.Generator().manual_seed(rows)) for rows in (1, 3)]

@@ -31,6 +31,7 @@ class Parity:
     tolerance: float  # on the relative difference
     images: int
     real: int = 0  # of these; the others are random
+    levels: int | None = None  # of 255, that a resize in the graph is off torchvision's at most
 
     @property
     def passed(self) -> bool:
@@ -39,7 +40,8 @@ class Parity:
     def __str__(self) -> str:
         counts = {"random inputs": self.images - self.real, "real images": self.real}
         over = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-        return f"largest difference {self.absolute:.1e} ({self.relative:.1e} relative) over {over}"
+        resized = "" if self.levels is None else f"; resized within {self.levels} of 255 levels of torchvision"
+        return f"largest difference {self.absolute:.1e} ({self.relative:.1e} relative) over {over}{resized}"
 
 
 def session(path: str | Path, provider: str = "cpu", *, spinning: bool = True) -> ort.InferenceSession:

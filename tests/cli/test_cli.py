@@ -130,9 +130,33 @@ def test_the_client_without_torch_finds_what_predict_finds(tmp_path: Path) -> No
         command = [sys.executable, client, tmp_path / f"{task}.onnx", photo]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         (seen,) = out("predict", name, "--task", task, photo)
-        found = {line.partition("  ")[0]: float(line.partition("  ")[2].rstrip(" %")) for line in said}
-        assert found == pytest.approx(seen["classes"], abs=2)
+        found = {line.partition("  ")[0]: float(line.partition("  ")[2].rstrip(" %")) / 100 for line in said}
+        assert found == pytest.approx(seen["classes"], abs=0.02)
         assert all(module not in client.read_text() for module in ("import torch", "import zoo"))
+
+
+def test_threads_serve_graphs_that_resize_as_predict_does(tmp_path: Path) -> None:
+    from PIL import Image
+
+    server, photos = (
+        Path(__file__).parents[2] / "examples" / "serve_threads.py",
+        [tmp_path / "a.png", tmp_path / "b.jpg"],
+    )
+    for number, photo in enumerate(photos):
+        Image.fromarray(render("real", "test", number)).resize((83, 61), Image.Resampling.BICUBIC).save(photo)
+    name, tasks = "efficientnet_lite0-ftn-r4-pictures", ("weather", "objects")
+    asked = ("export", name, "--task", tasks[0], "--task", tasks[1], "-o", tmp_path / "onnx")
+    zoo(*asked, "--preprocess", "full")
+    command = [sys.executable, server, tmp_path / "onnx", *photos]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for task in tasks:
+        for row in out("predict", name, "--task", task, *photos, "--top", 1):
+            ((best, share),) = row["classes"].items()  # type: ignore[attr-defined]
+            (line,) = [each for each in said.splitlines() if each.startswith(f"{row['image']}  {task}: {best} ")]
+            assert float(line.split()[-2]) / 100 == pytest.approx(share, abs=0.02)
+    zoo(*asked, "--preprocess")
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "export it with --preprocess full" in refused.stderr
 
 
 def test_predict_names_the_class_and_the_broken_image(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from zoo.export import compare, run, session, to_onnx
 
 import zoo
 from tests.conftest import SmallNet, disturb
+from zoo.catalog.registry import default_registry
 from zoo.catalog.task import Preprocessing, Task
+from zoo.deployment import export_entry
 from zoo.errors import ExportError, OptionError
 from zoo.models.adapted import TaskModel
 
@@ -70,6 +73,35 @@ def test_the_file_says_what_it_is(model: TaskModel, tmp_path: Path) -> None:
     assert json.loads(facts["list"]) == [1, 2]
     assert json.loads(facts["classes"]) == ["x", "y", "z"]
     assert Preprocessing.from_data(json.loads(facts["preprocessing"])) == TASK.preprocessing
+
+
+# What clients may rely on: docs/exported-graphs.md says the same, and examples/onnx_client.py goes by it.
+METADATA = {
+    "ftn_zoo_version", "precision", "task", "kind", "classes", "preprocessing", "preprocessing_in_graph", "entry",
+    "adapter_sha256", "backbone", "backbone_sha256", "recipe", "method",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("preprocess", "said"), [(False, "no"), (True, "scale"), ("scale", "scale"), ("full", "full")])
+def test_metadata_have_the_keys_that_are_documented(
+    model: TaskModel, tmp_path: Path, preprocess: bool | str, said: str
+) -> None:
+    to_onnx(model.fuse("a"), tmp_path / "a.onnx", task=TASK, preprocess=preprocess)
+    facts = session(tmp_path / "a.onnx").get_modelmeta().custom_metadata_map
+    assert facts["preprocessing_in_graph"] == said
+    page = (Path(__file__).parents[2] / "docs" / "exported-graphs.md").read_text()
+    documented = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert documented == METADATA
+    assert set(facts) <= documented
+    keys = set(json.loads(facts["preprocessing"]))
+    assert keys == {"size", "width", "frames", "resize", "interpolation", "mean", "std"}
+    assert all(f"`{key}`" in page for key in keys)
+
+
+def test_an_entrys_graph_names_its_provenance(tmp_path: Path) -> None:
+    export_entry(default_registry().entry("resnet20-bn-shapes"), default_registry(), ["sketch"], tmp_path)
+    facts = session(tmp_path / "sketch.onnx").get_modelmeta().custom_metadata_map
+    assert set(facts) == METADATA
 
 
 class Broken:

@@ -148,7 +148,13 @@ def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None,
 @click.option("--task", "tasks", multiple=True, help="Export this task; may be given several times.")
 @click.option("--all-tasks", is_flag=True)
 @click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the <task>.onnx files.")
-@click.option("--preprocess", is_flag=True, help="Take uint8 images (B, H, W, C); scale and normalise in the graph.")
+@click.option(
+    "--preprocess",
+    is_flag=False,
+    flag_value="scale",
+    type=click.Choice(["scale", "full"]),
+    help="Take uint8 images (B, H, W, C), and scale and normalise in the graph; full: resize and crop there too.",
+)
 @click.option("--half", is_flag=True, help="Compute in float16.")
 @click.option("--provider", default="cpu", show_default=True, help="cpu, cuda or tensorrt: what runs the comparison.")
 @click.option(
@@ -158,8 +164,8 @@ def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None,
 @as_json
 @click.pass_obj
 def export(
-    registry: Registry, name: str, tasks: tuple[str, ...], all_tasks: bool, out: Path, preprocess: bool, half: bool,
-    provider: str, weights: str, data_root: Path | None, as_json: bool,
+    registry: Registry, name: str, tasks: tuple[str, ...], all_tasks: bool, out: Path, preprocess: str | None,
+    half: bool, provider: str, weights: str, data_root: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write one ONNX graph per task, each compared with its source; exit 1 where they differ."""
     from zoo.deployment.entries import export_entry
@@ -172,7 +178,7 @@ def export(
         raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")
     made = export_entry(
         entry, registry, chosen or list(entry.tasks), out, data_root=data_root, weights=weights,
-        preprocess=preprocess, half=half, provider=provider,
+        preprocess=preprocess or False, half=half, provider=provider,
     )  # fmt: skip
     rows = [
         {"task": task, "file": str(path), **interface(path), "parity": str(parity)}
@@ -183,11 +189,15 @@ def export(
         _tell_preprocessing({task: path for task, (path, _) in made.items()}, preprocess)
 
 
-def _tell_preprocessing(graphs: dict[str, Path], inside: bool) -> None:
+def _tell_preprocessing(graphs: dict[str, Path], inside: str | None) -> None:
     """What has to be done to an image before the graphs of tasks take it."""
     from zoo.export.onnx import preprocessing_of
 
-    within = "; mean and deviation are in the graph, the rest is the caller's" if inside else ""
+    within = {
+        None: "",
+        "scale": "; mean and deviation are in the graph, resizing stays with the caller",
+        "full": "; all of that is in the graph, which takes images of any size",
+    }[inside]
     told: dict[str, list[str]] = {}
     for task, path in graphs.items():
         told.setdefault(preprocessing_of(path).words(), []).append(task)

@@ -14,9 +14,9 @@ from torch import Tensor
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
-from zoo.catalog.task import Task
+from zoo.catalog.task import Bands, Task
 from zoo.datasets import benchmark_of
-from zoo.export import Parity, run, session, to_onnx
+from zoo.export import FULL, Parity, run, session, to_onnx
 from zoo.loader import load, load_adapters, plain_network
 from zoo.storage.files import sha256
 from zoo.storage.tensors import read
@@ -34,7 +34,7 @@ def export_entry(
     *,
     data_root: Path | None = None,
     weights: str | Path = "auto",
-    preprocess: bool = False,
+    preprocess: bool | str = False,
     **options: Any,
 ) -> dict[str, tuple[Path, Parity]]:
     """One checked ONNX graph per task of an entry, `<folder>/<task>.onnx`; see `zoo.export.to_onnx` for the options.
@@ -56,19 +56,23 @@ def export_entry(
     return made
 
 
-def real_inputs(entry: Entry, task: Task, data_root: Path | None, preprocess: bool) -> Tensor | None:
-    """A few test images of a task in the form that its graph takes; None where the images are not at hand."""
+def real_inputs(entry: Entry, task: Task, data_root: Path | None, preprocess: bool | str) -> list[Tensor]:
+    """A few test images of a task in the form that its graph takes, in batches; none where they are not at hand."""
     benchmark = benchmark_of(entry)
     root = entry.images_root(data_root)
     if benchmark.needs_root and (root is None or not root.is_dir()):
-        return None
+        return []
     test, preprocessing = benchmark.splits(task.name, root).test, task.preprocessing
     count: int = len(test)  # type: ignore[arg-type]
-    batch = torch.stack([preprocessing.transform()(test[i][0]) for i in range(0, count, -(-count // REAL_IMAGES))])
+    some = [test[i][0] for i in range(0, count, -(-count // REAL_IMAGES))]
+    if preprocess == FULL:  # of sizes of their own
+        bands = Bands(preprocessing.channels)
+        return [bands(image).as_subclass(Tensor).movedim(-3, -1)[None].contiguous() for image in some]
+    batch = torch.stack([preprocessing.transform()(image) for image in some])
     if not preprocess:
-        return batch  # (B, C, H, W)
+        return [batch]  # (B, C, H, W)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    return (255 * (batch * std + mean)).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).contiguous()
+    return [(255 * (batch * std + mean)).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).contiguous()]
 
 
 def latencies(
