@@ -152,6 +152,7 @@ def test_files_of_the_hugging_face_hub_are_pinned_and_checked(tmp_path: Path, mo
         return str(stored)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    monkeypatch.setattr("zoo.storage.fetch._reachable", lambda _: True)
     commit = "a" * 40
     file = WeightsFile(f"hf://owner/repo@{commit}/sub/x.safetensors", sha256(stored), 7)
     assert fetch(file, tmp_path) == stored
@@ -206,8 +207,35 @@ def test_the_hubs_own_cache_is_looked_at_and_named(tmp_path: Path, monkeypatch: 
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         for revision in (commit, None):
             assert hub_file("timm/net", "model.safetensors", revision).read_bytes() == variable.encode()
-    with pytest.raises(WeightsError, match=f"Cannot find .* of timm/other.*{tmp_path / 'cache'}, .*HF_HOME"):
+    with pytest.raises(
+        WeightsError, match=f"of timm/other is not in {tmp_path / 'cache'} or .*HF_HUB_OFFLINE is set.*HF_HOME"
+    ):
         hub_file("timm/other", "model.safetensors")
+
+
+def test_without_a_network_the_hub_is_not_asked_for_half_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    from zoo.backbones import pretrained_tensors
+    from zoo.catalog.registry import Registry
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:1")  # where nothing listens
+    asked = []
+    real = huggingface_hub.hf_hub_download
+
+    def watched(*arguments: object, **options: object) -> object:
+        asked.append(options.get("local_files_only"))
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", watched)
+    with pytest.raises(WeightsError, match=r"https://127\.0\.0\.1:1 cannot be reached.*--backbone-weights FILE"):
+        pretrained_tensors("timm/resnet18.a1_in1k", Registry())
+    assert asked == [True]
 
 
 def test_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,4 +100,7 @@ def _timm_tensors(architecture: str) -> dict[str, Tensor]:
     config = timm.get_pretrained_cfg(architecture) if timm.is_model_pretrained(architecture) else None
     if config is None or not config.hf_hub_id:
         raise WeightsError(f"timm has no weights on the Hugging Face Hub for {architecture!r}.")
-    return read(hub_file(config.hf_hub_id, "model.safetensors"))[0]
+    try:
+        return read(hub_file(config.hf_hub_id, "model.safetensors"))[0]
+    except WeightsError as error:
+        raise WeightsError(f"{error} To train, name them: --backbone-weights FILE.safetensors.") from error

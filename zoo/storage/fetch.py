@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import socket
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,7 +122,8 @@ def _from_hub(address: str) -> Path:
 def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
     """A file of a repository on the Hugging Face Hub: from the Hub's own cache, or kept in the zoo's.
 
-    With HF_HUB_OFFLINE set, nothing is asked of the network.
+    With HF_HUB_OFFLINE set, nothing is asked of the network. That there is no network is found out at once, and not by
+    the Hub's own trials, which take half a minute.
 
     Args:
         revision: a commit; None takes the newest of the main branch, or without a network what a cache holds of it.
@@ -128,22 +131,42 @@ def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
     Raises:
         WeightsError: it is in no cache, and cannot be downloaded; the folders searched are named.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    asked = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     caches = resources.hub_caches()
     found = [try_to_load_from_cache(repo, name, cache_dir=cache, revision=revision) for cache in caches]
     kept = next((Path(path) for path in found if isinstance(path, str)), None)
-    if kept and (revision or offline):
+    if kept and (revision or asked):
         return kept
+    offline = asked or not _reachable(constants.ENDPOINT)
     try:
         options: dict[str, Any] = {"local_files_only": True} if offline else {}
         return Path(hf_hub_download(repo, name, revision=revision, cache_dir=caches[-1], **options))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if kept:
             return kept
+        why = (
+            "HF_HUB_OFFLINE is set"
+            if asked
+            else f"{constants.ENDPOINT} cannot be reached"
+            if offline
+            else sentence(error)
+        )
         raise WeightsError(
-            f"Cannot {'find' if offline else 'download'} {name} of {repo}: {sentence(error)} Searched: "
-            f"{', '.join(map(str, caches))}. Check the network and the name, or set HF_HOME to the folder that has it."
+            f"{name} of {repo} is not in {' or '.join(map(str, caches))}, and cannot be downloaded: {why.rstrip('.')}. "
+            "Check the network and the name, or set HF_HOME to the folder that has it."
         ) from error
+
+
+def _reachable(address: str) -> bool:
+    """Whether a server answers at all; taken for granted where a proxy stands between."""
+    if urllib.request.getproxies():
+        return True
+    parts = urllib.parse.urlsplit(address)
+    try:
+        socket.create_connection((parts.hostname, parts.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
