@@ -15,7 +15,7 @@ from zoo.backbones.lookup import FUSED, architecture, source_of
 from zoo.backbones.weights import pretrained_tensors
 from zoo.catalog.entry import Entry, Parameters
 from zoo.catalog.recipe import load_recipe
-from zoo.catalog.registry import Registry, registry_with
+from zoo.catalog.registry import Registry, default_registry, registry_with
 from zoo.catalog.store import adapter_files, shared_file
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, WeightsError
@@ -84,7 +84,7 @@ def load(
 
 
 def adapt(
-    module: nn.Module,
+    module: nn.Module | str,
     tasks: Mapping[str, int | Sequence[str]],
     method: str = "ftn",
     *,
@@ -101,7 +101,8 @@ def adapt(
     """Plug a method into any module with convolutions or Linear layers. The module itself stays as it is.
 
     Args:
-        module: a classifier of torchvision, of timm, or of your own; its weights are copied and frozen.
+        module: a classifier of torchvision, of timm, or of your own; its weights are copied and frozen. Or the name of
+            a pre-trained one, such as `"zoo/efficientnet_lite0@imagenet"` or `"timm/resnet50.a1_in1k"`.
         tasks: the number of classes, or their names, of each task; or the number of channels of its output.
         method: one of `zoo.increments.methods()`, such as "ftn", "parallel" or "bn".
         layers, norms: glob patterns over module paths: what to adapt, which norms each task owns.
@@ -115,7 +116,10 @@ def adapt(
 
     Raises:
         OptionError: a pattern that matches nothing, or an option out of range.
+        WeightsError: the weights of a network that is named cannot be had.
     """
+    if isinstance(module, str):
+        module = pretrained_network(module, default_registry())
     if strange := sorted(set(kinds or {}) - set(tasks)):
         raise OptionError(f"kinds names {', '.join(strange)}, which are none of the tasks: {', '.join(tasks)}.")
     chosen = Placement(layers, norms, head, placement, projections, may_rest)

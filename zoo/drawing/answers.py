@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
 
 from zoo.catalog.task import Task, is_dense
 from zoo.datasets import open_image
@@ -63,10 +65,23 @@ def draw_answers(model: MultiTaskModel, path: Path, folder: Path) -> list[Path]:
     return [*files, _save(_sheet(image, tasks, found), folder / f"{path.stem}_overview.png")]
 
 
-def _sheet(image: Image.Image, tasks: Mapping[str, Task], found: Mapping[str, npt.NDArray[Any]]) -> Any:
-    """The image and every answer beside each other."""
-    columns = min(3, len(tasks) + 1)
-    rows = math.ceil((len(tasks) + 1) / columns)
+def draw_overview(model: MultiTaskModel, image: Image.Image, file: Path, truth: Mapping[str, Tensor]) -> Path:
+    """Write the sheet of an image and every dense answer, and of what is true for some of the tasks.
+
+    Args:
+        truth: targets by task, (H, W) or (channels, H, W).
+    """
+    return _save(_sheet(image, dense_tasks(model), answers(model, image), truth), file)
+
+
+def _sheet(
+    image: Image.Image, tasks: Mapping[str, Task], found: Mapping[str, npt.NDArray[Any]],
+    truth: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Any:  # fmt: skip
+    """The image and every answer beside each other, and what is known to be true."""
+    count = 1 + len(tasks) + len(truth)
+    columns = min(3, count)
+    rows = math.ceil(count / columns)
     figure, grid = pyplot().subplots(
         rows, columns, figsize=(1.4 * INCHES * columns, INCHES * rows), layout="compressed", squeeze=False
     )
@@ -75,6 +90,8 @@ def _sheet(image: Image.Image, tasks: Mapping[str, Task], found: Mapping[str, np
     panels[0].set_title("image")
     for axes, (name, task) in zip(panels[1:], tasks.items(), strict=False):
         _panel(axes, name, task, found[name])
+    for axes, (name, target) in zip(panels[1 + len(tasks) :], truth.items(), strict=False):
+        _panel(axes, f"{name}, the truth", tasks[name], target.numpy())
     for axes in panels:
         axes.axis("off")
     return figure
