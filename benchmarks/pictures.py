@@ -12,7 +12,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,8 +29,6 @@ REST = {
 }
 COMPARED = ["lora-r4", "parallel", "series"]  # on one style of emoji
 STREETS = ["decoder", "decoder_bn", "ftn-r8", "single"]
-# Have glibc keep freed memory, of which it else gives back every step's: a quarter of the time on some machines.
-KEEPING = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,11 @@ def carry_out(job: Job, data: Path, store: Path, cpu: bool) -> dict[str, Any]:
 
     from zoo.catalog.registry import default_registry
     from zoo.storage.tensors import read
+    from zoo.training.memory import keep_freed_memory
     from zoo.training.runs import RunOptions, train_entry
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     registry = default_registry()
     entry = registry.entry(job.entry)
     out = store / f"seed-{job.seed}" / job.entry
@@ -117,8 +116,6 @@ def _place(row: dict[str, Any]) -> tuple[str, str, int]:
 def main(
     data_root: Path, out: Path, processes: int, device: str, only: tuple[str, ...], json_file: Path | None
 ) -> None:
-    for name in KEEPING:  # which processes that are started now go by
-        os.environ.setdefault(name, str(2**33))
     wanted = [job for job in jobs() if any(fnmatch.fnmatch(job.name, each) for each in only)]
     work = [(job, data_root, out, device == "cpu") for job in wanted]
     kept = {} if json_file is None or not json_file.exists() else json.loads(json_file.read_text())

@@ -33,6 +33,7 @@ from zoo.storage.tensors import fingerprint
 LEAST, LARGEST = 16, 8192  # height and width in pixels of what a graph with maps as its output takes
 LARGEST_FILE = 2**31 - 2**24  # bytes of weights in one file: the format's limit, with room for the graph itself
 DATA = r".+\.[0-9a-f]{12}\.data"  # what files of weights beside a graph are called
+LEVELS = 3  # of 255 that a resize in the graph may be off torchvision's, which weighs in whole numbers
 SCALE, FULL = "scale", "full"  # what of the preprocessing can be in a graph
 TOLERANCE, TOLERANCE_HALF = 1e-4, 1e-2  # on the largest difference, relative to the largest logit
 
@@ -86,7 +87,8 @@ def to_onnx(
         module: a network of float images (B, C, H, W), or clips (B, T, C, H, W), such as `TaskModel.fuse` gives.
         task: what the outputs mean and which input they need; by default those of a classifier of 224×224 RGB.
         preprocess: "scale", or True: take uint8 images (B, H, W, C) of the input's size, and scale and normalise them
-            in the graph; "full": of any size, and resize, crop, scale and normalise them there (see `resizing.py`).
+            in the graph; "full": of any size, and resize, crop, scale and normalise them there (see `resizing.py`);
+            the maps of dense tasks then have the size of the network's input.
         half: compute in float16.
         images: a batch of real inputs, or several, in the graph's form, to compare on beside random ones. Where a
             task's preprocessing cannot say what the network takes (volumes, sound), its shape is the graph's.
@@ -125,6 +127,8 @@ def to_onnx(
         parity = replace(compare(source, made, batches, tolerance), real=sum(map(len, real)))
         if inside == FULL:
             parity = replace(parity, levels=levels_off(preprocessing, batches))
+            if parity.levels is not None and parity.levels > LEVELS:
+                raise ExportError(f"{path}: images are resized otherwise than by torchvision: {parity}.")
         if not parity.passed:
             raise ExportError(f"{path}: the graph differs from its source by more than {parity.tolerance}: {parity}.")
     return parity
@@ -259,10 +263,10 @@ def _check_valid(file: Path, path: Path) -> None:
 
 def _inside(preprocess: bool | str) -> str:
     """What of the preprocessing is in the graph: nothing ("no"), "scale", or "full"."""
-    inside = {False: "no", True: SCALE}.get(preprocess, preprocess)  # type: ignore[call-overload]
-    if inside not in ("no", SCALE, FULL):
+    inside = {False: "no", True: SCALE, SCALE: SCALE, FULL: FULL}.get(preprocess)
+    if inside is None:
         raise ExportError(f"preprocess is False, True, {SCALE!r} or {FULL!r}, not {preprocess!r}.")
-    return str(inside)
+    return inside
 
 
 def _rows(inside: str, example: Tensor) -> int:

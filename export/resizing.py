@@ -1,8 +1,8 @@
 """Resizing inside a graph: any image in, the network's input out, as torchvision makes it of uint8 images.
 
 An antialiased resize is one matrix for the rows and one for the columns (Pillow's `ImagingResample`, which torchvision
-follows), whose weights depend on the image's size alone. A crop takes rows of these matrices, so what is cut off is not
-computed. This is arithmetic of any graph's, unlike ONNX's operator Resize, whose antialiasing some providers lack.
+follows), whose weights depend on the image's size alone. A crop takes rows of these matrices. This is arithmetic of
+any graph's, unlike ONNX's operator Resize, whose antialiasing some providers lack.
 """
 
 from __future__ import annotations

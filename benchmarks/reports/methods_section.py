@@ -80,5 +80,5 @@ def draw_methods() -> None:
             }
             for row in read(f"methods_{backbone}_shapes")
         ]  # fmt: skip
-        one = default_registry().entry(rows[0]["model"])
-        accuracy_by_parameters(rows, ROOT / "docs" / f"methods_{backbone}_shapes", one)
+        entries = [default_registry().entry(rows[0]["model"])]
+        accuracy_by_parameters(rows, ROOT / "docs" / f"methods_{backbone}_shapes", entries)

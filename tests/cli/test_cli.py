@@ -23,7 +23,7 @@ from zoo.cli.base import COMMANDS, MEANT, SECTIONS, main
 from zoo.datasets.twins.shapes import render
 from zoo.errors import DataError, UnknownNameError
 from zoo.storage import resources
-from zoo.storage.tensors import read
+from zoo.storage.tensors import read, read_header
 from zoo.verification.claims import evaluate
 
 NAME = "resnet20-ftn-r8-shapes"
@@ -323,6 +323,11 @@ def test_domains_of_ones_own(tmp_path: Path, own: tuple[object, ...], caplog: py
         assert str(tmp_path) not in (where / file).read_text()  # so that it can be handed over
     other = write_images(tmp_path / "other" / "My Data", {"photo": ["ant", "fly"]}, 4)
     assert "was trained on other images" in error(*own, "--data", other)
+
+    for task, trained in (("photo", 12), ("drawing", 18)):
+        header = read_header(where / OWN_NAME / f"{task}.safetensors")
+        assert (header["images"], header["epochs"]) == ([trained, trained], 1)
+    assert "test_share None, not 0.2" in error(*own, "--resume", "--test-share", 0.2)
 
     before = {p: p.read_bytes() for p in where.rglob("*.safetensors")}
     zoo(*own, "--resume")  # all is done already

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -18,7 +18,7 @@ from tests.conftest import write_images
 from zoo.datasets import get_benchmark
 from zoo.datasets.twins import pentathlon
 from zoo.datasets.twins.shapes import CLASSES, DOMAINS, OUTLINES, SIZE, _distance, render
-from zoo.errors import DataError, UnknownNameError
+from zoo.errors import DataError, OptionError, UnknownNameError
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -133,6 +133,7 @@ def test_a_folder_of_one_domain_by_whatever_name_of_its_test_images(folder: Path
         assert benchmark.splits("renamed", folder).classes == splits.classes  # test goes before others
 
 
+@settings(deadline=None, max_examples=25)
 @given(share=st.floats(0.01, 0.99), counts=st.lists(st.integers(2, 30), min_size=1, max_size=4))
 def test_images_without_a_split_are_parted_by_their_names_alone(share: float, counts: list[int]) -> None:
     with tempfile.TemporaryDirectory() as place:
@@ -143,8 +144,9 @@ def test_images_without_a_split_are_parted_by_their_names_alone(share: float, co
                 for number in range(count):
                     (root / f"class {label}" / f"{number}.png").touch()
         benchmark = get_benchmark("folder", test_share=share)
-        if any(round(share * count) >= count for count in counts):
-            with pytest.raises(DataError, match=r"to test on .* takes more"):
+        tested = [max(1, round(share * count)) for count in counts]
+        if any(map(int.__ge__, tested, counts)) or sum(counts) - sum(tested) < 2:
+            with pytest.raises(DataError, match=r"to test on .* takes more|one image to train on"):
                 benchmark.splits("one", one)
             return
         found = [benchmark.splits(root.name, root) for root in (one, other)]
@@ -156,9 +158,8 @@ def test_images_without_a_split_are_parted_by_their_names_alone(share: float, co
         train, test = parts[0]
         assert not set(train) & set(test)
         assert len(train) + len(test) == sum(counts)
-        for label, count in enumerate(counts):
-            tested = sum(name.startswith(f"class {label}/") for name in test)
-            assert tested == max(1, round(share * count))
+        for label in range(len(counts)):
+            assert sum(name.startswith(f"class {label}/") for name in test) == tested[label]
 
 
 def test_what_is_parted_and_what_is_not(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -175,6 +176,13 @@ def test_what_is_parted_and_what_is_not(folder: Path, caplog: pytest.LogCaptureF
     shutil.rmtree(folder / "drawing" / "test")
     assert parting.tasks(folder) == ("drawing", "plain")
     assert parting.tasks(folder / "plain") == ("plain",)
+    (folder / "plain" / "cow").mkdir()
+    (folder / "plain" / "cow" / "brown").mkdir()
+    shutil.copy(next((folder / "plain" / "cat").iterdir()), folder / "plain" / "cow" / "brown")
+    with pytest.raises(DataError, match="neither one domain nor several"):  # is cow a class, or a domain?
+        parting.tasks(folder / "plain")
+    with pytest.raises(OptionError, match="between 0 and 1"):
+        get_benchmark("folder", test_share=1.0)
     with pytest.raises(DataError, match=r"--test-share 0\.2"):
         get_benchmark("folder").tasks(folder / "plain")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -23,6 +25,7 @@ from zoo.models.adapted import TaskModel
 from zoo.progress.reporter import Reporter
 from zoo.storage import resources
 from zoo.training import loop, probe
+from zoo.training.batches import batches_of
 
 PROBED = replace(RECIPE, head="probe", rest=replace(RECIPE.rest, lr=1e-9), increments=replace(RECIPE.rest, lr=1e-9))
 
@@ -150,6 +153,13 @@ def test_statistics_of_a_network_without_any_cannot_be_kept() -> None:
     model.add_task(Task.of("t", DATA.classes, RECIPE.input))
     with pytest.raises(OptionError, match="statistics: frozen is for backbones that are trained already"):
         train(model, replace(RECIPE, increments=None, statistics="frozen"))
+
+
+@given(st.integers(2, 200), st.integers(2, 40), st.integers(1, 4))
+def test_batches_are_counted_as_they_are_made(images: int, batch: int, processes: int) -> None:
+    batch *= processes
+    loader = torch.utils.data.DataLoader(range(images), batch, drop_last=processes > 1 or images % batch == 1)  # type: ignore[arg-type]
+    assert batches_of(images, batch, processes) == len(loader)
 
 
 def test_statistics_are_not_kept_behind_what_divides_by_the_batchs() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from zoo.catalog.registry import default_registry
 from zoo.catalog.task import METRICS
 from zoo.drawing import plots
+from zoo.storage.tensors import read_header
+from zoo.verification import provenance
 from zoo.verification.comparison import compare
 from zoo.verification.provenance import differences, half_interval, made
 
@@ -36,7 +39,7 @@ def test_the_error_of_a_mean_is_that_of_independent_figures() -> None:
     assert half_interval(rooms, {"semseg": 80.0}) is None  # no share of right answers
 
 
-def test_what_differs_beside_the_method_is_told() -> None:
+def test_what_differs_beside_the_method_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = default_registry()
     entries = [registry.entry(name) for name in NAMES]
     assert differences(entries, "noto") == []  # increments, rates and statistics are the method's own
@@ -45,8 +48,20 @@ def test_what_differs_beside_the_method_is_told() -> None:
     unlike = replace(other, recipe="shapes/ftn")
     (words,) = differences([entries[0], unlike], "noto")
     assert words.startswith(f"other was made otherwise than {NAMES[0]}: ")
-    assert "epochs" in words
-    assert "input.size" in words
+    assert words.endswith(": epochs 40, not 12.")  # of an entry without a file no more is known
+
+    def altered(file: Path) -> dict[str, Any]:
+        header = read_header(file)
+        if "-bn-" in str(file):
+            header["settings"] |= {"input.size": 64, "tasks.noto.batch": 16, "tasks.twemoji.batch": 8, "rest.lr": 5}
+            header["images"] = [1000, 329]
+        return header
+
+    monkeypatch.setattr(provenance, "read_header", altered)
+    (words,) = differences(entries, "noto")
+    assert words.startswith(f"{NAMES[1]} was made otherwise than {NAMES[0]}: ")
+    told = {"batch 16, not 32", "input.size 64, not 128", "training images 1000, not 1279"}
+    assert told == set(words.partition(": ")[2].rstrip(".").split("; "))
 
 
 @settings(deadline=None, max_examples=15)
@@ -76,7 +91,7 @@ def test_names_in_the_picture_collide_with_nothing(points: list[tuple[int, float
 def test_the_picture_has_a_line_at_fine_tuning(tmp_path: Path) -> None:
     registry = default_registry()
     rows = compare(registry.entries("resnet20-*-shapes"), registry, rounds=0)
-    files = plots.accuracy_by_parameters(rows, tmp_path / "compared", registry.entry("resnet20-bn-shapes"))
+    files = plots.accuracy_by_parameters(rows, tmp_path / "compared", [registry.entry("resnet20-bn-shapes")])
     assert [file.suffix for file in files] == [".png", ".svg"]
     drawn = files[1].read_text()
     for word in ("fine-tuning", "zoo/resnet20@shapes on shapes", "ftn-r8"):

@@ -24,11 +24,11 @@ CLASSES = ("ant", "bee", "cow", "dog")
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60), st.integers(1, 7))
 def test_counts_are_those_of_scikit_learn(pairs: list[tuple[int, int]], batch: int) -> None:
-    truth, given = torch.tensor(pairs).T
+    truth, answered = torch.tensor(pairs).T
     answers = Answers(Task.of("t", CLASSES))
-    for some, said in zip(truth.split(batch), given.split(batch), strict=True):
+    for some, said in zip(truth.split(batch), answered.split(batch), strict=True):
         answers.take(torch.nn.functional.one_hot(said, 4).float(), some)
-    assert answers.confusion().tolist() == confusion_matrix(truth, given, labels=range(4)).tolist()
+    assert answers.confusion().tolist() == confusion_matrix(truth, answered, labels=range(4)).tolist()
     rows = {row["class"]: row for row in answers.by_class()}
     for label, name in enumerate(CLASSES):
         own = [said for known, said in pairs if known == label]
@@ -66,7 +66,7 @@ def test_eval_tells_what_is_mixed_up_and_draws_it(tmp_path: Path) -> None:
     assert "mixed up most often" in told
     for file in ("confusion.png", "wrong/infograph.png"):
         with Image.open(tmp_path / file) as picture:
-            assert picture.size > (300, 300)
+            assert min(picture.size) > 150
     accuracy, mixed = json.loads(zoo(*words, "--confusion", "--json"))
     counts = torch.tensor(mixed["confusion"])
     assert accuracy["accuracy %"] == pytest.approx(100 * float(counts.trace() / counts.sum()), abs=0.01)

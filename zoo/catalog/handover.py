@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import OWN, Registry
+from zoo.catalog.task import is_dense
 from zoo.storage.files import atomic_path
 
 README = "README.md"
@@ -32,8 +32,11 @@ def list_in(folder: Path, entry: Entry) -> Path:
 
 def _words(entries: list[Entry]) -> str:
     """What to do with a folder, and what is in it."""
+    from zoo import __version__
+
     one = entries[0]
-    task, version = one.tasks[0], importlib.metadata.version("ftn-zoo")
+    task = one.tasks[0]
+    drawn = " -o seen" if is_dense(one.kind(task)) else ""
     rows = [
         f"| {e.name} | {name} | {e.backbone or e.networks[name]} | {e.classes[name]} | {_figure(e, name)} |"
         for e in entries
@@ -44,13 +47,13 @@ def _words(entries: list[Entry]) -> str:
 
 {MARK}
 
-Made with ftn-zoo {version}, which has to be installed to use them. Nothing here depends on where this folder lies.
+Made with ftn-zoo {__version__}, which has to be installed to use them. Nothing here depends on where this folder lies.
 
 {table}
 
 What a photograph shows:
 
-    zoo predict {one.name} PHOTO.jpg --task {task} --registry .
+    zoo predict {one.name} PHOTO.jpg --task {task}{drawn} --registry .
 
 ONNX graphs, which run without ftn-zoo; what they take and give stands in their metadata:
 

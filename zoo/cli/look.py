@@ -131,7 +131,7 @@ def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out
         words = f"medians of {rounds} rounds of batches of {BATCH}, all models in turn, on {device_words(cpu=True)}"
         click.echo(f"Milliseconds: {words}.")
     if out:
-        for path in accuracy_by_parameters(rows, out, entries[0], entries[0].metric(first).name):
+        for path in accuracy_by_parameters(rows, out, entries, entries[0].metric(first).name):
             click.echo(path, err=as_json)
 
 

@@ -69,8 +69,10 @@ def train(
 ) -> None:  # fmt: skip
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
     from zoo.training import runs
+    from zoo.training.memory import keep_freed_memory
 
     narrate()
+    keep_freed_memory()
     click.get_current_context().call_on_close(runs.end_processes)
     changed = {name: options.pop(name) for name in ("epochs", "lr", "batch_size", "image_size")}
     changes = Changes(**changed, set=options.pop("set_"))

@@ -64,7 +64,8 @@ def evaluate(
         if confusion and not as_json:
             _show_mixed_up(each, known, figures[each])
         if out:
-            stem = out if len(answers) == 1 else out.with_name(f"{out.name}_{each}")
+            plain = out.with_suffix("") if out.suffix in (".png", ".svg") else out
+            stem = plain if len(answers) == 1 else plain.with_name(f"{plain.name}_{each}")
             for path in known.draw_confusion(stem, f"{name}, {each}: {figures[each]:.1f} %"):
                 click.echo(path, err=as_json)
         if errors:
@@ -75,7 +76,13 @@ def evaluate(
 def _mixed_up(task: str, answers: Answers) -> dict[str, Any]:
     """What a classifier mixes up, for programs."""
     confusion = answers.confusion().tolist()
-    return {"task": task, "by class": answers.by_class(), "worst pairs": answers.worst_pairs(), "confusion": confusion}
+    return {
+        "task": task,
+        "by class": answers.by_class(),
+        "worst pairs": answers.worst_pairs(),
+        "classes": answers.classes,
+        "confusion": confusion,
+    }
 
 
 def _show_mixed_up(task: str, answers: Answers, figure: float) -> None:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from zoo.datasets.base import Benchmark, PublishedBenchmark, Splits
 from zoo.datasets.images import ListedImages, open_image, raw_image, require
-from zoo.errors import DataError
+from zoo.errors import DataError, OptionError
 
 log = logging.getLogger(__name__)
 NO_PICTURES = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"}  # formats whose files need other programs
-_told: set[Path] = set()  # folders whose files that are no images have been told of
+_told: set[object] = set()  # folders whose files that are no images have been told of
 
 
 @functools.cache
@@ -73,8 +73,11 @@ def pictures_in(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
         inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in readable_endings() and p.is_file()]
-        own = [p for p in inside if not any(map(is_hidden, p.relative_to(path).parts))] if path.is_dir() else [path]
+        own = [p for p in inside if not any(map(is_hidden, p.relative_to(path).parts))]
         if not own:
             raise DataError(f"{path} holds no image.")
         found += own
@@ -89,6 +92,9 @@ class FolderBenchmark(Benchmark):
 
     Args:
         test_share: of the images of each class to test on, in domains that have no split of their own.
+
+    Raises:
+        OptionError: the share is not between 0 and 1.
     """
 
     name = "folder"
@@ -102,6 +108,8 @@ Where there is nothing to test on, --test-share 0.2 (in Python test_share=0.2) p
   {root}/<domain>/<class>/*.jpg, or {root}/<class>/*.jpg."""
 
     def __init__(self, test_share: float | None = None) -> None:
+        if test_share is not None and not 0 < test_share < 1:
+            raise OptionError(f"A share of the images to test on is between 0 and 1, not {test_share}.")
         self.test_share = test_share
 
     def tasks(self, root: Path | None) -> tuple[str, ...]:
@@ -133,12 +141,38 @@ def _is_split(folder: Path) -> bool:
     return (folder / "train").is_dir() and any((folder / name).is_dir() for name in TEST)
 
 
+def _folders_in(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether a folder holds images itself, and not only below."""
+    return any(path.suffix.lower() in readable_endings() and not is_hidden(path.name) for path in folder.iterdir())
+
+
+def _whole(folder: Path) -> Path:
+    """Where a domain without a split has its class folders: in itself, or in a folder called train."""
+    train = folder / "train"
+    return train if train.is_dir() and not _holds_images(train) else folder
+
+
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder holds the images of classes, or such a folder called train, and none to test on."""
-    if (folder / "train").is_dir():
+    """Whether a folder holds the images of classes, or such a folder called train, and none to test on.
+
+    Raises:
+        DataError: some folders in it can only be classes, and others only domains.
+    """
+    if _whole(folder) != folder:
         return not _is_split(folder)
-    classes = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
-    return any(path.suffix.lower() in readable_endings() for each in classes for path in each.iterdir())
+    inside = _folders_in(folder)
+    classes = [each for each in inside if _holds_images(each)]
+    domains = [each for each in inside if _is_split(each) or any(map(_holds_images, _folders_in(each)))]
+    if classes and domains:
+        raise DataError(
+            f"{classes[0]} holds images and {domains[0]} folders of images, so that {folder} is neither one domain nor "
+            "several. Move what is in the wrong place."
+        )
+    return bool(classes)
 
 
 def parted_domain(folder: Path, share: float, layout: str) -> Splits:
@@ -150,7 +184,7 @@ def parted_domain(folder: Path, share: float, layout: str) -> Splits:
     Raises:
         DataError: a class has too few images for both.
     """
-    whole = require(folder / "train" if (folder / "train").is_dir() else folder, layout)
+    whole = _whole(require(folder, layout))
     classes = class_folders(whole, layout)
     by_class: list[list[Path]] = [[] for _ in classes]
     for path, label in images_below(whole, classes).items:
@@ -166,8 +200,10 @@ def parted_domain(folder: Path, share: float, layout: str) -> Splits:
         ordered = sorted(paths, key=lambda path: _sha256(path.relative_to(whole).as_posix()))
         test += [(path, label) for path in sorted(ordered[:tested])]
         train += [(path, label) for path in sorted(ordered[tested:])]
-    if whole not in _told:
-        _told.add(whole)
+    if len(train) < 2:
+        raise DataError(f"{whole} leaves one image to train on; batch norms need at least two.")
+    if (whole, "parted") not in _told:
+        _told.add((whole, "parted"))
         log.info("%s: %d of its %d images are the ones to test on", whole, len(test), len(train) + len(test))
     train_images, test_images = (ListedImages(classes, items, opener=open_image) for items in (train, test))
     return Splits(classes, train_images, test_images)

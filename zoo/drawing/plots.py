@@ -55,7 +55,10 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
 
 
 def accuracy_by_parameters(
-    rows: Sequence[Mapping[str, Any]], stem: Path, one: Entry, metric: str = METRICS[CLASSIFICATION].name
+    rows: Sequence[Mapping[str, Any]],
+    stem: Path,
+    entries: Sequence[Entry],
+    metric: str = METRICS[CLASSIFICATION].name,
 ) -> list[Path]:
     """Draw the mean accuracy against the parameters per task, a point per model, as `<stem>.png` and `<stem>.svg`.
 
@@ -63,7 +66,7 @@ def accuracy_by_parameters(
 
     Args:
         rows: of `zoo.verification.comparison.compare`; those without a mean are left out.
-        one: an entry of those that are compared, for the title.
+        entries: those that are compared, for the title.
         metric: what the mean is of.
 
     Raises:
@@ -89,9 +92,10 @@ def accuracy_by_parameters(
         axes.axhline(best, color=colours["finetune"], linestyle="--", linewidth=0.9, label="fine-tuning", zorder=0)
     _parameter_axis(axes, [row["parameters"] for row in measured])
     axes.margins(y=0.12)
+    backbones = ", ".join(sorted({entry.backbone or "networks of their own" for entry in entries}))
     axes.set(
         xlabel="parameters per task, head left out", ylabel=f"mean {metric}, %",
-        title=f"{one.backbone or 'networks of their own'} on {one.benchmark}",
+        title=f"{backbones} on {entries[0].benchmark}",
     )  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=8)
@@ -127,12 +131,20 @@ def _label(axes: Any, name: str, point: tuple[float, float], taken: Sequence[Any
                     name, point, (away, up), textcoords="offset points", fontsize=8, horizontalalignment=side,
                     verticalalignment=foot, arrowprops={"arrowstyle": "-", "lw": 0.4} if distance > 3 else None,
                 )  # fmt: skip
-                box = text.get_window_extent()
+                box = _words_of(text)
                 inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
                 if inside and not any(box.overlaps(other) for other in taken):
                     return box
                 text.remove()
-    return axes.annotate(name, point, (6, 3), textcoords="offset points", fontsize=8).get_window_extent()
+    return _words_of(axes.annotate(name, point, (6, 3), textcoords="offset points", fontsize=8))
+
+
+def _words_of(annotation: Any) -> Any:
+    """The box of an annotation's words, without its arrow."""
+    from matplotlib.text import Text
+
+    annotation.update_positions(annotation.figure.canvas.get_renderer())
+    return Text.get_window_extent(annotation)
 
 
 def pyplot() -> Any:

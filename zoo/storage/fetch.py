@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
 import socket
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from typing import Any
 from zoo.errors import WeightsError, sentence
 from zoo.storage import resources
 from zoo.storage.files import WeightsFile, atomic_path, sha256
+
+PATIENCE = 5.0  # seconds in which the Hub's server has to answer at all
 
 
 def fetch(file: WeightsFile, folder: Path) -> Path:
@@ -161,12 +165,20 @@ def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
 
 
 def _reachable(address: str) -> bool:
-    """Whether a server answers at all; taken for granted where a proxy stands between."""
-    if urllib.request.getproxies():
+    """Whether a server answers within seconds; taken for granted where a proxy stands between."""
+    if {"http", "https", "all"} & set(urllib.request.getproxies()):
         return True
     parts = urllib.parse.urlsplit(address)
-    try:
-        socket.create_connection((parts.hostname, parts.port or 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    answered = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError):
+            socket.create_connection((parts.hostname or "", port), timeout=PATIENCE).close()
+            answered.set()
+        done.set()
+
+    done = threading.Event()  # names of several addresses, and those that are looked up in vain, take a wait for each
+    threading.Thread(target=connect, daemon=True).start()
+    done.wait(PATIENCE)
+    return answered.is_set()

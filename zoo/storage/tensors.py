@@ -38,6 +38,16 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
             raise WeightsError(f"Cannot write {path}: {error}. What stood there is unchanged.") from error
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """The header alone of a safetensors file, as `read` gives it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is no whole safetensors file: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the header of a safetensors file; the header is empty in a file of another program.
 

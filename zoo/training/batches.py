@@ -31,12 +31,25 @@ def training_loader(
     if cache:
         with accelerator.main_process_first():
             images, transform = cached(images, transform)
-    # A batch norm cannot be trained on a single image, and processes must take the same number of steps.
-    drop_last = accelerator.num_processes > 1 or len(sampler) % recipe.batch == 1
+    drop_last = _drops_last(len(sampler), recipe.batch, accelerator.num_processes)
     share = per_process(recipe.batch, accelerator)
     return DataLoader(
         Transformed(images, transform), share, sampler=sampler, num_workers=workers, drop_last=drop_last
     ), sampler
+
+
+def batches_of(images: int, batch: int, processes: int = 1) -> int:
+    """Batches in an epoch of so many images."""
+    whole, rest = divmod(images, batch)
+    return whole + bool(rest and not _drops_last(images, batch, processes))
+
+
+def _drops_last(images: int, batch: int, processes: int) -> bool:
+    """Whether a batch that is not whole is left out.
+
+    A batch norm cannot be trained on a single image, and processes must take the same number of steps.
+    """
+    return processes > 1 or images % batch == 1
 
 
 class Turns:

@@ -23,7 +23,7 @@ from zoo.increments import get_method
 from zoo.loader import card, fresh_model
 from zoo.storage.files import atomic_path, weights_file
 from zoo.storage.tensors import fingerprint, read, write
-from zoo.training.loop import device_words, plan
+from zoo.training.loop import device_words, planned
 from zoo.training.publishing import publish
 from zoo.training.runs import RunOptions, given, recipe_of, splits_of, train_entry
 
@@ -64,10 +64,10 @@ def train_own(
     if entry.name in own.names() and not options.overwrite:
         _check_same_images(own.entry(entry.name), entry)
     options = replace(options, data_root=data)
-    planned = _announce(entry, registry, options)
+    steps = _announce(entry, registry, options)
     if options.backbone_weights:
         entry = _with_backbone(entry, options.backbone_weights)
-    files = train_entry(entry, registry, entry.tasks, out / entry.name, options, planned)
+    files = train_entry(entry, registry, entry.tasks, out / entry.name, options, steps)
     if not PartialState().is_main_process:
         return entry, out / OWN
     _warn_of_what_was_not_learnt(files)
@@ -80,7 +80,7 @@ def _own_entry(
 ) -> Entry:
     """The entry of the user's domains; all that can be known to be wrong is an error before any training."""
     get_method(method["name"])
-    benchmark = get_benchmark("folder", options.skip_unreadable, options.test_share)
+    benchmark = get_benchmark("folder", test_share=options.test_share)
     classes = {task: benchmark.splits(task, data).classes for task in benchmark.tasks(data)}
     recipe = options.recipe or f"folder/{method['name']}"
     if is_file(recipe):
@@ -149,7 +149,7 @@ def _announce(entry: Entry, registry: Registry, options: RunOptions) -> dict[str
         own = wanted.of(task)
         splits = given(splits_of(entry, task, options), task, wanted, options)
         train, test = (len(images) for images in (splits.train, splits.test))  # type: ignore[arg-type]
-        epochs, _, steps[task] = plan(own, -(-train // own.batch), options)
+        epochs, _, steps[task] = planned(wanted, {task: train}, options)
         log.info(
             "%s: %d training and %d test images of %d classes; %d epochs, %d steps of %d images", task, train, test,
             entry.classes[task], epochs, steps[task], own.batch,
@@ -161,7 +161,7 @@ def _announce(entry: Entry, registry: Registry, options: RunOptions) -> dict[str
     log.info(
         "%s on %s: %s parameters for each task beside its head, %s", described, entry.backbone, f"{added:,}", share
     )
-    log.info("Recipe: %s; on %s", options.recipe or entry.recipe, device_words(options.cpu))
+    log.info("Recipe: %s; on %s", options.recipe or entry.recipe, device_words(options.cpu, wanted.threads))
     log.info("Images: %s%s", wanted.on(card(entry, registry)).input.words(), _whence(wanted))
     return steps
 

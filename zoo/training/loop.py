@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from zoo.kinds.base import Kind, main_output
 from zoo.models.multitask import MultiTaskModel
 from zoo.progress.reporter import Reporter
 from zoo.training import checkpoint
-from zoo.training.batches import Turns, seed_of
+from zoo.training.batches import Turns, batches_of, seed_of
 from zoo.training.evaluation import measure
 from zoo.training.optimizers import build_optimizers, set_learning_rates, update
 from zoo.training.probe import fit_head
@@ -48,6 +48,7 @@ class Execution:
     max_steps: int | None = None  # in all, of which the schedule is made
     steps_per_epoch: int | None = None  # for a quick try
     fraction: float = 1.0  # of the training images, drawn at random
+    test_share: float | None = None  # of images of one's own without a split, to test on
     hold_out: float = 0.0  # share of the training images to test on, in place of the test images
     begun_with: str = ""  # the SHA-256 of the adapter files that tasks begin with, in place of fresh ones
 
@@ -106,6 +107,14 @@ class Plan(NamedTuple):
     steps: int  # in all
 
 
+def planned(recipe: Recipe, images: Mapping[str, int], execution: Execution) -> Plan:
+    """How long a training of tasks is that have so many training images."""
+    processes = PartialState().num_processes
+    rounds = max(batches_of(count, recipe.of(task).batch, processes) for task, count in images.items())
+    own = recipe if len(images) > 1 else recipe.of(next(iter(images)))
+    return plan(own, max(1, rounds) * len(images), execution)
+
+
 def plan(recipe: Recipe, batches: int, execution: Execution) -> Plan:
     """How long a training is on so many batches of images an epoch."""
     per_epoch = min(batches, execution.steps_per_epoch or batches)
@@ -138,6 +147,9 @@ class _Run:
         self.network = accelerator.prepare(model)
         self.feed = Turns(data, self.recipes, accelerator, execution.workers, cache)
         self.epochs, self.per_epoch, self.steps = plan(self.recipe, len(self.feed), execution)
+        for task, own in self.recipes.items():
+            if own.statistics == "frozen":
+                model.rest_norms(task)  # what forbids that is told before any work
         for task, splits in data.items():
             model.prove(task, model.taken(_some_inputs(splits, self.recipes[task]).to(accelerator.device)))
 
@@ -297,13 +309,13 @@ def make_accelerator(
     return accelerator
 
 
-def device_words(cpu: bool = False) -> str:
-    """What a training will run on."""
+def device_words(cpu: bool = False, threads: int | None = None) -> str:
+    """What a training will run on, of a recipe that asks for so many threads of a CPU."""
     if torch.cuda.is_available() and not cpu:
         return torch.cuda.get_device_name()
     if torch.backends.mps.is_available() and not cpu:
         return "Apple's GPU"
-    return f"the CPU ({torch.get_num_threads()} threads)"
+    return f"the CPU ({threads or torch.get_num_threads()} threads)"
 
 
 @contextlib.contextmanager

@@ -20,7 +20,16 @@ from zoo.storage import resources
 from zoo.storage.tensors import read
 from zoo.training.evaluation import measure
 from zoo.training.loop import make_accelerator, run_identity
-from zoo.training.runs import RunOptions, begin_with, begun, checkpoint_of, pending, provenance, train_and_test
+from zoo.training.runs import (
+    RunOptions,
+    amounts_of,
+    begin_with,
+    begun,
+    checkpoint_of,
+    pending,
+    provenance,
+    train_and_test,
+)
 
 Pair = tuple[Dataset[Any], Dataset[Any]]
 # Arguments of its own, or of entries alone.
@@ -92,7 +101,7 @@ def train(
             kept = None if out is None else file
             figures |= train_and_test(model, own, chosen, kept, accelerator, run)
             if kept and accelerator.is_main_process:
-                facts = {"images": _counts(splits[name])}
+                facts = amounts_of(own, chosen, run)[name] | {"images": _counts(splits[name])}
                 model.save_adapter(name, file, facts | provenance(name, chosen, figures[name], run))
                 checkpoint_of(file).unlink(missing_ok=True)
             accelerator.wait_for_everyone()

@@ -56,7 +56,6 @@ class RunOptions(Execution):
     backbone_weights: Path | None = None  # a safetensors file, in place of the published ones
     source_weights: str = "auto"  # of the entry that this one's adapters are compressed from, as `zoo.load` takes them
     skip_unreadable: bool = False
-    test_share: float | None = None  # of images of one's own without a split, to test on
     cache: bool = False  # decode the training images once, and keep them in the cache
     cpu: bool = False
     tracker: str | None = None  # "tensorboard" or "wandb"
@@ -80,6 +79,7 @@ def train_entry(
             what to do; or only some are wanted of tasks that are trained together.
         DataError: the images are not as they should be.
     """
+    options = replace(options, test_share=entry.test_share)  # the entry's own, for good
     recipe = recipe_of(entry.recipe_source, options).on(card(entry, registry))
     if strange := sorted(set(recipe.tasks) - set(entry.tasks)):
         raise OptionError(f"The recipe {recipe.name} names tasks that {entry.name} lacks: {', '.join(strange)}.")
@@ -113,15 +113,7 @@ def train_entry(
         later = sum(planned.get(task, 0) for task in itertools.chain(*to_do[number:]))
         metrics = train_and_test(model, data, recipe, files[group[0]], accelerator, own, later)
         if accelerator.is_main_process:
-            _save(
-                model,
-                entry,
-                recipe,
-                metrics,
-                files,
-                own,
-                {task: given(data[task], task, recipe, own) for task in group},
-            )
+            _save(model, entry, recipe, metrics, files, own, data)
         accelerator.wait_for_everyone()
     _finish_trackers(accelerator)
     return files
@@ -164,12 +156,19 @@ def _save(
     facts = {"entry": entry.name, **({"backbone": entry.backbone} if entry.backbone else {})}
     if entry.networks and (shared := model.shared_tensors()):
         write(next(iter(files.values())).parent / SHARED, shared, facts | provenance(entry.name, recipe, {}, options))
+    amounts = amounts_of(data, recipe, options)
     for task, figures in metrics.items():
-        train, test = (len(images) for images in (data[task].train, data[task].test))  # type: ignore[arg-type]
-        epochs = loop.plan(recipe.of(task), -(-train // recipe.of(task).batch), options).epochs
-        own = {"images": [train, test], "epochs": epochs}
-        model.save_adapter(task, files[task], facts | own | provenance(entry.name, recipe, figures, options))
+        made = facts | amounts[task] | provenance(entry.name, recipe, figures, options)
+        model.save_adapter(task, files[task], made)
         checkpoint_of(files[task]).unlink(missing_ok=True)
+
+
+def amounts_of(data: Mapping[str, Splits], recipe: Recipe, options: RunOptions) -> dict[str, dict[str, Any]]:
+    """For each task of a training the numbers of its training and test images, and of epochs."""
+    used = {task: given(splits, task, recipe, options) for task, splits in data.items()}
+    counts = {task: [len(splits.train), len(splits.test)] for task, splits in used.items()}  # type: ignore[arg-type]
+    epochs = loop.planned(recipe, {task: count[0] for task, count in counts.items()}, options).epochs
+    return {task: {"images": count, "epochs": epochs} for task, count in counts.items()}
 
 
 def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequence[str], options: RunOptions) -> None:

@@ -14,6 +14,7 @@ from zoo.datasets import Images
 from zoo.drawing.mistakes import Mistake, draw_confusion, draw_mistakes
 from zoo.errors import OptionError
 
+SIDE = 256  # pixels of the longer side of a picture in a sheet
 SHOWN = 48  # pictures in a sheet, those that the classifier was most certain of
 
 
@@ -83,7 +84,10 @@ class Answers:
         mistakes = []
         for place in wrong[:shown]:
             image = images[place][0]
-            picture = images_of.to_pil_image(image) if isinstance(image, Tensor) else image
+            if isinstance(image, Tensor):  # of a clip the frame in the middle
+                image = images_of.to_pil_image(image[len(image) // 2] if image.ndim == 4 else image)
+            picture = image.convert("RGB")
+            picture.thumbnail((SIDE, SIDE))
             names = self.classes[int(truth[place])], self.classes[int(given[place])]
             mistakes.append(Mistake(picture, *names, float(shares[place])))
         if not mistakes:
