@@ -70,7 +70,7 @@ def test_every_command_can_be_typed(
 ELSEWHERE = {
     r"--data-root DIR|ARCHIVES|--from archives|CHECKPOINT|DATA/": "need data sets or checkpoints; read above",
     r"resnet20-beside": "tests/test_documents.py adds that method and runs them",
-    r"photos|DIR|OUT": "the test of from-folder-to-service.md runs the like",
+    r"photos|DIR|OUT|elsewhere": "the test of from-folder-to-service.md runs the like",
     r"^zoo predict (zoo/efficientnet|efficientnet)": "tests/backbones/test_imported.py asks them of photographs",
     r"search-sharing|--rank auto": "tests/search runs them on a few images",
     r"^zoo train mlp|--retrain": "tests/verification trains that again",
@@ -78,6 +78,8 @@ ELSEWHERE = {
 QUICKER = {  # of words, so that it does not take long
     r"^zoo (bench|compare) .*": " --rounds 1",
     r"^zoo train resnet20-ftn-r8-shapes .*": " --max-steps 2",
+    r"^zoo eval resnet20-ftn-r8-shapes": " --task sketch",
+    r"^zoo eval resnet20-ftn-r8-rooms": " --task depth",
 }
 RUN = [
     (page, " ".join(map(shlex.quote, words)))

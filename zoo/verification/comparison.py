@@ -81,12 +81,10 @@ def _row(entry: Entry, tasks: list[str]) -> dict[str, Any]:
     own = {task: measured[task] for task in tasks if task in measured}
     mean = entry.mean(own) if len(own) == len(tasks) else None
     half = None if mean is None else half_interval(entry, own)
-    parameters = counted and counted.per_task + counted.shared // len(entry.tasks)
-    share = (
-        round(100 * parameters / counted.backbone, 2)
-        if counted and counted.backbone and parameters is not None
-        else None
-    )
+    parameters = share = None
+    if counted:
+        parameters = counted.per_task + counted.shared // len(entry.tasks)
+        share = round(100 * parameters / counted.backbone, 2) if counted.backbone else None
     sizes = [file.size for file in (entry.weights or {}).values()]
     common = entry.shared.size if entry.shared else 0
     return {

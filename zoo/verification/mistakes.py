@@ -60,7 +60,7 @@ class Answers:
     def worst_pairs(self, most: int = 10) -> list[dict[str, Any]]:
         """The classes that are mixed up most often."""
         confusion = self.confusion()
-        pairs = [
+        pairs: list[dict[str, Any]] = [
             {"class": self.classes[i], "taken for": self.classes[j], "images": int(n), "of": int(counts.sum())}
             for i, counts in enumerate(confusion)
             for j, n in enumerate(counts)
@@ -79,8 +79,8 @@ class Answers:
             images: those that the answers were given for, in the same order.
         """
         truth, given, shares = (torch.cat(each) for each in (self._truth, self._given, self._shares))
-        wrong = (truth != given).nonzero().flatten()
-        wrong = wrong[shares[wrong].argsort(descending=True, stable=True)].tolist()
+        places = (truth != given).nonzero().flatten()
+        wrong: list[int] = places[shares[places].argsort(descending=True, stable=True)].tolist()
         mistakes = []
         for place in wrong[:shown]:
             image = images[place][0]

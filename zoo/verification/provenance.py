@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ def half_interval(entry: Entry, figures: Mapping[str, float]) -> float | None:
         if half is None:
             return None
         halves.append(half)
-    return sum(half**2 for half in halves) ** 0.5 / len(halves)
+    return math.sqrt(sum(half**2 for half in halves)) / len(halves)
 
 
 def _header(entry: Entry, task: str) -> dict[str, Any]:
