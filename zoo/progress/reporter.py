@@ -32,7 +32,7 @@ class Reporter:
         self, title: str, epochs: int, steps: int, start: int = 0, quiet: bool = False, later: int = 0
     ) -> None:
         self.title, self.epochs, self.steps, self.start, self.later = title, epochs, steps, start, later
-        self._taken, self._estimated = 0, False
+        self._taken, self._estimated, self._warm = 0, False, 0.0
         self._console = Console(file=sys.stderr, quiet=quiet)
         self._began = time.monotonic()
         self._bar = Progress(
@@ -54,10 +54,12 @@ class Reporter:
         """One optimiser step is done; `epoch` counts from 0, the figures are the epoch's means so far."""
         self._bar.update(self._task, advance=1, note=self._note(epoch, figures))
         self._taken += 1
-        passed = time.monotonic() - self._began
-        if not self._estimated and passed > FIRST and self._taken > 1:
+        if self._taken == 1:
+            self._warm = time.monotonic()  # the first step takes longer than the others
+        passed = time.monotonic() - self._warm
+        if not self._estimated and passed > FIRST:
             self._estimated = True
-            self._estimate(passed / self._taken)
+            self._estimate(passed / (self._taken - 1))
 
     def _estimate(self, each: float) -> None:
         """Say how long all will take, of which a step takes so many seconds."""
