@@ -117,7 +117,7 @@ def test_other_tensors_do_not_fit() -> None:
 
 
 def test_a_backbone_that_is_no_classifier_of_imagenet_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.deployment.entries.pretrained_network", lambda *_: build("zoo/resnet20"))
+    monkeypatch.setattr("zoo.deployment.predict.pretrained_network", lambda *_: build("zoo/resnet20"))
     told = CliRunner().invoke(main, ["predict", "zoo/resnet20@shapes", str(SKIMAGE / "coffee.png")])
     assert told.exit_code == 2
     assert "has 10 classes, not ImageNet's 1000" in told.output

@@ -348,11 +348,11 @@ def test_domains_of_ones_own(tmp_path: Path, own: tuple[object, ...], caplog: py
     (row,) = out(*registry, "predict", OWN_NAME, "--task", "photo", image)
     assert set(row["classes"]) == {"cat", "dog"}  # type: ignore[call-overload]
     assert sum(row["classes"].values()) == pytest.approx(1, abs=1e-5)  # type: ignore[attr-defined]
-    whole = out(*registry, "predict", NAME, "--task", "photo", data / "photo" / "test", "--top", 1)
+    whole = out(*registry, "predict", OWN_NAME, "--task", "photo", data / "photo" / "test", "--top", 1)
     assert len(whole) == 12
-    assert " %" in zoo(*registry, "predict", NAME, "--task", "photo", image).stdout
+    assert " %" in zoo(*registry, "predict", OWN_NAME, "--task", "photo", image).stdout
     (tmp_path / "none").mkdir()
-    assert "holds no image" in error(*registry, "predict", NAME, "--task", "photo", tmp_path / "none", status=1)
+    assert "holds no image" in error(*registry, "predict", OWN_NAME, "--task", "photo", tmp_path / "none", status=1)
 
 
 def test_a_folder_of_ones_own_works_elsewhere(

@@ -135,13 +135,8 @@ def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out
             click.echo(path, err=as_json)
 
 
-HOW = (
-    "method",
-    "recipe",
-    "epochs",
-    "training images",
-    "test images",
-)  # of a comparison's rows, in a table of their own
+# Of a comparison's rows, in a table of their own.
+HOW = ("method", "recipe", "epochs", "training images", "test images")
 
 
 def _show_comparison(rows: list[dict[str, Any]], as_json: bool) -> None:

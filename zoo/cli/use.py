@@ -63,26 +63,25 @@ def evaluate(
     for each, known in answers.items():
         if confusion and not as_json:
             _show_mixed_up(each, known, figures[each])
-        if out:
-            plain = out.with_suffix("") if out.suffix in (".png", ".svg") else out
-            stem = plain if len(answers) == 1 else plain.with_name(f"{plain.name}_{each}")
-            for path in known.draw_confusion(stem, f"{name}, {each}: {figures[each]:.1f} %"):
-                click.echo(path, err=as_json)
+        for path in _draw_confusion(out, known, f"{name}, {each}: {figures[each]:.1f} %", each, len(answers)):
+            click.echo(path, err=as_json)
         if errors:
             test = claims.test_images(entry, each, data_root, skip_unreadable)
             click.echo(known.draw_mistakes(test, errors / f"{each}.png"), err=as_json)
 
 
+def _draw_confusion(out: Path | None, answers: Answers, title: str, task: str, tasks: int) -> list[Path]:
+    """Draw what a classifier mixes up, if that is wanted, under a name that no other task's picture has."""
+    if out is None:
+        return []
+    plain = out.with_suffix("") if out.suffix in (".png", ".svg") else out
+    return answers.draw_confusion(plain if tasks == 1 else plain.with_name(f"{plain.name}_{task}"), title)
+
+
 def _mixed_up(task: str, answers: Answers) -> dict[str, Any]:
     """What a classifier mixes up, for programs."""
-    confusion = answers.confusion().tolist()
-    return {
-        "task": task,
-        "by class": answers.by_class(),
-        "worst pairs": answers.worst_pairs(),
-        "classes": answers.classes,
-        "confusion": confusion,
-    }
+    found: dict[str, Any] = {"task": task, "by class": answers.by_class(), "worst pairs": answers.worst_pairs()}
+    return found | {"classes": answers.classes, "confusion": answers.confusion().tolist()}
 
 
 def _show_mixed_up(task: str, answers: Answers, figure: float) -> None:

@@ -101,12 +101,8 @@ def _own_entry(
 def _check_same_images(known: Entry, entry: Entry) -> None:
     """Raise OptionError where an entry of that name was trained on images of another folder."""
     root = known.images_root()
-    parted = known.test_share != entry.test_share
-    if (
-        parted
-        or known.classes != entry.classes
-        or (root and root.resolve() != (entry.folder / str(entry.data_root)).resolve())
-    ):
+    stated = (entry.folder / str(entry.data_root)).resolve()
+    if known.classes != entry.classes or (root and root.resolve() != stated):
         raise OptionError(
             f"{entry.folder} holds an entry {entry.name} that was trained on other images"
             f"{f', those of {root}' if root else ''}. Name another --out or --name, or --overwrite it."
