@@ -92,10 +92,11 @@ def accuracy_by_parameters(
         axes.axhline(best, color=colours["finetune"], linestyle="--", linewidth=0.9, label="fine-tuning", zorder=0)
     _parameter_axis(axes, [row["parameters"] for row in measured])
     axes.margins(y=0.12)
+    own = entries[0].benchmark == "folder"  # a folder's benchmark has no name, its tasks have
     backbones = ", ".join(sorted({entry.backbone or "networks of their own" for entry in entries}))
     axes.set(
         xlabel="parameters per task, head left out", ylabel=f"mean {metric}, %",
-        title=f"{backbones} on {entries[0].benchmark}",
+        title=f"{backbones} on {', '.join(entries[0].tasks) if own else entries[0].benchmark}",
     )  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=8)
