@@ -33,9 +33,13 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def _folders_in(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+
+
 def class_folders(folder: Path, layout: str) -> tuple[str, ...]:
     """The names of the folders in a folder, sorted, hidden ones left out; raises DataError where there is none."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    names = sorted(path.name for path in _folders_in(folder))
     if not names:
         raise DataError(f"{folder} holds no class folder.\n{layout}")
     return tuple(names)
@@ -116,7 +120,7 @@ Where there is nothing to test on, --test-share 0.2 (in Python test_share=0.2) p
         folder = self.folder(root)
         if self._is_domain(folder):
             return (folder.resolve().name,)
-        inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+        inside = sorted(path.name for path in _folders_in(folder))
         tasks = tuple(name for name in inside if (folder / name / "train").is_dir() or self._is_domain(folder / name))
         if not tasks:
             raise DataError(f"{folder} holds no domain.\n{self.layout.format(root=folder)}")
@@ -139,10 +143,6 @@ Where there is nothing to test on, --test-share 0.2 (in Python test_share=0.2) p
 def _is_split(folder: Path) -> bool:
     """Whether a folder holds images to train on, and others to test on."""
     return (folder / "train").is_dir() and any((folder / name).is_dir() for name in TEST)
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
 
 
 def _holds_images(folder: Path) -> bool:

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from zoo.catalog.task import Task, is_dense
 from zoo.datasets import open_image
-from zoo.drawing.plots import pyplot
+from zoo.drawing.plots import pyplot, save_png
 from zoo.errors import OptionError
 from zoo.kinds import get_kind
 from zoo.kinds.base import DenseKind
 from zoo.models.multitask import MultiTaskModel
-from zoo.storage.files import atomic_path
 
 INCHES = 3.2  # of one picture's width in a sheet
 
@@ -61,8 +60,8 @@ def draw_answers(model: MultiTaskModel, path: Path, folder: Path) -> list[Path]:
     for name, task in tasks.items():
         figure, axes = pyplot().subplots(figsize=(1.6 * INCHES, INCHES), layout="constrained")
         _panel(axes, name, task, found[name])
-        files.append(_save(figure, folder / f"{path.stem}_{name}.png"))
-    return [*files, _save(_sheet(image, tasks, found), folder / f"{path.stem}_overview.png")]
+        files.append(save_png(figure, folder / f"{path.stem}_{name}.png"))
+    return [*files, save_png(_sheet(image, tasks, found), folder / f"{path.stem}_overview.png")]
 
 
 def draw_overview(model: MultiTaskModel, image: Image.Image, file: Path, truth: Mapping[str, Tensor]) -> Path:
@@ -71,7 +70,7 @@ def draw_overview(model: MultiTaskModel, image: Image.Image, file: Path, truth: 
     Args:
         truth: targets by task, (H, W) or (channels, H, W).
     """
-    return _save(_sheet(image, dense_tasks(model), answers(model, image), truth), file)
+    return save_png(_sheet(image, dense_tasks(model), answers(model, image), truth), file)
 
 
 def _sheet(
@@ -107,11 +106,3 @@ def _panel(axes: Any, name: str, task: Task, answer: npt.NDArray[Any]) -> None:
     _kind(task).draw(axes, answer, task.classes)
     axes.set_title(name)
     axes.axis("off")
-
-
-def _save(figure: Any, file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(file) as temporary:
-        figure.savefig(temporary, dpi=150)
-    pyplot().close(figure)
-    return file

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from zoo.drawing.plots import pyplot, save
-from zoo.storage.files import atomic_path
+from zoo.drawing.plots import pyplot, save, save_png
 
 NAMED, COUNTED = 60, 25  # classes, up to which each is named, and each count written
 COLUMNS = 6
@@ -58,8 +57,7 @@ def draw_mistakes(mistakes: Sequence[Mistake], file: Path, wrong: int, of: int) 
     """
     columns = min(COLUMNS, len(mistakes))
     rows = math.ceil(len(mistakes) / columns)
-    plt = pyplot()
-    figure, grid = plt.subplots(
+    figure, grid = pyplot().subplots(
         rows, columns, figsize=(2.2 * columns, 2.6 * rows + 0.4), layout="constrained", squeeze=False
     )
     for axes, mistake in zip(grid.flat, mistakes, strict=False):
@@ -69,8 +67,4 @@ def draw_mistakes(mistakes: Sequence[Mistake], file: Path, wrong: int, of: int) 
         axes.axis("off")
     some = "" if len(mistakes) == wrong else f"; the {len(mistakes)} most certain"
     figure.suptitle(f"{wrong} of {of:,} wrong{some}", fontsize=10)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(file) as temporary:
-        figure.savefig(temporary, dpi=110)
-    plt.close(figure)
-    return file
+    return save_png(figure, file, dpi=110)

@@ -81,22 +81,23 @@ def accuracy_by_parameters(
 
     methods = list(dict.fromkeys(row["method"] for row in measured))
     colours = {method: plt.get_cmap("tab10")(number % 10) for number, method in enumerate(methods)}
-    for row in measured:
-        label = row["method"] if row is next(r for r in measured if r["method"] == row["method"]) else None
+    for method, colour in colours.items():
+        own = [row for row in measured if row["method"] == method]
+        halves = [row.get("±") for row in own]
         axes.errorbar(
-            row["parameters"], row["mean %"], yerr=row.get("±"), fmt="o", color=colours[row["method"]], label=label,
-            elinewidth=0.8, ecolor=(*colours[row["method"]][:3], 0.4),
+            [row["parameters"] for row in own], [row["mean %"] for row in own], yerr=None if None in halves else halves,
+            fmt="o", color=colour, label=method, elinewidth=0.8, ecolor=(*colour[:3], 0.4),
         )  # fmt: skip
     best = max((row["mean %"] for row in measured if row["method"] == "finetune"), default=None)
     if best is not None:
         axes.axhline(best, color=colours["finetune"], linestyle="--", linewidth=0.9, label="fine-tuning", zorder=0)
     _parameter_axis(axes, [row["parameters"] for row in measured])
     axes.margins(y=0.12)
-    own = entries[0].benchmark == "folder"  # a folder's benchmark has no name, its tasks have
+    nameless = entries[0].benchmark == "folder"  # a folder's tasks have names
     backbones = ", ".join(sorted({entry.backbone or "networks of their own" for entry in entries}))
     axes.set(
         xlabel="parameters per task, head left out", ylabel=f"mean {metric}, %",
-        title=f"{backbones} on {', '.join(entries[0].tasks) if own else entries[0].benchmark}",
+        title=f"{backbones} on {', '.join(entries[0].tasks) if nameless else entries[0].benchmark}",
     )  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=8)
@@ -168,3 +169,12 @@ def save(figure: Any, stem: Path) -> list[Path]:
             figure.savefig(temporary, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
     pyplot().close(figure)
     return files
+
+
+def save_png(figure: Any, file: Path, dpi: int = 150) -> Path:
+    """Write a figure as a PNG, in a folder that is made where there is none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=dpi)
+    pyplot().close(figure)
+    return file

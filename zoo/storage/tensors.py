@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,25 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
             raise WeightsError(f"Cannot write {path}: {error}. What stood there is unchanged.") from error
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header alone of a safetensors file, as `read` gives it."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A safetensors file, and its header; raises WeightsError for what is none."""
     try:
         with safe_open(path, framework="pt") as file:
-            found = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            if not isinstance(header, dict):
+                raise ValueError("its header is no mapping")
+            yield file, header
+    except FileNotFoundError:
+        raise WeightsError(f"There is no weights file {path}.") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is no whole safetensors file: {error}") from error
-    return found if isinstance(found, dict) else {}
+        raise WeightsError(f"{path} is not a whole safetensors file ({error}). Fetch or train it again.") from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header alone of a safetensors file, as `read` gives it."""
+    with _opened(path) as (_, header):
+        return header
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -54,16 +66,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         WeightsError: no file, not a whole safetensors file, or a value that is not finite.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-            if not isinstance(header, dict):
-                raise ValueError("its header is no mapping")
-    except FileNotFoundError:
-        raise WeightsError(f"There is no weights file {path}.") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a whole safetensors file ({error}). Fetch or train it again.") from error
+    with _opened(path) as (file, header):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise WeightsError(f"{path}: the tensor {name} holds a value that is not finite. Fetch or train it again.")
