@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zoo.loader import adapt as adapt
     from zoo.loader import load as load
     from zoo.models.adapted import TaskModel as TaskModel
+    from zoo.models.swapping import swap as swap
     from zoo.training.own import evaluate as evaluate
     from zoo.training.own import train as train
 
@@ -38,11 +39,12 @@ _HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need n
     "load_peft": "zoo.deployment.interchange",
     "register": "zoo.catalog.registry",
     "save_peft": "zoo.deployment.interchange",
+    "swap": "zoo.models.swapping",
     "train": "zoo.training.own",
 }
 __all__ = [
     "Preprocessing", "Recipe", "Registry", "Task", "TaskModel", "ZooError", "adapt", "evaluate", "export",
-    "list_models", "load", "load_peft", "register", "save_peft", "train",
+    "list_models", "load", "load_peft", "register", "save_peft", "swap", "train",
 ]  # fmt: skip
 
 

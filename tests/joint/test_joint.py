@@ -13,6 +13,7 @@ import tensorly
 import torch
 from torch import Tensor, nn
 
+import zoo
 from zoo.catalog.task import Preprocessing, Task
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.joint import JointModel, Network, joined, sharings
@@ -464,3 +465,11 @@ def test_mrn_shares_lower_layers_whole_and_refuses_what_differs() -> None:
         model("mrn", {"a": Network.of(mlp(), 5), "b": Network.of(mlp(), 4)}, strength=0.0)
     with pytest.raises(OptionError, match="0 <= specific <= 2"):
         model("mrn", specific=3)
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_a_fused_network_becomes_another_tasks_in_place(method: str) -> None:
+    made = model(method)
+    plain, fresh = made.fuse("a"), made.fuse("b")
+    zoo.swap(plain, made, "b")
+    assert torch.equal(plain(IMAGES), fresh(IMAGES))

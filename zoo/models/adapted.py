@@ -276,6 +276,10 @@ class TaskModel(proof.Provable):
             fused: nn.Module = trainable(copy_of(self.backbone, plain))
         return fused.eval()
 
+    def plain_tensors(self, task: str) -> dict[str, Tensor]:
+        self.task(task)
+        return {f"{path}.{name}": t for path, site in self._sites for name, t in site.plain_tensors(task).items()}
+
     # -- tensors --------------------------------------------------------------------------------------------------
 
     def task_parameters(self, task: str) -> Iterator[tuple[str, nn.Parameter]]:

@@ -51,6 +51,10 @@ class Site(nn.Module):
         layer.__dict__.update({name: copy.copy(self.__dict__[name]) for name in HOOKS})
         return layer
 
+    def plain_tensors(self, task: str) -> dict[str, Tensor]:
+        """The tensors of `plain(task)`, by name; made in the graph of whatever they are made of, and not copied."""
+        return self.tasks[task].state_dict(keep_vars=True)
+
     def forward(self, *args: Any, **named: Any) -> Any:
         served = self.selection.task
         self.selection.note(self)
@@ -259,6 +263,9 @@ class AdaptedLayer(Site):
             own = {k: None if t is None else nn.Parameter(t.detach().clone()) for k, t in self._own(task).items()}
         layer: nn.Module = copy_of(self._with(own))
         return layer
+
+    def plain_tensors(self, task: str) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self._own(task).items() if tensor is not None}
 
     def serve(self, task: str, *args: Any, **named: Any) -> Any:
         if task not in self.tasks:

@@ -104,6 +104,14 @@ class MultiTaskModel(nn.Module):
     def fuse(self, task: str) -> nn.Module:
         """A plain module that does what this model does for `task`, in eval mode; the model stays as it was."""
 
+    def plain_tensors(self, task: str) -> dict[str, Tensor]:
+        """What of the tensors of `fuse(task)` is the task's own, by their names there: W + ΔW, norms and head.
+
+        They are computed of the model's tensors, in autograd's graph or an exporter's if there is one; some are the
+        model's own and no copies.
+        """
+        return self.fuse(task).state_dict()
+
     @abstractmethod
     def networks(self) -> Sequence[nn.Module]:
         """The modules that do the work when the model is called, to be compiled each by itself."""
