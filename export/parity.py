@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ExportError, OptionError, sentence
+from zoo.storage.files import sha256
 
 PROVIDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "cpu": ("CPUExecutionProvider", {}),
@@ -20,6 +24,7 @@ PROVIDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "tensorrt": ("TensorrtExecutionProvider", {}),
 }
 INPUT = "images"
+SHARED_FILE, SHARED_SHA256 = "shared_file", "shared_sha256"  # in the metadata of a graph whose weights lie beside it
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ def session(path: str | Path, provider: str = "cpu", *, spinning: bool = True) -
 
     Raises:
         OptionError: no such provider.
-        ExportError: this machine does not have it, or the file cannot be read.
+        ExportError: this machine does not have it, the file cannot be read, or the file of weights that it shares with
+            others is not the one that it was made for.
     """
     if provider not in PROVIDERS:
         raise OptionError(f"Unknown provider {provider!r}; choose one of {', '.join(PROVIDERS)}.")
@@ -66,7 +72,9 @@ def session(path: str | Path, provider: str = "cpu", *, spinning: bool = True) -
     try:
         made = ort.InferenceSession(str(path), options, providers=[(wanted, settings)])
     except Exception as error:  # ONNX Runtime raises classes of its own for each status, with no common base
+        _check_shared(Path(path))
         raise ExportError(f"ONNX Runtime cannot run {path} on {provider}: {sentence(error)}") from error
+    _check_shared(Path(path), made.get_modelmeta().custom_metadata_map)
     if made.get_providers()[0] != wanted:
         here = [name for name, (full, _) in PROVIDERS.items() if full in made.get_providers()]
         raise ExportError(
@@ -74,6 +82,31 @@ def session(path: str | Path, provider: str = "cpu", *, spinning: bool = True) -
             "Install its drivers and libraries, or choose --provider cpu."
         )
     return made
+
+
+def _check_shared(path: Path, facts: Mapping[str, str] | None = None) -> None:
+    """Raise ExportError unless the file of weights that a graph shares with others is the one that it states.
+
+    Args:
+        facts: the graph's metadata; None: read them, if that is possible.
+    """
+    if facts is None:
+        facts = {}
+        with contextlib.suppress(Exception):  # no graph at all, of which somebody else tells
+            facts = {each.key: each.value for each in onnx.load(path, load_external_data=False).metadata_props}
+    if SHARED_FILE not in facts:
+        return
+    name = facts[SHARED_FILE]
+    file = path.parent / name
+    if Path(name).name != name:
+        raise ExportError(f"{path} names a file of weights outside its folder: {name!r}.")
+    if not file.is_file():
+        raise ExportError(f"{path} needs the weights in {name} beside it, and they are not there: copy both.")
+    if (found := sha256(file)) != facts.get(SHARED_SHA256):
+        raise ExportError(
+            f"{file} is not the file that {path.name} was made for: its SHA-256 is {found[:12]}…, not "
+            f"{facts.get(SHARED_SHA256, 'none')[:12]}…. Copy the folder again, or export into another one."
+        )
 
 
 def run(made: ort.InferenceSession, images: npt.NDArray[Any]) -> npt.NDArray[Any]:

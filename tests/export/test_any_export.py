@@ -94,7 +94,7 @@ def test_weights_past_the_limit_lie_beside_the_graph(tmp_path: Path, monkeypatch
     np.testing.assert_allclose(run(session(file), images.numpy()), net(images).detach(), rtol=1e-4, atol=1e-5)
     # one that fails leaves what is there
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("zoo.export.onnx.TOLERANCE", -1.0)
+    monkeypatch.setattr("zoo.export.form.TOLERANCE", -1.0)
     with pytest.raises(ExportError, match="differs from its source"):
         to_onnx(Net(), file, task=TASK, largest=100)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
 from zoo.export import compare, run, session, to_onnx
+from zoo.export.form import Form
 
 import zoo
 from tests.conftest import SmallNet, disturb
@@ -80,6 +83,7 @@ METADATA = {
     "ftn_zoo_version", "precision", "task", "kind", "classes", "preprocessing", "preprocessing_in_graph", "entry",
     "adapter_sha256", "backbone", "backbone_sha256", "recipe", "method",
 }  # fmt: skip
+SHARED = {"shared_file", "shared_sha256"}  # of graphs whose weights lie beside them
 
 
 @pytest.mark.parametrize(("preprocess", "said"), [(False, "no"), (True, "scale"), ("scale", "scale"), ("full", "full")])
@@ -91,7 +95,7 @@ def test_metadata_have_the_keys_that_are_documented(
     assert facts["preprocessing_in_graph"] == said
     page = (Path(__file__).parents[2] / "docs" / "exported-graphs.md").read_text()
     documented = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-    assert documented == METADATA
+    assert documented == METADATA | SHARED
     assert set(facts) <= documented
     keys = set(json.loads(facts["preprocessing"]))
     assert keys == {"size", "width", "frames", "resize", "interpolation", "mean", "std"}
@@ -122,16 +126,15 @@ def test_a_graph_that_differs_is_refused_and_not_kept(
     file = tmp_path / "a.onnx"
     to_onnx(model.fuse("a"), file, task=TASK)
     before = file.read_bytes()
-    real = zoo.export.onnx._graph_model
+    real = Form.exported
 
-    def altered(*args: object) -> onnx.ModelProto:
-        proto = real(*args)  # type: ignore[arg-type]
-        weight = max(proto.graph.initializer, key=lambda t: len(t.raw_data))
-        values = onnx.numpy_helper.to_array(weight) * np.float32(1.001)
-        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-        return proto
+    def altered(*args: Any) -> ir.Model:
+        model = real(*args)
+        weight = max((v.const_value for v in model.graph.initializers.values() if v.const_value), key=lambda t: t.size)
+        weight.numpy()[...] *= np.float32(1.001)
+        return model
 
-    monkeypatch.setattr(zoo.export.onnx, "_graph_model", altered)
+    monkeypatch.setattr(Form, "exported", altered)
     with pytest.raises(ExportError, match=r"differs from its source by more than 0\.0001"):
         to_onnx(model.fuse("a"), file, task=TASK)
     assert file.read_bytes() == before

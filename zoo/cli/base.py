@@ -30,7 +30,8 @@ skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave ou
 COMMANDS = {  # and the file of this folder that each stands in
     **dict.fromkeys(("ls", "info", "download", "compare", "plot", "data"), "look"),
     **dict.fromkeys(("train", "compress", "convert", "search-sharing", "pack", "cp"), "make"),
-    **dict.fromkeys(("eval", "verify", "export", "predict", "bench"), "use"),
+    **dict.fromkeys(("eval", "verify", "predict", "bench"), "use"),
+    "export": "deploy",
 }
 SECTIONS = {  # of the help
     "Every day": ("ls", "info", "train", "eval", "compare", "predict", "export", "cp"),

@@ -1,4 +1,4 @@
-"""Using adapters: eval, verify, export, predict, bench."""
+"""Using adapters: eval, verify, predict, bench."""
 
 from __future__ import annotations
 
@@ -147,68 +147,6 @@ def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None,
     failed = [check for check in checks if not check.passed]
     if failed:
         raise CheckFailed(f"{len(failed)} of {len(checks)} checks of {name} failed; the first: {failed[0].detail}")
-
-
-@main.command()
-@click.argument("name")
-@click.option("--task", "tasks", multiple=True, help="Export this task; may be given several times.")
-@click.option("--all-tasks", is_flag=True)
-@click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the <task>.onnx files.")
-@click.option(
-    "--preprocess",
-    is_flag=False,
-    flag_value="scale",
-    type=click.Choice(["scale", "full"]),
-    help="Take uint8 images (B, H, W, C), and scale and normalise in the graph; full: resize and crop there too.",
-)
-@click.option("--half", is_flag=True, help="Compute in float16.")
-@click.option("--provider", default="cpu", show_default=True, help="cpu, cuda or tensorrt: what runs the comparison.")
-@click.option(
-    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
-)
-@data_root
-@as_json
-@click.pass_obj
-def export(
-    registry: Registry, name: str, tasks: tuple[str, ...], all_tasks: bool, out: Path, preprocess: str | None,
-    half: bool, provider: str, weights: str, data_root: Path | None, as_json: bool,
-) -> None:  # fmt: skip
-    """Write one ONNX graph per task, each compared with its source; exit 1 where they differ."""
-    from zoo.deployment.entries import export_entry
-    from zoo.export.onnx import interface
-
-    narrate()
-    entry = registry.entry(name)
-    chosen = [entry.known_task(task) for task in tasks]
-    if bool(chosen) == all_tasks:
-        raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")
-    made = export_entry(
-        entry, registry, chosen or list(entry.tasks), out, data_root=data_root, weights=weights,
-        preprocess=preprocess or False, half=half, provider=provider,
-    )  # fmt: skip
-    rows = [
-        {"task": task, "file": str(path), **interface(path), "parity": str(parity)}
-        for task, (path, parity) in made.items()
-    ]
-    show(rows, as_json)
-    if not as_json:
-        _tell_preprocessing({task: path for task, (path, _) in made.items()}, preprocess)
-
-
-def _tell_preprocessing(graphs: dict[str, Path], inside: str | None) -> None:
-    """What has to be done to an image before the graphs of tasks take it."""
-    from zoo.export.onnx import preprocessing_of
-
-    within = {
-        None: "",
-        "scale": "; mean and deviation are in the graph, resizing stays with the caller",
-        "full": "; all of that is in the graph, which takes images of any size",
-    }[inside]
-    told: dict[str, list[str]] = {}
-    for task, path in graphs.items():
-        told.setdefault(preprocessing_of(path).words(), []).append(task)
-    for done, tasks in told.items():
-        click.echo(f"An image for {', '.join(tasks)} is first: {done}{within}. It stands in the graph's metadata.")
 
 
 @main.command()

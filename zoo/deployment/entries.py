@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,25 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
 from zoo.catalog.task import Bands, Task
 from zoo.datasets import benchmark_of
-from zoo.export import FULL, Parity, run, session, to_onnx
+from zoo.export import FULL, Parity, run, session, to_onnx, to_shared
+from zoo.export.shared import held
 from zoo.loader import load, load_adapters, plain_network
 from zoo.storage.files import sha256
 from zoo.storage.tensors import read
 from zoo.verification.timing import interleaved, medians, ratio
 
 log = logging.getLogger(__name__)
+FUSED, SHARED = "fused", "shared"  # the forms in which tasks leave
 REAL_IMAGES = 16  # test images per task that a graph is compared on
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A task's graph."""
+
+    path: Path
+    parity: Parity  # with its source
+    holds: str = "the whole network"  # beside what it refers to
 
 
 def export_entry(
@@ -32,28 +44,39 @@ def export_entry(
     tasks: Sequence[str],
     folder: Path,
     *,
+    form: str = FUSED,
     data_root: Path | None = None,
     weights: str | Path = "auto",
     preprocess: bool | str = False,
     **options: Any,
-) -> dict[str, tuple[Path, Parity]]:
-    """One checked ONNX graph per task of an entry, `<folder>/<task>.onnx`; see `zoo.export.to_onnx` for the options.
+) -> dict[str, Exported]:
+    """One checked ONNX graph per task of an entry, `<folder>/<task>.onnx`.
 
     Each is compared on random inputs and, where the benchmark's images are at hand, on real ones.
+
+    Args:
+        form: "fused": each holds its whole network; "shared": all refer to one file of the backbone's weights.
+        options: of `zoo.export.to_onnx` or `to_shared`.
     """
     files = adapter_files(entry, tasks, weights)
     model = load_adapters(entry, registry, files)
     made = {}
     for task, file in files.items():
-        known, header = model.task(task), read(file)[1]
-        provenance = {"entry": entry.name, "adapter_sha256": sha256(file)}
-        provenance |= {key: header[key] for key in ("backbone", "backbone_sha256", "recipe", "method") if key in header}
-        path, images = folder / f"{task}.onnx", real_inputs(entry, known, data_root, preprocess)
-        parity = to_onnx(
-            model.fuse(task), path, task=known, preprocess=preprocess, images=images, metadata=provenance, **options
-        )
-        made[task] = path, parity
+        known, path = model.task(task), folder / f"{task}.onnx"
+        given = {"images": real_inputs(entry, known, data_root, preprocess), "metadata": provenance(entry, file)}
+        given |= {"preprocess": preprocess, **options}
+        if form == SHARED:
+            made[task] = Exported(path, to_shared(model, task, path, **given), held(model, task))
+        else:
+            made[task] = Exported(path, to_onnx(model.fuse(task), path, task=known, **given))
     return made
+
+
+def provenance(entry: Entry, file: Path) -> dict[str, Any]:
+    """What a graph's metadata say of the adapter that is in it."""
+    header = read(file)[1]
+    known = ("backbone", "backbone_sha256", "recipe", "method")
+    return {"entry": entry.name, "adapter_sha256": sha256(file), **{key: header[key] for key in known if key in header}}
 
 
 def real_inputs(entry: Entry, task: Task, data_root: Path | None, preprocess: bool | str) -> list[Tensor]:
