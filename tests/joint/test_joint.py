@@ -473,3 +473,12 @@ def test_a_fused_network_becomes_another_tasks_in_place(method: str) -> None:
     plain, fresh = made.fuse("a"), made.fuse("b")
     zoo.swap(plain, made, "b")
     assert torch.equal(plain(IMAGES), fresh(IMAGES))
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_each_row_of_a_batch_may_have_a_task_of_its_own(method: str) -> None:
+    made, numbers = model(method).eval(), [1, 0, 0, 1, 1, 0]
+    with torch.no_grad():
+        found = made(IMAGES, task=numbers)
+        for row, number in enumerate(numbers):
+            torch.testing.assert_close(found[row], made(IMAGES[row : row + 1], task=made.tasks[number])[0])

@@ -81,7 +81,7 @@ def _tell_shared(folder: Path) -> None:
 
     size = (folder / BACKBONE).stat().st_size / 1000
     click.echo(
-        f"{folder / BACKBONE}: {size:,.0f} kB of frozen weights, once for all. The folder moves as a whole. That spares "
+        f"{folder / BACKBONE}: {size:,.0f} kB of frozen weights, once for all. The folder moves as one. That spares "
         "disk and transfer, not memory: each session makes the weights of its task."
     )
 

@@ -11,7 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.options import check_options
-from zoo.increments.forms import weight_of
+from zoo.increments.by_row import (
+    GATHER_COST,
+    OUTPUT_COST,
+    THIN_COST,
+    Branch,
+    Stacked,
+    StackedConvolution,
+    Way,
+    filled,
+    is_pointwise,
+    stack,
+)
+from zoo.increments.forms import Convolution, TransposedConvolution, weight_of
 
 WHOLE = "whole"  # what the one block of rows is called of a layer that is adapted as it stands
 
@@ -96,6 +108,41 @@ class Increment(nn.Module):
         """
         inputs = [x] * len(increments) if shared else x.chunk(len(increments))
         return torch.cat([increment(part, layer) for increment, part in zip(increments, inputs, strict=True)])
+
+    @classmethod
+    def by_row(cls, increments: Sequence[Any], layer: Any, positions: int) -> list[Way]:
+        """The ways to run a layer for rows of several tasks; none: one task after another.
+
+        A method overrides it where it has others than weights of low rank have.
+
+        Args:
+            increments: one of each task, all of this class.
+            layer: the frozen one, as it stands; it computes what torch's own layer of its form computes.
+            positions: of its output, for one image.
+        """
+        weight, bias = weight_of(layer), layer._parameters["bias"]
+        numbers, c_out = weight.numel(), len(weight)
+        full, gathered, c_in = numbers * positions, GATHER_COST * numbers, numbers // c_out
+
+        def own() -> tuple[Tensor, Tensor | None]:
+            pairs = [folded(each, weight, bias) for each in increments]
+            biases = [b for _, b in pairs if b is not None]
+            return stack([w for w, _ in pairs], weight), stack(biases, weight) if biases else None
+
+        ways, kept = [], len(increments) * weight.nbytes
+        if not is_pointwise(layer):
+            if isinstance(layer, Convolution) and not isinstance(layer, TransposedConvolution):
+                cost = full + gathered + OUTPUT_COST * c_out * positions
+                ways.append(Way(cost, lambda: StackedConvolution(*own()), kept, fixes_batch=True))
+            return ways
+        ways.append(Way(full + gathered, lambda: Stacked(*own()), kept))
+        thin = [each.low_rank(weight) for each in increments]
+        if all(thin):
+            ups, downs = zip(*thin, strict=True)
+            rank = max(up.shape[1] for up in ups) * (c_in + c_out)
+            cost = full + (THIN_COST * rank + OUTPUT_COST * c_out) * positions + GATHER_COST * rank
+            ways.append(Way(cost, lambda: Branch(stack(filled(ups, 1), weight), stack(filled(downs, 0), weight))))
+        return ways
 
 
 def folded(increment: Increment, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,17 @@ from zoo.catalog.options import whole_number
 from zoo.errors import OptionError
 from zoo.increments import pointwise
 from zoo.increments.base import FrozenLayer, Increment, Method, folded
+from zoo.increments.by_row import (
+    GATHER_COST,
+    OUTPUT_COST,
+    THIN_COST,
+    ByRow,
+    ConvolutionBranch,
+    Way,
+    filled,
+    is_pointwise,
+    stack,
+)
 from zoo.increments.forms import weight_of
 
 ROUTES = ("auto", "folded", "factored", "thin")
@@ -87,6 +99,24 @@ class CP(Increment):
         rows = base.permute(0, 2, 3, 1).reshape(1 if shared else tasks, -1, base.shape[1])
         summed = torch.baddbmm(rows.expand(tasks, -1, -1), x, out.mT)  # (T, BH'W', C_out)
         return summed.view(tasks * batch, *base.shape[2:], -1).permute(0, 3, 1, 2)
+
+    @classmethod
+    def by_row(cls, increments: Sequence[CP], layer: Any, positions: int) -> list[Way]:
+        ways = super().by_row(increments, layer, positions)
+        if not isinstance(layer, nn.Conv2d) or layer.groups > 1 or is_pointwise(layer):
+            return ways
+        weight, (c_out, c_in), taps = layer.weight, layer.weight.shape[:2], layer.weight[0, 0].numel()
+        rank, before = max(each.rank for each in increments), positions * layer.stride[0] * layer.stride[1]
+        thin = THIN_COST * rank * (c_in * before + c_out * positions) + GATHER_COST * rank * (c_in + c_out + taps)
+        cost = layer.weight.numel() * positions + thin + OUTPUT_COST * (c_out + rank * taps) * positions
+
+        def make() -> ByRow:
+            outs, ins, spatials = zip(*(each._factors(weight) for each in increments), strict=True)
+            return ConvolutionBranch(
+                *(stack(filled(f, axis), weight) for f, axis in ((outs, 1), (ins, 0), (spatials, 0)))
+            )
+
+        return [*ways, Way(cost, make)]
 
     def _stacks(self, x: Tensor, layer: FrozenLayer, tasks: int) -> bool:
         """Whether the branches of so many tasks are cheaper, or were asked for, than a convolution for each."""

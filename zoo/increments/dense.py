@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
 from zoo.increments.base import Increment, Method
+from zoo.increments.by_row import Way
 from zoo.increments.forms import weight_of
 
 
@@ -27,6 +31,10 @@ class Dense(Increment):
 
     def applied(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self.weight.to(weight.dtype), bias if self.bias is None else self.bias.to(weight.dtype)
+
+    @classmethod
+    def by_row(cls, increments: Sequence[Dense], layer: Any, positions: int) -> list[Way]:
+        return []  # to gather whole weights for each row costs more than to take the rows of one task together
 
 
 METHODS = [

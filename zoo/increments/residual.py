@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError
 from zoo.increments.base import FrozenLayer, Increment, Method, role_of
+from zoo.increments.by_row import Behind, Beside, Way, beside, stack
 from zoo.increments.forms import Convolution, TransposedConvolution, channel_axis, weight_of
 
 
@@ -78,6 +80,13 @@ class Parallel(Increment):
             seen = dropped.view_as(seen)
         return layer.run(x) + pointwise(seen, alpha, layer)
 
+    @classmethod
+    def by_row(cls, increments: Sequence[Parallel], layer: Any, positions: int) -> list[Way]:
+        if isinstance(layer, Convolution) and not _keeps_its_centre(layer):
+            return super().by_row(increments, layer, positions)
+        cost = beside(layer.weight, increments[0].matrix().numel(), positions)
+        return [Way(cost, lambda: Beside(stack([each.matrix() for each in increments], layer.weight)))]
+
 
 DROPOUTS = (F.dropout1d, F.dropout2d, F.dropout3d)  # of whole channels
 
@@ -144,6 +153,18 @@ class Series(Increment):
         y = y * self._factor(variance).to(y.dtype).view(shape)
         alpha = self.alpha.to(y.dtype)
         return y + (pointwise(y, alpha, layer) if isinstance(layer, Convolution) else F.linear(y, alpha))
+
+    @classmethod
+    def by_row(cls, increments: Sequence[Series], layer: Any, positions: int) -> list[Way]:
+        cost = beside(layer.weight, increments[0].alpha.numel(), positions)
+        return [Way(cost, lambda: Behind(stack([each._matrix() for each in increments], layer.weight)))]
+
+    def _matrix(self) -> Tensor:
+        """(I + α) diag(s), (C, C / groups): what evaluation mode makes of the filter bank's output."""
+        across = self.alpha.shape[1]
+        whole = self.alpha + torch.eye(across).to(self.alpha).repeat(self.groups, 1)
+        by_group = whole.unflatten(0, (self.groups, -1)) * self._factor(self.variance).view(self.groups, 1, -1)
+        return by_group.flatten(0, 1)
 
     def _factor(self, variance: Tensor) -> Tensor:
         return self.scale / variance.clamp(min=self.eps).sqrt()

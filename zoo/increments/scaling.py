@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
 from zoo.increments.base import FrozenLayer, Increment, Method
+from zoo.increments.by_row import Affine, Way, beside, stack
 from zoo.increments.forms import channel_axis, weight_of
 
 
@@ -36,6 +40,12 @@ class ScaleShift(Increment):
         shape = (-1,) + (1,) * (y.ndim - 1 - channel_axis(layer, y))
         return y * self.scale.to(y.dtype).view(shape) + self.shift.to(y.dtype).view(shape)
 
+    @classmethod
+    def by_row(cls, increments: Sequence[ScaleShift], layer: Any, positions: int) -> list[Way]:
+        scales, shifts = [each.scale for each in increments], [each.shift for each in increments]
+        cost = beside(layer.weight, 0, positions)
+        return [Way(cost, lambda: Affine(stack(scales, layer.weight), stack(shifts, layer.weight)))]
+
 
 class Shift(Increment):
     """A bias of the task's own, as a difference to the layer's; a layer without one gets one."""
@@ -50,6 +60,11 @@ class Shift(Increment):
     def applied(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         shift = self.shift.to(weight.dtype)
         return weight, shift if bias is None else bias + shift
+
+    @classmethod
+    def by_row(cls, increments: Sequence[Shift], layer: Any, positions: int) -> list[Way]:
+        shifts = [each.shift for each in increments]
+        return [Way(beside(layer.weight, 0, positions), lambda: Affine(None, stack(shifts, layer.weight)))]
 
 
 METHODS = [

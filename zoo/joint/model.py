@@ -13,6 +13,7 @@ from zoo.errors import OptionError, UnknownNameError
 from zoo.joint.base import Sharing
 from zoo.joint.network import Network
 from zoo.models.composed import plain_copy
+from zoo.models.mixing import rows_in_turn, task_numbers
 from zoo.models.multitask import MultiTaskModel
 
 
@@ -69,14 +70,16 @@ class JointModel(MultiTaskModel):
 
     # -- the networks ---------------------------------------------------------------------------------------------
 
-    def forward(self, *inputs: Any, task: str | None = None, **named: Any) -> Any:
+    def forward(self, *inputs: Any, task: str | Sequence[str] | Tensor | None = None, **named: Any) -> Any:
         """What `task` makes of a batch that its network takes, such as images (B, C, H, W): logits (B, classes).
 
-        Without a task: what every task makes of it, by its name.
+        Without a task: what every task makes of it, by its name. With one for each row: as `TaskModel.forward` does.
         """
         self.refuse_text(inputs, task)
         if task is None:
             return {each: self(*inputs, task=each, **named) for each in self.tasks}
+        if not isinstance(task, str):
+            return rows_in_turn(self, task_numbers(self.tasks, task, inputs), inputs, named)
         self.task(task)
         return self.branches[task](self.trunk(*inputs, **named))
 

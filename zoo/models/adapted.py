@@ -17,14 +17,14 @@ from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
 from zoo.models import proof
 from zoo.models.first_passes import FirstPasses
-from zoo.models.frozen import Buffers, copy_of, exact_arithmetic, rests, trainable
+from zoo.models.frozen import ALIKE, Buffers, copy_of, exact_arithmetic, rests, trainable
 from zoo.models.layers import AdaptedLayer, Site, TaskHead, TaskNorm, adapted_kind, replace_everywhere
+from zoo.models.mixing import Mixed, Mixes, mixed
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import Placement
 from zoo.models.selection import Selection, Stack
 
 log = logging.getLogger(__name__)
-ALIKE = {2: 3e-2, 4: 1e-4, 8: 1e-8}  # how far two ways to compute the same may differ, by the bytes of a number
 T = TypeVar("T")
 
 
@@ -111,6 +111,7 @@ class TaskModel(proof.Provable):
         self.left_aside = tuple(f"{path}." for path in layers.heads)
         places = [p for p, m in backbone.named_modules(remove_duplicate=False) if isinstance(m, Site)]
         self._task_prefixes = tuple(f"{path}.tasks." for path in places)
+        self._mixes = Mixes()
         self._stacks: dict[Any, bool] = {}  # whether one pass serves all tasks, for each shape of images that came
         self.first_passes = FirstPasses()
         self._drawn: dict[str, list[Tensor]] = {}  # of each task's head, its first rows when it was added
@@ -164,11 +165,13 @@ class TaskModel(proof.Provable):
 
     # -- the network ----------------------------------------------------------------------------------------------
 
-    def forward(self, *inputs: Any, task: str | None = None, **named: Any) -> Any:
+    def forward(self, *inputs: Any, task: str | Sequence[str] | Tensor | None = None, **named: Any) -> Any:
         """What `task` makes of the network's inputs: for a classifier of images (B, C, H, W), logits (B, classes).
 
         All but `task` is handed to the network. Without a task: what every task makes of them, by its name, in one pass
-        where the network allows it (`Stack`). Safe to call from several threads, each with a task of its own.
+        where the network allows it (`Stack`). With a task for each row, a list of names or an int64 tensor of their
+        places in `tasks`: what each row's task makes of it, in one tensor as wide as the largest task's; beyond a
+        task's own classes it is -inf. Safe to call from several threads, each with a task of its own.
 
         Raises:
             OptionError: a task's first pass shows that what it adds to some layer cannot act (`zoo.models.proof`).
@@ -176,6 +179,8 @@ class TaskModel(proof.Provable):
         self.refuse_text(inputs, task)
         if task is None:
             return self._all_tasks((inputs, named))
+        if isinstance(task, list | tuple | Tensor):
+            return self._mixes.serve(self, task, inputs, named)
         self.task(task)
         if torch.compiler.is_compiling():
             return self.serve(task, inputs, named)
@@ -237,10 +242,42 @@ class TaskModel(proof.Provable):
         outputs: dict[str, Any] = self.serve(stack, (images.contiguous(memory_format=layout),), {})
         return outputs
 
+    def mixed(
+        self, tasks: Sequence[str] | None = None, *, stack_limit: int | None = None, example: Tensor | None = None,
+        exported: bool = False,
+    ) -> Mixed:  # fmt: skip
+        """One network for several tasks, with the number of a task for each image: `mixed(images, numbers)`.
+
+        It is what `model(images, task=numbers)` runs, to be compiled or exported by itself. Its frozen tensors are
+        this model's; of what tasks own it is a copy, as they are now.
+
+        Args:
+            tasks: their names, in the order of their numbers; all by default.
+            stack_limit: bytes of weights that may be kept whole for each task, where that is cheaper than to add what
+                tasks add; by default as many as the backbone has. 0: none.
+            example: one image, (1, C, H, W), as large as those to come; by default of the first task's size.
+            exported: whether it is for a graph that takes any batch.
+
+        Raises:
+            OptionError: the network reads the tensors of its layers itself, or cannot be copied.
+        """
+        names = list(self.tasks if tasks is None else tasks)
+        known = [self.task(name) for name in names]
+        if not known:
+            raise OptionError("The model has no tasks yet to mix: add_task comes first.")
+        limit = sum(t.nbytes for t in self.backbone_tensors().values()) if stack_limit is None else stack_limit
+        image = next(self.backbone_parameters()).new_zeros(1, *known[0].preprocessing.input_size)
+        sites, classes = [site for _, site in self._sites], [len(each.classes) for each in known]
+        return mixed(
+            self.backbone, sites, names, classes, image if example is None else example[:1],
+            lambda task, x: self.serve(task, (x,), {}), limit, exported,
+        )  # fmt: skip
+
     def train(self, mode: bool = True) -> TaskModel:
         """Set training mode, but for what would move a frozen backbone: norms, and other keepers of statistics."""
         super().train(mode)
         self._stacks.clear()
+        self._mixes.clear()
         if not self.method.trains_backbone:
             for path, module in self.backbone.named_modules():
                 if not isinstance(module, Site) and rests(module) and not path.startswith(self._task_prefixes):

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from zoo.errors import OptionError, sentence
 from zoo.increments.forms import WEIGHTED
 
+ALIKE = {2: 3e-2, 4: 1e-4, 8: 1e-8}  # how far two ways to compute the same may differ, by the bytes of a number
 OWN = ("_parameters", "_buffers", "_modules")  # of a module: what torch keeps for it
 
 
@@ -98,7 +99,7 @@ class Buffers:
             return
         for number, (held, name) in enumerate(self._places):
             buffer, known = held.get(name), self._known[number]
-            if buffer is None or known is None or (buffer is known[0] and _version(buffer) == known[1]):
+            if buffer is None or known is None or (buffer is known[0] and version(buffer) == known[1]):
                 continue
             copied = known[2]
             if (buffer.shape, buffer.device, buffer.dtype) == (copied.shape, copied.device, copied.dtype):
@@ -121,10 +122,10 @@ def _known(buffer: Tensor | None) -> tuple[Tensor, int, Tensor] | None:
     if buffer is None:
         return None
     with torch.inference_mode(False):
-        return buffer, _version(buffer), buffer.detach().clone()
+        return buffer, version(buffer), buffer.detach().clone()
 
 
-def _version(tensor: Tensor) -> int:
+def version(tensor: Tensor) -> int:
     """How often a tensor was written to; torch does not count for those that were made in inference mode."""
     return -1 if tensor.is_inference() else tensor._version
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -24,6 +24,7 @@ from zoo.increments.forms import WEIGHTED, TransposedConvolution, form_of, has_s
 from zoo.models.frozen import copy_of, trainable
 from zoo.models.selection import CannotStack, Selection, Stack
 
+Pair = tuple[Tensor, Tensor]
 HOOKS = [name for name in nn.Module().__dict__ if "_hooks" in name]
 
 
@@ -117,7 +118,7 @@ class TaskNorm(Replaced):
         self.tasks[task] = own_copy(self._frozen())
 
     def stacked(self, stack: Stack, *args: Any, **named: Any) -> Any:
-        known = [_scale_and_shift(self.tasks[task]) for task in stack.tasks]
+        known = [scale_and_shift(self.tasks[task]) for task in stack.tasks]
         pairs = [pair for pair in known if pair]
         if stack.shares(args[0]) or len(pairs) < len(known):
             return super().stacked(stack, *args, **named)
@@ -127,9 +128,13 @@ class TaskNorm(Replaced):
         return torch.addcmul(shift, x, scale).flatten(0, 1)
 
 
-def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """What a norm multiplies each channel by and what it adds then, (C) each; None if it does more, as it stands."""
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or type(norm).forward is not nn.BatchNorm2d.forward:
+def scale_and_shift(norm: nn.Module, forwards: Sequence[Any] = (nn.BatchNorm2d.forward,)) -> Pair | None:
+    """What a norm multiplies each channel by and what it adds then, (C) each; None if it does more, as it stands.
+
+    Args:
+        forwards: what norms compute that do just this, or this first.
+    """
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or type(norm).forward not in forwards:
         return None
     if norm.training or norm.running_var is None or norm.running_mean is None or not norm.affine:
         return None

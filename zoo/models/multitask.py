@@ -81,10 +81,12 @@ class MultiTaskModel(nn.Module):
     # -- the network ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def forward(self, *inputs: Any, task: str | None = None, **named: Any) -> Any:
-        """What `task` makes of the network's inputs; without a task: what every task makes of them, by its name."""
+    def forward(self, *inputs: Any, task: str | Sequence[str] | Tensor | None = None, **named: Any) -> Any:
+        """What `task` makes of the network's inputs; without a task: what every task makes of them, by its name; with
+        one for each row: what each makes of its row.
+        """
 
-    def refuse_text(self, inputs: Sequence[Any], task: str | None) -> None:
+    def refuse_text(self, inputs: Sequence[Any], task: object) -> None:
         """Raise OptionError where a task's name stands among the inputs, as versions before 0.2 took it."""
         if task is None and len(inputs) > 1 and isinstance(inputs[1], str):
             raise OptionError(f"The task is a keyword: model(images, task={inputs[1]!r}). Inputs stand before it.")
