@@ -4,18 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from zoo.errors import ExportError, sentence
 from zoo.storage.files import atomic_path
 
 LARGEST_FILE = 2**31 - 2**24  # bytes of weights in one file: the format's limit, with room for the graph itself
 DATA = r".+\.[0-9a-f]{12}\.data"  # what files of weights beside a graph are called
+
+
+@contextlib.contextmanager
+def written(model: ir.Model, path: Path, largest: int = LARGEST_FILE, bare: bool = False) -> Iterator[Path]:
+    """A graph, valid and in a file of its own, that takes the place of `path` when the block ends without an error.
+
+    Args:
+        largest: bytes of weights that one file holds; more lie beside it.
+        bare: leave out the shapes of what is between input and output, which can be inferred.
+
+    Raises:
+        ExportError: it cannot be written, or is not valid.
+    """
+    held = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    here = [tensor for tensor in held if not isinstance(tensor, ir.ExternalTensor)]
+    data = None
+    if sum(tensor.nbytes for tensor in here) > largest:  # named by what it holds: never replaced under another graph
+        digest = hashlib.sha256()
+        for tensor in here:
+            digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}".encode() + tensor.tobytes())
+        data = f"{path.stem}.{digest.hexdigest()[:12]}.data"
+    with together(path, data) as (temporary, apart):
+        proto = ir.to_proto(model)
+        if bare:
+            del proto.graph.value_info[:]
+        _write(proto, temporary, apart)
+        _check_valid(temporary, path)
+        yield temporary
 
 
 @contextlib.contextmanager
@@ -63,7 +93,7 @@ def _data_of(path: Path) -> Path | None:
     return next((file for file in found if file.name in named), None)
 
 
-def write(model: onnx.ModelProto, file: Path, data: Path | None) -> None:
+def _write(model: onnx.ModelProto, file: Path, data: Path | None) -> None:
     """Write a graph, its weights into a file beside it where one is named."""
     try:
         if data is None:
@@ -80,7 +110,7 @@ def write(model: onnx.ModelProto, file: Path, data: Path | None) -> None:
         raise ExportError(f"The graph cannot be written to {file.name}: {sentence(error)}") from error
 
 
-def check_valid(file: Path, path: Path) -> None:
+def _check_valid(file: Path, path: Path) -> None:
     """Raise ExportError, naming `path`, unless a file is valid ONNX with shapes that fit each other."""
     try:
         onnx.checker.check_model(str(file), full_check=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 import onnx_ir as ir
 import onnxruntime as ort
+import onnxscript.optimizer
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnx_ir.passes import common
 from torch import Tensor, nn
 from zoo.export.parity import INPUT, Parity, compare
 from zoo.export.resizing import Resize, levels_off
@@ -92,11 +93,22 @@ class Form:
         self.preprocessing = task.preprocessing if task else Preprocessing()
         self.dense = task is not None and is_dense(task.kind)
         self.real = sum(map(len, real))
-        self.batches = [*_random_batches(self.preprocessing, self.inside, self.dense, real[0] if real else None), *real]
+        self.batches: list[Any] = [
+            *_random_batches(self.preprocessing, self.inside, self.dense, real[0] if real else None),
+            *real,
+        ]
         example = self.batches[0]
         self.example = example.repeat(2, *[1] * (example.ndim - 1))  # a batch of one would be taken for a constant
         of_any_size = self.dense or self.inside == FULL
         self.rows = example.ndim - (2 if self.inside == "no" else 3) if of_any_size else None  # of the height
+
+    def pair(self, batches: list[tuple[Tensor, Tensor]], real: int) -> None:
+        """Compare on these instead: batches of images, each with another input.
+
+        Args:
+            real: how many of the images are no random ones.
+        """
+        self.batches, self.real = batches, real
 
     def around(self, network: nn.Module, half: bool = False) -> Graph:
         """A copy of a network between these inputs and outputs."""
@@ -125,7 +137,7 @@ class Form:
             warnings.simplefilter("ignore")  # the exporter's own deprecations; what matters is checked afterwards
             try:
                 program = torch.onnx.export(
-                    graph.eval(), examples, dynamo=True, verbose=False,
+                    graph.eval(), examples, dynamo=True, verbose=False, optimize=not further,
                     input_names=[INPUT, *(each.name for each in further)],
                     output_names=["maps" if self.dense else "logits"], dynamic_shapes=shapes,
                 )  # fmt: skip
@@ -134,7 +146,11 @@ class Form:
                 reason = sentence(error.__cause__ if isinstance(error.__cause__, Exception) else error)
                 raise ExportError(f"torch.onnx cannot export {type(graph.network).__name__}: {reason}") from error
         assert program is not None
-        ClearMetadataAndDocStringPass()(program.model)  # the lines of code that each node came from, and where they lie
+        if further:
+            _simplify(program.model)
+        common.ClearMetadataAndDocStringPass()(
+            program.model
+        )  # the lines of code that each node came from, and where they lie
         self._check_dimensions(program.model, path)
         return program.model
 
@@ -163,12 +179,25 @@ class Form:
         found = compare(source, made, self.batches, TOLERANCE_HALF if half else TOLERANCE)
         found = replace(found, real=self.real)
         if self.inside == FULL:
-            found = replace(found, levels=levels_off(self.preprocessing, self.batches))
+            found = replace(
+                found,
+                levels=levels_off(self.preprocessing, [b[0] if isinstance(b, tuple) else b for b in self.batches]),
+            )
             if found.levels is not None and found.levels > LEVELS:
                 raise ExportError(f"{path}: images are resized otherwise than by torchvision: {found}.")
         if not found.passed:
             raise ExportError(f"{path}: the graph differs from its source by more than {found.tolerance}: {found}.")
         return found
+
+
+def _simplify(model: ir.Model) -> None:
+    """What torch's exporter does of itself, but for its rewriting, whose time grows with the square of a graph."""
+    onnxscript.optimizer.fold_constants(model)
+    for each in (
+        common.RemoveUnusedNodesPass(), common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(), common.CommonSubexpressionEliminationPass(),
+    ):  # fmt: skip
+        each(model)
 
 
 def describe(model: ir.Model, facts: Mapping[str, Any]) -> None:

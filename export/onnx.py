@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx_ir as ir
 from torch import Tensor, nn
-from zoo.export.files import LARGEST_FILE, check_valid, together, write
+from zoo.export.files import LARGEST_FILE, written
 from zoo.export.form import Form, describe
 from zoo.export.parity import Parity, outputs, session
 
@@ -18,7 +17,6 @@ from zoo.catalog.task import Preprocessing, Task
 from zoo.errors import ExportError
 from zoo.models.layers import Site
 from zoo.models.multitask import MultiTaskModel
-from zoo.storage.tensors import fingerprint
 
 
 def to_onnx(
@@ -59,12 +57,8 @@ def to_onnx(
     outputs(source, form.batches[0])  # what the network itself raises is told as such
     exported = form.exported(graph, path)
     describe(exported, {**form.facts(half), **(metadata or {})})
-    model = ir.to_proto(exported)
-    apart = _weight(graph) > largest
-    with together(path, f"{path.stem}.{_digits(graph)}.data" if apart else None) as (temporary, data):
-        write(model, temporary, data)
-        del model, exported  # as large as the network
-        check_valid(temporary, path)
+    with written(exported, path, largest) as temporary:
+        del exported  # as large as the network
         return form.parity(source, session(temporary, provider), path, half)
 
 
@@ -97,13 +91,3 @@ def _check_plain(module: nn.Module) -> None:
         raise ExportError(
             "This is the inside of a TaskModel. A graph is of one task: fuse one first, model.fuse(task)."
         )
-
-
-def _weight(graph: nn.Module) -> int:
-    """Bytes of all tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
-
-
-def _digits(graph: nn.Module) -> str:
-    """A name for what a graph holds, so that a file of weights is never replaced under a graph that refers to it."""
-    return fingerprint(graph.state_dict())[:12]

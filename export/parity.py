@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ PROVIDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "cuda": ("CUDAExecutionProvider", {"use_tf32": 0}),  # whose ten bits of mantissa would fail the comparison
     "tensorrt": ("TensorrtExecutionProvider", {}),
 }
-INPUT = "images"
+INPUT, TASK = "images", "task"
 SHARED_FILE, SHARED_SHA256 = "shared_file", "shared_sha256"  # in the metadata of a graph whose weights lie beside it
 
 
@@ -109,19 +109,23 @@ def _check_shared(path: Path, facts: Mapping[str, str] | None = None) -> None:
         )
 
 
-def run(made: ort.InferenceSession, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The output of a graph, logits (B, classes) or maps (B, channels, H, W), for images in the form that it takes."""
+def run(made: ort.InferenceSession, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The output of a graph, logits (B, classes) or maps (B, channels, H, W).
+
+    Args:
+        inputs: images in the form that it takes; of a graph of several tasks also the number of each image's task.
+    """
     try:
-        return np.asarray(made.run(None, {INPUT: images})[0])
+        return np.asarray(made.run(None, dict(zip((INPUT, TASK), inputs, strict=False)))[0])
     except Exception as error:  # ONNX Runtime raises classes of its own for each status, with no common base
-        raise ExportError(f"ONNX Runtime cannot run images of {images.shape}: {sentence(error)}") from error
+        raise ExportError(f"ONNX Runtime cannot run images of {inputs[0].shape}: {sentence(error)}") from error
 
 
-def outputs(module: nn.Module, batch: Tensor) -> Tensor:
+def outputs(module: nn.Module, batch: Tensor, *further: Tensor) -> Tensor:
     """What a module makes of a batch; raises ExportError where that is no one tensor, or nothing."""
     try:
         with torch.no_grad():
-            found = module(batch)
+            found = module(batch, further) if further else module(batch)
     except Exception as error:  # whatever the network raises
         raise ExportError(
             f"The network does not run on inputs of the shape {tuple(batch.shape)}, which its task's preprocessing "
@@ -132,19 +136,30 @@ def outputs(module: nn.Module, batch: Tensor) -> Tensor:
     return found
 
 
-def compare(module: nn.Module, made: ort.InferenceSession, batches: list[Tensor], tolerance: float) -> Parity:
-    """Run both on the same batches, each in the form that the graph takes; `module` takes it too."""
+def compare(
+    module: nn.Module, made: ort.InferenceSession, batches: Sequence[Tensor | tuple[Tensor, ...]], tolerance: float
+) -> Parity:
+    """Run both on the same batches, each in the form that the graph takes; `module` takes it too.
+
+    Args:
+        batches: of images; or of images and what the graph takes beside them. Outputs may be -inf in the same places.
+    """
     absolute = largest = 0.0
+    images = 0
     for batch in batches:
-        expected = outputs(module, batch).float().numpy()
-        found = run(made, batch.numpy())
+        inputs = batch if isinstance(batch, tuple) else (batch,)
+        expected = outputs(module, *inputs).float().numpy()
+        found = run(made, *(each.numpy() for each in inputs))
         if found.shape != expected.shape:
             raise ExportError(f"The graph gives outputs of shape {found.shape}, its source {expected.shape}.")
-        if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        known = ~(np.isneginf(found) & np.isneginf(expected))
+        found, expected = found[known], expected[known]
+        if not (np.isfinite(found).all() and np.isfinite(expected).all() and found.size):
             raise ExportError(
                 "The graph or its source gives values that are not finite; float16 may not be enough for it."
             )
         absolute = max(absolute, float(np.abs(found - expected).max()))
         largest = max(largest, float(np.abs(expected).max()))
+        images += len(inputs[0])
     relative = absolute / largest if largest else absolute
-    return Parity(absolute, relative, tolerance, sum(len(batch) for batch in batches))
+    return Parity(absolute, relative, tolerance, images)

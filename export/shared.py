@@ -18,7 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from zoo.export.files import check_valid, together, write
+from zoo.export.files import written
 from zoo.export.form import Form, Further, describe
 from zoo.export.parity import SHARED_FILE, SHARED_SHA256, Parity, outputs, session
 
@@ -67,11 +67,7 @@ def to_shared(
             exported.graph.register_initializer(value)
     facts = {SHARED_FILE: BACKBONE, SHARED_SHA256: weights.sha256}
     describe(exported, {**form.facts(), **(metadata or {}), **facts})
-    with weights.beside(path), together(path, None) as (temporary, _):
-        proto = ir.to_proto(exported)
-        del proto.graph.value_info[:]  # of which most is of constants, whose shapes are known
-        write(proto, temporary, None)
-        check_valid(temporary, path)
+    with weights.beside(path), written(exported, path, bare=True) as temporary:
         return form.parity(source, session(temporary, provider), path)
 
 

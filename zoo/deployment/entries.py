@@ -17,7 +17,7 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
 from zoo.catalog.task import Bands, Task
 from zoo.datasets import benchmark_of
-from zoo.export import FULL, Parity, run, session, to_onnx, to_shared
+from zoo.export import FULL, Parity, run, session, to_mixed, to_onnx, to_shared
 from zoo.export.shared import held
 from zoo.loader import load, load_adapters, plain_network
 from zoo.storage.files import sha256
@@ -70,6 +70,28 @@ def export_entry(
         else:
             made[task] = Exported(path, to_onnx(model.fuse(task), path, task=known, **given))
     return made
+
+
+def export_mixed(
+    entry: Entry,
+    registry: Registry,
+    tasks: Sequence[str],
+    path: Path,
+    *,
+    data_root: Path | None = None,
+    weights: str | Path = "auto",
+    preprocess: bool | str = False,
+    **options: Any,
+) -> Exported:
+    """One checked ONNX graph of several tasks of an entry; options as of `zoo.export.to_mixed`."""
+    files = adapter_files(entry, tasks, weights)
+    model = load_adapters(entry, registry, files)
+    images = {task: real_inputs(entry, model.task(task), data_root, preprocess) for task in files}
+    each = {task: provenance(entry, file) for task, file in files.items()}
+    facts = {**next(iter(each.values())), "adapter_sha256": {task: own["adapter_sha256"] for task, own in each.items()}}
+    facts["recipe"] = {task: own["recipe"] for task, own in each.items() if "recipe" in own}
+    parity = to_mixed(model, path, tasks=list(files), images=images, preprocess=preprocess, metadata=facts, **options)
+    return Exported(path, parity, "all tasks")
 
 
 def provenance(entry: Entry, file: Path) -> dict[str, Any]:

@@ -67,13 +67,13 @@ class Stacked(ByRow):
         self.register_buffer("biases", biases, persistent=False)
 
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
-        bias = None if self.biases is None else self.biases[task]
+        bias = None if self.biases is None else self.biases.index_select(0, task)
         if isinstance(layer, nn.Linear):
-            made = product(_rows(x), self.weights[task].mT)  # (B, …, C_in) as (B, N, C_in)
+            made = product(_rows(x), self.weights.index_select(0, task).mT)  # (B, …, C_in) as (B, N, C_in)
             made = made if bias is None else made + bias[:, None]
             return made.view(*x.shape[:-1], -1)
         seen = strided(x, layer)
-        made = product(self.weights[task], seen.flatten(2))
+        made = product(self.weights.index_select(0, task), seen.flatten(2))
         made = made if bias is None else made + bias[:, :, None]
         return made.unflatten(2, seen.shape[2:])
 
@@ -95,8 +95,8 @@ class StackedConvolution(ByRow):
         self.register_buffer("biases", biases, persistent=False)
 
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
-        own = self.weights[task].flatten(0, 1)
-        bias = None if self.biases is None else self.biases[task].flatten()
+        own = self.weights.index_select(0, task).flatten(0, 1)
+        bias = None if self.biases is None else self.biases.index_select(0, task).flatten()
         return grouped(x.flatten(0, 1)[None], own, bias, layer, len(x) * layer.groups)[0].unflatten(0, (len(x), -1))
 
 
@@ -118,10 +118,10 @@ class Branch(ByRow):
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
         base: Tensor = layer(x)
         if isinstance(layer, nn.Linear):
-            beside = product(product(_rows(x), self.downs[task].mT), self.ups[task].mT)
+            beside = product(product(_rows(x), self.downs.index_select(0, task).mT), self.ups.index_select(0, task).mT)
             return base + beside.view_as(base)
-        seen = product(self.downs[task], strided(x, layer).flatten(2))
-        return added(base.flatten(2), self.ups[task], seen).view_as(base)
+        seen = product(self.downs.index_select(0, task), strided(x, layer).flatten(2))
+        return added(base.flatten(2), self.ups.index_select(0, task), seen).view_as(base)
 
 
 class ConvolutionBranch(ByRow):
@@ -142,10 +142,10 @@ class ConvolutionBranch(ByRow):
 
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
         base: Tensor = layer(x)
-        seen = product(self.ins[task], x.flatten(2)).unflatten(2, x.shape[2:])  # (B, R, H, W)
-        taps = self.spatials[task]  # (B, R, k²)
+        seen = product(self.ins.index_select(0, task), x.flatten(2)).unflatten(2, x.shape[2:])  # (B, R, H, W)
+        taps = self.spatials.index_select(0, task)  # (B, R, k²)
         seen = self._by_taps(seen, taps, layer) if torch.compiler.is_exporting() else self._grouped(seen, taps, layer)
-        return added(base.flatten(2), self.outs[task], seen.flatten(2)).view_as(base)
+        return added(base.flatten(2), self.outs.index_select(0, task), seen.flatten(2)).view_as(base)
 
     def _grouped(self, x: Tensor, taps: Tensor, layer: Any) -> Tensor:
         """Each channel of each row under its own kernel, (B, R, H', W')."""
@@ -155,15 +155,17 @@ class ConvolutionBranch(ByRow):
     def _by_taps(self, x: Tensor, taps: Tensor, layer: Any) -> Tensor:
         """The same, in operations that do not fix the batch: the taps' views of the image, weighed and summed."""
         x = padded(x, layer, always=True)
-        views = []
-        for row, column in ((i, j) for i in range(layer.kernel_size[0]) for j in range(layer.kernel_size[1])):
-            sides = []
-            for axis, place in enumerate((row, column)):
-                first, reach = place * layer.dilation[axis], (layer.kernel_size[axis] - 1) * layer.dilation[axis]
-                sides.append(slice(first, x.shape[2 + axis] - reach + first, layer.stride[axis]))
-            views.append(x[:, :, sides[0], sides[1]])
+        views = [view for row in _taps(x, layer, 0) for view in _taps(row, layer, 1)]
         stacked = torch.stack(views, 2)  # (B, R, k², H', W')
         return (taps[:, :, None] @ stacked.flatten(3)).unflatten(3, stacked.shape[3:]).squeeze(2)
+
+
+def _taps(x: Tensor, layer: Any, axis: int) -> list[Tensor]:
+    """What each place of a convolution's kernel sees along an axis of a padded input, (…, H, W)."""
+    side, step, apart = layer.kernel_size[axis], layer.stride[axis], layer.dilation[axis]
+    reach = x.shape[2 + axis] - (side - 1) * apart
+    views = [x.narrow(2 + axis, place * apart, reach) for place in range(side)]
+    return views if step == 1 else [view[(..., slice(None, None, step), *[slice(None)] * (1 - axis))] for view in views]
 
 
 class Beside(ByRow):
@@ -182,7 +184,7 @@ class Beside(ByRow):
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
         base: Tensor = layer(x)
         seen = strided(x, layer) if isinstance(layer, Convolution) else x
-        return base + mixed(seen, self.matrices[task], layer)
+        return base + mixed(seen, self.matrices.index_select(0, task), layer)
 
 
 class Behind(ByRow):
@@ -199,7 +201,7 @@ class Behind(ByRow):
         self.register_buffer("matrices", matrices, persistent=False)
 
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
-        return mixed(layer(x), self.matrices[task], layer)
+        return mixed(layer(x), self.matrices.index_select(0, task), layer)
 
 
 class Affine(ByRow):
@@ -221,9 +223,9 @@ class Affine(ByRow):
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
         y: Tensor = layer(x)
         axis = channel_axis(layer, y)
-        shape = [len(y), *(1 for _ in y.shape[1:axis]), -1, *(1 for _ in y.shape[axis + 1 :])]
-        y = y if self.scales is None else y * self.scales[task].view(shape)
-        return y + self.shifts[task].view(shape)
+        shape = [y.shape[0], *(1 for _ in y.shape[1:axis]), -1, *(1 for _ in y.shape[axis + 1 :])]
+        y = y if self.scales is None else y * self.scales.index_select(0, task).view(shape)
+        return y + self.shifts.index_select(0, task).view(shape)
 
 
 def beside(weight: Tensor, own: int, positions: int) -> float:

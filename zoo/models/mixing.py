@@ -55,10 +55,12 @@ class RowTasks(threading.local):
         """Those of the rows of a tensor, which may have several for each image, one image after another."""
         if self._now is None:
             raise OptionError("No tasks are selected: call the Mixed network itself, with images and task numbers.")
-        per_image, rest = divmod(x.shape[0], self._now.shape[0])
-        if rest or not per_image:
-            raise OptionError(f"A layer takes {x.shape[0]} rows, of {self._now.shape[0]} images.")
-        return self._now if per_image == 1 else self._now.repeat_interleave(per_image)
+        rows, images = x.shape[0], self._now.shape[0]
+        if rows == images:
+            return self._now
+        if rows % images:
+            raise OptionError(f"A layer takes {rows} rows, of {images} images.")
+        return self._now.repeat_interleave(rows // images)
 
 
 class MixedLayer(nn.Module):
@@ -93,7 +95,7 @@ class MixedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         task = self.rows.of(x)
         shape = (x.shape[0], -1, *(1 for _ in x.shape[2:]))
-        scale, shift = self.scales[task].view(shape), self.shifts[task].view(shape)
+        scale, shift = self.scales.index_select(0, task).view(shape), self.shifts.index_select(0, task).view(shape)
         made: Tensor = self.after(
             x * scale + shift if torch.compiler.is_exporting() else torch.addcmul(shift, x, scale)
         )
@@ -120,7 +122,7 @@ class MixedHead(nn.Module):
         self.register_buffer("places", places.clamp(max=starts[-1] - 1).to(self.weight.device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        places, all_logits = self.places[self.rows.of(x)], F.linear(x, self.weight, self.bias)
+        places, all_logits = self.places.index_select(0, self.rows.of(x)), F.linear(x, self.weight, self.bias)
         for _ in x.shape[2:]:
             places = places.unsqueeze(1)
         return all_logits.gather(-1, places.expand(*x.shape[:-1], -1))
@@ -207,7 +209,7 @@ class Mixed(nn.Module):
         """
         with self.rows.use(task):
             outputs = self.network(images)
-        known = self.known[task].view(len(task), -1, *(1 for _ in outputs.shape[2:]))
+        known = self.known.index_select(0, task).view(task.shape[0], -1, *(1 for _ in outputs.shape[2:]))
         made: Tensor = outputs.masked_fill(~known, -torch.inf)
         return made
 

@@ -1,0 +1,108 @@
+"""All tasks in one graph, each image by its own: `images` and, for each of them, the number of its `task`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zoo.export.files import written
+from zoo.export.form import Form, Further, describe
+from zoo.export.parity import TASK, Parity, outputs, session
+
+from zoo.catalog.task import Task, is_dense
+from zoo.errors import ExportError
+from zoo.models.adapted import TaskModel
+from zoo.models.mixing import by_task, widened
+from zoo.models.multitask import MultiTaskModel
+
+
+def to_mixed(
+    model: MultiTaskModel, path: str | Path, *, tasks: Sequence[str] | None = None, stack_limit: int | None = None,
+    preprocess: bool | str = False, images: Mapping[str, Sequence[Tensor]] | None = None, provider: str = "cpu",
+    metadata: Mapping[str, Any] | None = None,
+) -> Parity:  # fmt: skip
+    """Write one graph of several tasks, whose batches mix them.
+
+    Its inputs are `images` and `task`, int64 (B,); its output has as many classes as the largest task, and -inf beyond
+    a task's own. It is one tensor, and not one for each number of classes, because a batch has rows of all tasks.
+
+    Args:
+        model: one with a frozen backbone.
+        tasks: their names, in the order of their numbers; all by default.
+        stack_limit: bytes of weights that may be kept whole for each task, see `TaskModel.mixed`.
+        preprocess, provider, metadata: as of `to_onnx`.
+        images: by task, batches of real inputs in the graph's form, to compare on beside random ones.
+
+    Returns:
+        The largest difference between a row and what the fused network of its task gives.
+
+    Raises:
+        ExportError: the tasks' images differ in size, or in what is in the graph of their preprocessing; or as of
+            `to_onnx`. No file is written then.
+    """
+    if not isinstance(model, TaskModel):
+        raise ExportError(
+            f"The networks of {model.method_name} have no backbone that rows could share. Export each by itself."
+        )
+    path, names = Path(path), list(model.tasks if tasks is None else tasks)
+    known = [model.task(name) for name in names]
+    form = Form(known[0], preprocess)
+    _check_alike(known, form.inside)
+    form.pair(
+        _batches(form, names, images or {}), real=sum(map(len, (b for each in (images or {}).values() for b in each)))
+    )
+    source = form.around(_Rows(model, names))
+    outputs(source, *form.batches[0])
+    network = form.around(model.mixed(names, stack_limit=stack_limit, exported=True))
+    exported = form.exported(network, path, [Further(TASK, torch.arange(2) % len(names), by_row=True)])
+    facts = {"tasks": [{"task": each.name, "kind": each.kind, "classes": list(each.classes)} for each in known]}
+    own = {key: value for key, value in form.facts().items() if key not in ("task", "kind", "classes")}
+    describe(exported, {**own, **(metadata or {}), **facts})
+    with written(exported, path) as temporary:
+        del exported  # as large as the network
+        return form.parity(source, session(temporary, provider), path)
+
+
+class _Rows(nn.Module):
+    """The fused networks of several tasks, each for its rows: what a mixed graph is compared with."""
+
+    def __init__(self, model: TaskModel, names: Sequence[str]) -> None:
+        super().__init__()
+        self.fused = nn.ModuleList([model.fuse(name) for name in names])
+        self.widest = max(len(model.task(name).classes) for name in names)
+
+    def forward(self, images: Tensor, task: Tensor) -> Tensor:
+        return by_task(lambda number, own: widened(self.fused[number](own), self.widest, -torch.inf), images, task)
+
+
+def _check_alike(tasks: Sequence[Task], inside: str) -> None:
+    """Raise ExportError unless one graph can take the images of all tasks."""
+    first, *others = tasks
+    for other in others:
+        mine, theirs = first.preprocessing, other.preprocessing
+        if is_dense(first.kind) != is_dense(other.kind):
+            raise ExportError(
+                f"{first.name} answers for the image and {other.name} for its pixels: one graph cannot do both."
+            )
+        differ = mine != theirs if inside != "no" else mine.input_size != theirs.input_size
+        if differ:
+            raise ExportError(
+                f"The images of {first.name} are prepared otherwise than those of {other.name}: {mine.words()}, and "
+                f"{theirs.words()}. One batch holds images of one size; mix tasks that agree, with --task."
+            )
+
+
+def _batches(form: Form, names: Sequence[str], images: Mapping[str, Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Batches with the numbers of their tasks: random ones with rows of every task, and real ones of their own."""
+    found = []
+    for batch in form.batches:
+        rows = max(len(batch), len(names))
+        repeated = batch.repeat(-(-rows // len(batch)), *[1] * (batch.ndim - 1))[:rows]
+        found.append((repeated, torch.arange(rows).flip(0) % len(names)))
+    found.append((form.batches[0], torch.tensor([len(names) - 1])))
+    for name, batches in images.items():
+        found += [(batch, torch.full((len(batch),), names.index(name))) for batch in batches]
+    return found
