@@ -38,7 +38,7 @@ class Further:
 
     name: str
     example: Tensor
-    by_row: bool = False  # whether its first dimension is the batch
+    dynamic: Mapping[int, str] = dataclasses.field(default_factory=dict)  # names of dimensions that are no constants
 
 
 class Graph(nn.Module):
@@ -129,7 +129,11 @@ class Form:
         if self.rows is not None:
             for place, name in ((self.rows, "height"), (self.rows + 1, "width")):
                 images[place] = torch.export.Dim(name, min=1 if graph.resize else LEAST, max=LARGEST)
-        others = [{0: batch} if each.by_row else {} for each in further]  # no None: of such a list the names are lost
+        named = {"batch": batch}
+        others = [  # of no None, in a list of which the names would be lost
+            {axis: named.setdefault(name, torch.export.Dim(name)) for axis, name in each.dynamic.items()}
+            for each in further
+        ]
         shapes = {"images": images, "further": others} if further else {"images": images}
         examples = (self.example, [each.example for each in further]) if further else (self.example,)
         page = io.StringIO()  # what the exporter says on stderr of what it cannot do
@@ -188,6 +192,27 @@ class Form:
         if not found.passed:
             raise ExportError(f"{path}: the graph differs from its source by more than {found.tolerance}: {found}.")
         return found
+
+
+def said_of(tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """What a graph of several tasks says of them in its metadata."""
+    return [{"task": each.name, "kind": each.kind, "classes": list(each.classes)} for each in tasks]
+
+
+def check_alike(tasks: Sequence[Task], inside: str) -> None:
+    """Raise ExportError unless one graph can take the images of all tasks."""
+    first, *others = tasks
+    for other in others:
+        mine, theirs = first.preprocessing, other.preprocessing
+        if is_dense(first.kind) != is_dense(other.kind):
+            raise ExportError(
+                f"{first.name} answers for the image and {other.name} for its pixels: one graph cannot do both."
+            )
+        if mine != theirs if inside != "no" else mine.input_size != theirs.input_size:
+            raise ExportError(
+                f"The images of {first.name} are prepared otherwise than those of {other.name}: {mine.words()}, and "
+                f"{theirs.words()}. One graph takes images of one size; export tasks that agree, with --task."
+            )
 
 
 def _simplify(model: ir.Model) -> None:

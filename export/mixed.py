@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from zoo.export.files import written
-from zoo.export.form import Form, Further, describe
+from zoo.export.form import Form, Further, check_alike, describe, said_of
 from zoo.export.parity import TASK, Parity, outputs, session
 
-from zoo.catalog.task import Task, is_dense
 from zoo.errors import ExportError
 from zoo.models.adapted import TaskModel
 from zoo.models.mixing import by_task, widened
@@ -50,17 +49,16 @@ def to_mixed(
     path, names = Path(path), list(model.tasks if tasks is None else tasks)
     known = [model.task(name) for name in names]
     form = Form(known[0], preprocess)
-    _check_alike(known, form.inside)
+    check_alike(known, form.inside)
     form.pair(
         _batches(form, names, images or {}), real=sum(map(len, (b for each in (images or {}).values() for b in each)))
     )
     source = form.around(_Rows(model, names))
     outputs(source, *form.batches[0])
     network = form.around(model.mixed(names, stack_limit=stack_limit, exported=True))
-    exported = form.exported(network, path, [Further(TASK, torch.arange(2) % len(names), by_row=True)])
-    facts = {"tasks": [{"task": each.name, "kind": each.kind, "classes": list(each.classes)} for each in known]}
+    exported = form.exported(network, path, [Further(TASK, torch.arange(2) % len(names), {0: "batch"})])
     own = {key: value for key, value in form.facts().items() if key not in ("task", "kind", "classes")}
-    describe(exported, {**own, **(metadata or {}), **facts})
+    describe(exported, {**own, **(metadata or {}), "tasks": said_of(known)})
     with written(exported, path) as temporary:
         del exported  # as large as the network
         return form.parity(source, session(temporary, provider), path)
@@ -76,23 +74,6 @@ class _Rows(nn.Module):
 
     def forward(self, images: Tensor, task: Tensor) -> Tensor:
         return by_task(lambda number, own: widened(self.fused[number](own), self.widest, -torch.inf), images, task)
-
-
-def _check_alike(tasks: Sequence[Task], inside: str) -> None:
-    """Raise ExportError unless one graph can take the images of all tasks."""
-    first, *others = tasks
-    for other in others:
-        mine, theirs = first.preprocessing, other.preprocessing
-        if is_dense(first.kind) != is_dense(other.kind):
-            raise ExportError(
-                f"{first.name} answers for the image and {other.name} for its pixels: one graph cannot do both."
-            )
-        differ = mine != theirs if inside != "no" else mine.input_size != theirs.input_size
-        if differ:
-            raise ExportError(
-                f"The images of {first.name} are prepared otherwise than those of {other.name}: {mine.words()}, and "
-                f"{theirs.words()}. One batch holds images of one size; mix tasks that agree, with --task."
-            )
 
 
 def _batches(form: Form, names: Sequence[str], images: Mapping[str, Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:

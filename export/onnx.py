@@ -63,9 +63,14 @@ def to_onnx(
 
 
 def interface(path: str | Path) -> dict[str, str]:
-    """Names, types and shapes of a graph's inputs and outputs, such as images: float32 (batch, 3, 224, 224)."""
+    """Names, types and shapes of a graph's inputs and outputs, such as images: float32 (batch, 3, 224, 224).
+
+    Inputs that need not be given are left out.
+    """
     graph = onnx.load(str(path), load_external_data=False).graph
-    return {kind: ", ".join(map(_words, values)) for kind, values in (("input", graph.input), ("output", graph.output))}
+    given = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in given]
+    return {kind: ", ".join(map(_words, values)) for kind, values in (("input", inputs), ("output", graph.output))}
 
 
 def preprocessing_of(path: str | Path) -> Preprocessing:

@@ -398,3 +398,22 @@ def test_a_table_on_a_terminal_of_few_characters_loses_no_more_than_those() -> N
     done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert b"resnet20-ftn-r8-shapes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--mixed", "--shared-backbone", "-o", "x.onnx"], "two forms"),
+     (["--ort-adapters", "--mixed", "-o", "x"], "two forms"),
+     (["--mixed", "-o", "folder"], "folder/all.onnx"), (["--shared-backbone", "--half", "-o", "x"], "float16"),
+     (["--ort-adapters", "--precision", "fp16", "-o", "x"], "float16"), (["--stack-limit", "1", "-o", "x"], "--mixed"),
+     (["--half", "--precision", "fp32", "-o", "x"], "--half is --precision fp16"), (["-o", "file"], "is a file")],
+)  # fmt: skip
+def test_forms_of_an_export_that_do_not_go_together(
+    options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    result = CliRunner().invoke(main, ["export", "resnet20-bn-shapes", "--all-tasks", *options])
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -32,6 +32,9 @@ from zoo.errors import OptionError
 @click.option(
     "--stack-limit", type=COUNT, help="With --mixed: MB of weights kept whole for every task. Default: the backbone's."
 )
+@click.option(
+    "--ort-adapters", is_flag=True, help="One DIR/base.onnx, and a file for each task that ONNX Runtime switches to."
+)
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="What to compute in; fp32 by default.")
 @click.option("--half", is_flag=True, help="The same as --precision fp16.")
 @click.option("--provider", default="cpu", show_default=True, help="cpu, cuda or tensorrt: what runs the comparison.")
@@ -43,39 +46,39 @@ from zoo.errors import OptionError
 @click.pass_obj
 def export(
     registry: Registry, name: str, tasks: tuple[str, ...], all_tasks: bool, out: Path, preprocess: str | None,
-    shared_backbone: bool, mixed: bool, stack_limit: int | None, precision: str | None, half: bool, provider: str,
-    weights: str, data_root: Path | None, as_json: bool,
+    shared_backbone: bool, mixed: bool, stack_limit: int | None, ort_adapters: bool, precision: str | None, half: bool,
+    provider: str, weights: str, data_root: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write ONNX graphs of tasks, each compared with its source; exit 1 where they differ."""
-    from zoo.deployment.entries import export_entry, export_mixed
+    from zoo.deployment.entries import export_entry
     from zoo.export.onnx import interface
 
     narrate()
-    entry, number = registry.entry(name), _precision(precision, half)
+    entry = registry.entry(name)
     chosen = [entry.known_task(task) for task in tasks]
     if bool(chosen) == all_tasks:
         raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")
-    form = _form({"--shared-backbone": shared_backbone, "--mixed": mixed}, number, out)
-    if stack_limit is not None and form != "--mixed":
-        raise OptionError("--stack-limit goes with --mixed.")
-    given: dict[str, Any] = {"data_root": data_root, "weights": weights, "preprocess": preprocess or False}
-    given |= {"provider": provider}
-    wanted = chosen or list(entry.tasks)
-    if form == "--mixed":
-        limit = None if stack_limit is None else 1_000_000 * stack_limit
-        made = {", ".join(wanted): export_mixed(entry, registry, wanted, out, stack_limit=limit, **given)}
-    else:
-        options = {"half": number == "fp16"} if form is None else {"form": "shared"}
-        made = export_entry(entry, registry, wanted, out, **options, **given)
+    given = {"--shared-backbone": shared_backbone, "--mixed": mixed, "--ort-adapters": ort_adapters}
+    form, number = _form(given, out), _precision(precision, half)
+    options: dict[str, Any] = {"half": number == "fp16"} if form == "fused" else {}
+    if form != "fused" and number != "fp32":
+        raise OptionError("Only whole graphs, one for each task, compute in float16: leave --precision and --half out.")
+    if stack_limit is not None:
+        if form != "mixed":
+            raise OptionError("--stack-limit goes with --mixed.")
+        options["stack_limit"] = 1_000_000 * stack_limit
+    made = export_entry(
+        entry, registry, chosen or list(entry.tasks), out, form=form, data_root=data_root, weights=weights,
+        preprocess=preprocess or False, provider=provider, **options,
+    )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for task, each in made.items():
-        size = {"kB": round(each.path.stat().st_size / 1000), "holds": each.holds} if form else {}
-        rows.append({"task": task, "file": str(each.path), **size, **interface(each.path), "parity": str(each.parity)})
+        size = {} if form == "fused" else {"kB": round(each.path.stat().st_size / 1000), "holds": each.holds}
+        rows.append({"task": task, "file": str(each.path), **size, **interface(each.graph), "parity": str(each.parity)})
     show(rows, as_json)
     if not as_json:
-        if form == "--shared-backbone":
-            _tell_shared(out)
-        _tell_preprocessing({task: each.path for task, each in made.items()}, preprocess)
+        _tell_common(out, form)
+        _tell_preprocessing({task: each.graph for task, each in made.items()}, preprocess)
 
 
 def _precision(precision: str | None, half: bool) -> str:
@@ -84,32 +87,32 @@ def _precision(precision: str | None, half: bool) -> str:
     return "fp16" if half else precision or "fp32"
 
 
-def _form(wanted: dict[str, bool], precision: str, out: Path) -> str | None:
-    """The option that says in which form tasks leave; None: a whole graph for each.
-
-    Raises:
-        OptionError: several were given, or one with what it does not take.
-    """
-    first, *others = [*(option for option, given in wanted.items() if given), None]
-    if first and others[0]:
-        raise OptionError(f"{first} and {others[0]} are two forms: choose one of them.")
-    if first and precision != "fp32":
-        raise OptionError(f"{first} computes in float32: leave --precision and --half out.")
-    if first == "--mixed" and out.suffix != ".onnx":
-        raise OptionError(f"--mixed writes one graph: name the file, such as -o {out / 'all.onnx'}.")
-    if first != "--mixed" and out.is_file():
+def _form(given: dict[str, bool], out: Path) -> str:
+    """In which form tasks leave; raises OptionError where several were asked for, or one where it cannot be written."""
+    asked = [option for option, wanted in given.items() if wanted]
+    if len(asked) > 1:
+        raise OptionError(f"{asked[0]} and {asked[1]} are two forms in which tasks leave: choose one.")
+    option = asked[0] if asked else None
+    if option == "--mixed" and (out.suffix != ".onnx" or out.is_dir()):
+        raise OptionError(f"--mixed writes one graph: name the file, such as -o {out.with_suffix('') / 'all.onnx'}.")
+    if option != "--mixed" and out.is_file():
         raise OptionError(f"-o names the folder of the graphs, and {out} is a file.")
-    return first
+    return {None: "fused", "--shared-backbone": "shared", "--mixed": "mixed", "--ort-adapters": "adapters"}[option]
 
 
-def _tell_shared(folder: Path) -> None:
+def _tell_common(folder: Path, form: str) -> None:
+    """What the files of tasks are used with."""
+    from zoo.export.adapters import BASE
     from zoo.export.shared import BACKBONE
 
-    size = (folder / BACKBONE).stat().st_size / 1000
-    click.echo(
-        f"{folder / BACKBONE}: {size:,.0f} kB of frozen weights, once for all. The folder moves as one. That spares "
-        "disk and transfer, not memory: each session makes the weights of its task."
-    )
+    name, words = {
+        "shared": (BACKBONE, "of frozen weights, once for all. The folder moves as one. That spares disk and transfer, "
+                   "not memory: each session makes the weights of its task"),
+        "adapters": (BASE, "of the network, once for all, which answers with zeros until a task's adapter is added to "
+                     "a run's options"),
+    }.get(form, ("", ""))  # fmt: skip
+    if name:
+        click.echo(f"{folder / name}: {(folder / name).stat().st_size / 1000:,.0f} kB {words}.")
 
 
 def _tell_preprocessing(graphs: dict[str, Path], inside: str | None) -> None:

@@ -3,8 +3,15 @@
 How one module becomes one ONNX file is known to `zoo.export`.
 """
 
-from zoo.deployment.entries import export_entry, export_mixed, latencies
+from zoo.deployment.entries import export_entry, latencies
 from zoo.deployment.interchange import converted_entry, load_peft, save_peft
 from zoo.deployment.predict import classify
 
-__all__ = ["classify", "converted_entry", "export_entry", "export_mixed", "latencies", "load_peft", "save_peft"]
+__all__ = [
+    "classify",
+    "converted_entry",
+    "export_entry",
+    "latencies",
+    "load_peft",
+    "save_peft",
+]

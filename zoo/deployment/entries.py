@@ -17,7 +17,8 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
 from zoo.catalog.task import Bands, Task
 from zoo.datasets import benchmark_of
-from zoo.export import FULL, Parity, run, session, to_mixed, to_onnx, to_shared
+from zoo.export import FULL, Parity, run, session, to_adapters, to_mixed, to_onnx, to_shared
+from zoo.export.adapters import BASE, SUFFIX
 from zoo.export.shared import held
 from zoo.loader import load, load_adapters, plain_network
 from zoo.storage.files import sha256
@@ -25,73 +26,67 @@ from zoo.storage.tensors import read
 from zoo.verification.timing import interleaved, medians, ratio
 
 log = logging.getLogger(__name__)
-FUSED, SHARED = "fused", "shared"  # the forms in which tasks leave
+FUSED, SHARED, MIXED, ADAPTERS = FORMS = "fused", "shared", "mixed", "adapters"  # in which tasks leave
 REAL_IMAGES = 16  # test images per task that a graph is compared on
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A task's graph."""
+    """What was written of a task, or of several in one."""
 
     path: Path
     parity: Parity  # with its source
     holds: str = "the whole network"  # beside what it refers to
+    base: Path | None = None  # the graph that the file is for, where it is none itself
+
+    @property
+    def graph(self) -> Path:
+        return self.base or self.path
 
 
 def export_entry(
-    entry: Entry,
-    registry: Registry,
-    tasks: Sequence[str],
-    folder: Path,
-    *,
-    form: str = FUSED,
-    data_root: Path | None = None,
-    weights: str | Path = "auto",
-    preprocess: bool | str = False,
-    **options: Any,
-) -> dict[str, Exported]:
-    """One checked ONNX graph per task of an entry, `<folder>/<task>.onnx`.
+    entry: Entry, registry: Registry, tasks: Sequence[str], out: Path, *, form: str = FUSED,
+    data_root: Path | None = None, weights: str | Path = "auto", preprocess: bool | str = False, **options: Any,
+) -> dict[str, Exported]:  # fmt: skip
+    """Checked ONNX graphs of tasks of an entry, by task, or by all their names where one graph holds them.
 
     Each is compared on random inputs and, where the benchmark's images are at hand, on real ones.
 
     Args:
-        form: "fused": each holds its whole network; "shared": all refer to one file of the backbone's weights.
-        options: of `zoo.export.to_onnx` or `to_shared`.
+        out: a folder; for "mixed", the graph's file.
+        form: "fused": each task's graph holds its whole network; "shared": all refer to one file of the backbone's
+            weights; "mixed": one graph for all, each image by its own; "adapters": one graph, and a file of ONNX
+            Runtime's for each task.
+        options: of `zoo.export.to_onnx`, `to_shared`, `to_mixed` or `to_adapters`.
     """
     files = adapter_files(entry, tasks, weights)
     model = load_adapters(entry, registry, files)
-    made = {}
-    for task, file in files.items():
-        known, path = model.task(task), folder / f"{task}.onnx"
-        given = {"images": real_inputs(entry, known, data_root, preprocess), "metadata": provenance(entry, file)}
-        given |= {"preprocess": preprocess, **options}
-        if form == SHARED:
-            made[task] = Exported(path, to_shared(model, task, path, **given), held(model, task))
-        else:
-            made[task] = Exported(path, to_onnx(model.fuse(task), path, task=known, **given))
-    return made
-
-
-def export_mixed(
-    entry: Entry,
-    registry: Registry,
-    tasks: Sequence[str],
-    path: Path,
-    *,
-    data_root: Path | None = None,
-    weights: str | Path = "auto",
-    preprocess: bool | str = False,
-    **options: Any,
-) -> Exported:
-    """One checked ONNX graph of several tasks of an entry; options as of `zoo.export.to_mixed`."""
-    files = adapter_files(entry, tasks, weights)
-    model = load_adapters(entry, registry, files)
     images = {task: real_inputs(entry, model.task(task), data_root, preprocess) for task in files}
-    each = {task: provenance(entry, file) for task, file in files.items()}
-    facts = {**next(iter(each.values())), "adapter_sha256": {task: own["adapter_sha256"] for task, own in each.items()}}
-    facts["recipe"] = {task: own["recipe"] for task, own in each.items() if "recipe" in own}
-    parity = to_mixed(model, path, tasks=list(files), images=images, preprocess=preprocess, metadata=facts, **options)
-    return Exported(path, parity, "all tasks")
+    facts = {task: provenance(entry, file) for task, file in files.items()}
+    options["preprocess"] = preprocess
+    if form in (MIXED, ADAPTERS):
+        options |= {"tasks": list(files), "images": images, "metadata": _of_all(facts)}
+        if form == MIXED:
+            return {", ".join(files): Exported(out, to_mixed(model, out, **options), "all tasks")}
+        made = to_adapters(model, out, **options)
+        return {task: Exported(out / f"{task}{SUFFIX}", p, "what it owns", out / BASE) for task, p in made.items()}
+    found = {}
+    for task in files:
+        path, own = out / f"{task}.onnx", {**options, "images": images[task], "metadata": facts[task]}
+        if form == SHARED:
+            found[task] = Exported(path, to_shared(model, task, path, **own), held(model, task))
+        else:
+            found[task] = Exported(path, to_onnx(model.fuse(task), path, task=model.task(task), **own))
+    return found
+
+
+def _of_all(facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the metadata of one graph say of the adapters of several tasks: by task, where that differs."""
+    first = next(iter(facts.values()))
+    by_task = {
+        key: {task: own[key] for task, own in facts.items() if key in own} for key in ("adapter_sha256", "recipe")
+    }
+    return {**first, **{key: values for key, values in by_task.items() if values}}
 
 
 def provenance(entry: Entry, file: Path) -> dict[str, Any]:
