@@ -8,9 +8,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import zoo
@@ -141,7 +144,27 @@ def test_the_way_from_a_folder_to_a_service(tmp_path: Path, monkeypatch: pytest.
     assert set(names["again"].tasks) == {"flowers", "weather"}  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
+def test_the_forms_in_which_tasks_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's commands, and then its Python, which takes the words of one task from each form."""
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    for words in commands(ROOT / "docs" / "deployment.md"):
+        done = CliRunner().invoke(main, words[1:], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    names: dict[str, Any] = {}
+    found = {}
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    for number, block in enumerate(blocks):
+        exec(block, names)
+        found[number] = names["logits"]
+    expected = names["model"].fuse("sketch")(torch.from_numpy(names["images"])).detach().numpy()
+    for number in (0, 1, 3):
+        np.testing.assert_allclose(found[number][0], expected[0], atol=1e-4)
+    assert all(len(block.strip().splitlines()) <= 7 for block in blocks)
+
+
 def test_every_piece_of_python_is_run_somewhere() -> None:
     with_python = {page.name for page in PAGES if "```python" in page.read_text()}
-    here = {"dense-tasks.md", "transformers.md", "from-folder-to-service.md"}
+    here = {"dense-tasks.md", "transformers.md", "from-folder-to-service.md", "deployment.md"}
     assert with_python == here | {"README.md", "joint-networks.md", "adding-a-method.md"}  # tests/test_documents.py

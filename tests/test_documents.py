@@ -37,6 +37,8 @@ def test_results_and_readme_are_what_the_report_writes(report: ModuleType) -> No
     page, readme = (ROOT / "docs" / "zoo.md").read_text(), (ROOT / "README.md").read_text()
     assert page == report.zoo_page()
     assert readme == report.readme(readme)
+    forms = (ROOT / "docs" / "deployment.md").read_text()
+    assert forms == report.deployment(forms)
     patterns = re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE)
     packaged = {entry.name for entry in default_registry().entries() if entry.weights}
     assert packaged <= {name for pattern in patterns for name in default_registry().names(pattern)}

@@ -1,14 +1,16 @@
-"""Writes docs/results.md, docs/zoo.md and the README's table, from the registry and benchmarks/results/*.json.
+"""Writes docs/results.md, docs/zoo.md, and the tables of README.md and docs/deployment.md, of what was measured.
 
     python benchmarks/reports/report.py
 
-A test holds all of them against what this writes, so that no figure in them is anybody's typing.
+It reads the registry and benchmarks/results/*.json. A test holds all of them against what this writes, so that no
+figure in them is anybody's typing.
 """
 
 from __future__ import annotations
 
 import re
 
+from deployment_section import deployment
 from figures import ROOT
 from joint_section import draw_sharing, joint_section, ring_section
 from methods_section import draw_methods, methods_section, rooms_section
@@ -80,8 +82,8 @@ def main() -> None:
     draw_sharing(ROOT / "docs" / "sharing")
     (ROOT / "docs" / "results.md").write_text(results(), encoding="utf-8")
     (ROOT / "docs" / "zoo.md").write_text(zoo_page(), encoding="utf-8")
-    path = ROOT / "README.md"
-    path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, renewed in ((ROOT / "README.md", readme), (ROOT / "docs" / "deployment.md", deployment)):
+        path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

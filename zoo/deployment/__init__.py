@@ -7,11 +7,4 @@ from zoo.deployment.entries import export_entry, latencies
 from zoo.deployment.interchange import converted_entry, load_peft, save_peft
 from zoo.deployment.predict import classify
 
-__all__ = [
-    "classify",
-    "converted_entry",
-    "export_entry",
-    "latencies",
-    "load_peft",
-    "save_peft",
-]
+__all__ = ["classify", "converted_entry", "export_entry", "latencies", "load_peft", "save_peft"]

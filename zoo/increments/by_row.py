@@ -75,7 +75,7 @@ class Stacked(ByRow):
         seen = strided(x, layer)
         made = product(self.weights.index_select(0, task), seen.flatten(2))
         made = made if bias is None else made + bias[:, :, None]
-        return made.unflatten(2, seen.shape[2:])
+        return torch.unflatten(made, 2, seen.shape[2:])
 
 
 class StackedConvolution(ByRow):
@@ -97,7 +97,8 @@ class StackedConvolution(ByRow):
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
         own = self.weights.index_select(0, task).flatten(0, 1)
         bias = None if self.biases is None else self.biases.index_select(0, task).flatten()
-        return grouped(x.flatten(0, 1)[None], own, bias, layer, len(x) * layer.groups)[0].unflatten(0, (len(x), -1))
+        made = grouped(x.flatten(0, 1)[None], own, bias, layer, len(x) * layer.groups)[0]
+        return torch.unflatten(made, 0, (len(x), -1))
 
 
 class Branch(ByRow):
@@ -142,7 +143,7 @@ class ConvolutionBranch(ByRow):
 
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
         base: Tensor = layer(x)
-        seen = product(self.ins.index_select(0, task), x.flatten(2)).unflatten(2, x.shape[2:])  # (B, R, H, W)
+        seen = torch.unflatten(product(self.ins.index_select(0, task), x.flatten(2)), 2, x.shape[2:])  # (B, R, H, W)
         taps = self.spatials.index_select(0, task)  # (B, R, k²)
         seen = self._by_taps(seen, taps, layer) if torch.compiler.is_exporting() else self._grouped(seen, taps, layer)
         return added(base.flatten(2), self.outs.index_select(0, task), seen.flatten(2)).view_as(base)
@@ -150,14 +151,15 @@ class ConvolutionBranch(ByRow):
     def _grouped(self, x: Tensor, taps: Tensor, layer: Any) -> Tensor:
         """Each channel of each row under its own kernel, (B, R, H', W')."""
         kernels = taps.reshape(-1, 1, *layer.kernel_size)
-        return grouped(x.reshape(1, -1, *x.shape[2:]), kernels, None, layer, len(kernels))[0].unflatten(0, x.shape[:2])
+        made = grouped(x.reshape(1, -1, *x.shape[2:]), kernels, None, layer, len(kernels))[0]
+        return torch.unflatten(made, 0, x.shape[:2])
 
     def _by_taps(self, x: Tensor, taps: Tensor, layer: Any) -> Tensor:
         """The same, in operations that do not fix the batch: the taps' views of the image, weighed and summed."""
         x = padded(x, layer, always=True)
         views = [view for row in _taps(x, layer, 0) for view in _taps(row, layer, 1)]
         stacked = torch.stack(views, 2)  # (B, R, k², H', W')
-        return (taps[:, :, None] @ stacked.flatten(3)).unflatten(3, stacked.shape[3:]).squeeze(2)
+        return torch.unflatten(taps[:, :, None] @ stacked.flatten(3), 3, stacked.shape[3:]).squeeze(2)
 
 
 def _taps(x: Tensor, layer: Any, axis: int) -> list[Tensor]:
@@ -165,7 +167,8 @@ def _taps(x: Tensor, layer: Any, axis: int) -> list[Tensor]:
     side, step, apart = layer.kernel_size[axis], layer.stride[axis], layer.dilation[axis]
     reach = x.shape[2 + axis] - (side - 1) * apart
     views = [x.narrow(2 + axis, place * apart, reach) for place in range(side)]
-    return views if step == 1 else [view[(..., slice(None, None, step), *[slice(None)] * (1 - axis))] for view in views]
+    every: Any = (..., slice(None, None, step), *[slice(None)] * (1 - axis))
+    return views if step == 1 else [view[every] for view in views]
 
 
 class Beside(ByRow):
@@ -270,7 +273,8 @@ def strided(x: Tensor, layer: Any) -> Tensor:
     """Of a convolution's input (B, C, …), what stands where each output begins."""
     if all(step == 1 for step in layer.stride):
         return x
-    return x[(..., *(slice(None, None, step) for step in layer.stride))]
+    every: Any = (..., *(slice(None, None, step) for step in layer.stride))
+    return x[every]
 
 
 def mixed(x: Tensor, matrices: Tensor, layer: Any) -> Tensor:
@@ -278,10 +282,10 @@ def mixed(x: Tensor, matrices: Tensor, layer: Any) -> Tensor:
     if not isinstance(layer, Convolution):
         return product(_rows(x), matrices.mT).view(*x.shape[:-1], -1)
     if layer.groups == 1:
-        return product(matrices, x.flatten(2)).unflatten(2, x.shape[2:])
-    by_group = x.flatten(2).unflatten(1, (layer.groups, -1))  # (B, g, C / g, P)
-    made = matrices.unflatten(1, (layer.groups, -1)) @ by_group
-    return made.flatten(1, 2).unflatten(2, x.shape[2:])
+        return torch.unflatten(product(matrices, x.flatten(2)), 2, x.shape[2:])
+    by_group = torch.unflatten(x.flatten(2), 1, (layer.groups, -1))  # (B, g, C / g, P)
+    made = torch.unflatten(matrices, 1, (layer.groups, -1)) @ by_group
+    return torch.unflatten(made.flatten(1, 2), 2, x.shape[2:])
 
 
 def padded(x: Tensor, layer: Any, always: bool = False) -> Tensor:

@@ -163,7 +163,7 @@ class Series(Increment):
         """(I + α) diag(s), (C, C / groups): what evaluation mode makes of the filter bank's output."""
         across = self.alpha.shape[1]
         whole = self.alpha + torch.eye(across).to(self.alpha).repeat(self.groups, 1)
-        by_group = whole.unflatten(0, (self.groups, -1)) * self._factor(self.variance).view(self.groups, 1, -1)
+        by_group = torch.unflatten(whole, 0, (self.groups, -1)) * self._factor(self.variance).view(self.groups, 1, -1)
         return by_group.flatten(0, 1)
 
     def _factor(self, variance: Tensor) -> Tensor:

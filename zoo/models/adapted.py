@@ -179,7 +179,7 @@ class TaskModel(proof.Provable):
         self.refuse_text(inputs, task)
         if task is None:
             return self._all_tasks((inputs, named))
-        if isinstance(task, list | tuple | Tensor):
+        if not isinstance(task, str):
             return self._mixes.serve(self, task, inputs, named)
         self.task(task)
         if torch.compiler.is_compiling():

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -153,7 +153,7 @@ class InTurn(nn.Module):
 
     @property
     def _all(self) -> Sequence[Callable[..., Tensor]]:
-        return self._serving or tuple(self.layers)
+        return self._serving or [*self.layers]
 
     def _serve(self, number: int, call: tuple[Any, Any]) -> Tensor:
         made = self._all[number](*call[0], **call[1])
@@ -168,7 +168,7 @@ def by_task(serve: Callable[[int, Any], Tensor], inputs: Any, task: Tensor) -> T
     """
     leaves, form = pytree.tree_flatten(inputs)
     found, places = [], []
-    for number in task.unique().tolist():
+    for number in torch.unique(task).tolist():
         place = (task == number).nonzero().flatten()
         own = [x[place] if isinstance(x, Tensor) and x.ndim and len(x) == len(task) else x for x in leaves]
         found.append(serve(number, pytree.tree_unflatten(own, form)))
@@ -315,7 +315,7 @@ def _positions(sites: Sequence[Site], run: Callable[[], Any]) -> dict[int, int]:
     """How many positions of its output each adapted layer computes in a pass, by the site's id."""
     found: dict[int, int] = {}
 
-    def note(site: nn.Module, _: Any, output: Any) -> None:
+    def note(site: Any, _: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             found[id(site)] = max(1, output.numel() // len(site.frozen_weight))
 
@@ -350,7 +350,8 @@ class Mixes:
         if torch.compiler.is_compiling():
             if self._made is None:
                 raise OptionError("Compile model.mixed(), and call that with images and the numbers of their tasks.")
-            return self._made(*inputs, numbers)
+            made: Tensor = self._made(*inputs, numbers)
+            return made
         alone = len(inputs) == 1 and not named
         if not alone or model.training or torch.is_grad_enabled():
             return rows_in_turn(model, numbers, inputs, named)
@@ -410,6 +411,8 @@ def task_numbers(tasks: Sequence[str], task: Any, inputs: Sequence[Any]) -> Tens
         OptionError: numbers that no task has, or not one for each row.
     """
     device = next((x.device for x in inputs if isinstance(x, Tensor)), None)
+    if not isinstance(task, Tensor | Sequence):
+        raise UnknownNameError("task", str(task), tasks)
     if not isinstance(task, Tensor) and all(isinstance(each, int) for each in task):
         task = torch.tensor(task, dtype=torch.long)
     if isinstance(task, Tensor):

@@ -1,0 +1,36 @@
+"""What docs/deployment.md says that the forms take."""
+
+from __future__ import annotations
+
+import re
+
+from figures import measured_on, read
+from markdown_table import table
+
+
+def deployment(text: str) -> str:
+    """The page with its tables made anew."""
+    rows = read("deployment")
+    forms = [row for row in rows["forms"] if row["form"] != "swap"]
+    swaps = [
+        f"a swap of {row['network']} takes {row['ms']:.0f} ms, {row['passes']:.2f} of a pass of one image"
+        for row in rows["forms"]
+        if row["form"] == "swap"
+    ]
+    least = [
+        f"backbone and adapters of {row['network']} have {row['MB on disk']:.1f} MB"
+        for row in rows["forms"]
+        if row["form"] == "swap"
+    ]
+    words = f"""{table(forms)}
+
+Times are ratios to the whole graph's, medians of {rows["rounds"]} rounds in turn: to open one session, and to run a
+batch. Memory is what a process grows by at its peak that serves all six. The {"; the ".join(least)}.
+In torch, {"; ".join(swaps)}. {measured_on("deployment")}"""
+    text = _between(text, "forms", words)
+    return _between(text, "mixed", table(rows["mixed"]))
+
+
+def _between(text: str, name: str, words: str) -> str:
+    made = f"<!-- {name} -->\n\n{words}\n\n<!-- /{name} -->"
+    return re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _: made, text, flags=re.DOTALL)
