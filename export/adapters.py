@@ -7,31 +7,38 @@ constants. So each layer runs as it is trained, the frozen one with the task's b
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from zoo.export.files import written
-from zoo.export.form import Form, Further, check_alike, describe, said_of
+from zoo.export.form import Form, Further, check_alike, describe, real_images, said_of
 from zoo.export.parity import Parity, outputs, session
 
-from zoo.errors import ExportError
+from zoo.errors import ExportError, sentence
+from zoo.increments import Increment
 from zoo.models.adapted import TaskModel
 from zoo.models.frozen import copy_of
+from zoo.models.layers import TaskHead
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import atomic_path
+from zoo.storage.tensors import fingerprint
 
 BASE, SUFFIX = "base.onnx", ".onnx_adapter"
+BASE_SHA256 = "base_sha256"  # in its metadata: of what is constant in it, which adapters stand on
 
 
 def to_adapters(
     model: MultiTaskModel, folder: str | Path, *, tasks: Sequence[str] | None = None, preprocess: bool | str = False,
-    images: Mapping[str, Sequence[Tensor]] | None = None, provider: str = "cpu",
+    images: Mapping[str, Tensor | Sequence[Tensor]] | None = None, provider: str = "cpu",
     metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Parity]:  # fmt: skip
     """Write `base.onnx` and, for each task, `<task>.onnx_adapter`, which a program adds to the options of a run.
@@ -56,41 +63,50 @@ def to_adapters(
             f"The networks of {model.method_name} have no backbone that adapters could change. Export each by itself."
         )
     folder, names = Path(folder), list(model.tasks if tasks is None else tasks)
-    known = [model.task(name) for name in names]
-    forms = {each.name: Form(each, preprocess, (images or {}).get(each.name)) for each in known}
-    form = forms[max(known, key=lambda task: len(task.classes)).name]  # a dimension of one would be taken for constant
-    assert form.task is not None
+    known, real = [model.task(name) for name in names], real_images(images, names)
+    forms = {each.name: Form(each, preprocess, real.get(each.name)) for each in known}
+    form, first = forms[names[0]], names[0]
     check_alike(known, form.inside)
-    own = {name: {key: t for key, t in model.task_tensors(name).items() if t.is_floating_point()} for name in names}
-    varying = _varying(own)
-    fed = Fed(model, form.task.name, own[form.task.name])
-    outputs(form.around(fed.model_serving), form.batches[0])
-    further = [
-        Further(key, tensor, dict.fromkeys(varying[key], "classes")) for key, tensor in own[form.task.name].items()
-    ]
-    exported = form.exported(form.around(fed), folder / BASE, further)
+    own = {name: {key: t.detach().cpu() for key, t in model.task_tensors(name).items() if t.is_floating_point()}
+           for name in names}  # fmt: skip
+    _check_shapes(own, _by_classes(model, first))
+    identity = _identity(model, names)
+    _check_base(folder / BASE, identity)
+    fed = Fed(model, first, own[first])
+    outputs(form.around(fed.serving), form.batches[0])
+    exported = form.exported(form.around(fed), folder / BASE, _inputs(own[first], _by_classes(model, first)))
     for value in list(exported.graph.inputs[1:]):
         name = str(value.name)
-        neutral = torch.ones if name.endswith("var") or name.endswith("variance") else torch.zeros
-        value.const_value = ir.tensor(neutral(own[form.task.name][name].shape), name=name)
+        neutral = torch.ones if name.endswith(("var", "variance")) else torch.zeros
+        value.const_value = ir.tensor(neutral(own[first][name].shape, dtype=own[first][name].dtype), name=name)
         exported.graph.register_initializer(value)
     facts = {key: fact for key, fact in form.facts().items() if key not in ("task", "kind", "classes")}
-    describe(exported, {**facts, **(metadata or {}), "tasks": said_of(known)})
+    describe(exported, {**facts, **(metadata or {}), "tasks": said_of(known), BASE_SHA256: identity})
     found = {}
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:  # which puts the base in place first: an adapter fits no other
+        files = {name: stack.enter_context(atomic_path(folder / f"{name}{SUFFIX}")) for name in names}
         base = session(stack.enter_context(written(exported, folder / BASE)), provider)
-        for name in names:
-            file = stack.enter_context(atomic_path(folder / f"{name}{SUFFIX}"))
-            _write(file, own[name])
+        for name, file in files.items():
+            _write(file, own[name], identity)
             source = forms[name].around(model.fuse(name))
             found[name] = forms[name].parity(source, Adapted(base, file), folder / f"{name}{SUFFIX}")
     return found
 
 
 class Adapted:
-    """A session of the base graph under one task's adapter; it runs as a session does."""
+    """A session of the base graph under one task's adapter; it runs as a session does.
+
+    Raises:
+        ExportError: the file is no adapter, or one for another base graph.
+    """
 
     def __init__(self, base: ort.InferenceSession, file: str | Path) -> None:
+        try:
+            made_for = ort.AdapterFormat.read_adapter(str(file)).get_model_version()
+        except Exception as error:  # ONNX Runtime raises classes of its own for each status, with no common base
+            raise ExportError(f"{file} is no adapter of ONNX Runtime's: {sentence(error)}") from error
+        if made_for != _version(base.get_modelmeta().custom_metadata_map.get(BASE_SHA256, "")):
+            raise ExportError(f"{file} was made for another base graph than this one.")
         self.base, self.adapter, self.options = base, ort.LoraAdapter(), ort.RunOptions()
         self.adapter.Load(str(file))
         self.options.add_active_adapter(self.adapter)
@@ -105,7 +121,7 @@ class Fed(nn.Module):
 
     def __init__(self, model: TaskModel, task: str, given: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.model_serving = _Serving(copy_of(model), task)
+        self.serving = _Serving(copy_of(model), task)
         self.names = list(given)
         self._places = {
             f"{path}.{name}": f"model.backbone.{path}.tasks.{task}.{name}"
@@ -115,7 +131,7 @@ class Fed(nn.Module):
 
     def forward(self, images: Tensor, *values: Tensor) -> Tensor:
         given = {self._places[name]: value for name, value in zip(self.names, values, strict=True)}
-        found: Tensor = functional_call(self.model_serving, given, (images,))
+        found: Tensor = functional_call(self.serving, given, (images,))
         return found
 
 
@@ -126,7 +142,7 @@ class _Serving(nn.Module):
         super().__init__()
         self.model, self.task = model, task
         for part in model.modules():
-            if hasattr(part, "route"):
+            if isinstance(part, Increment) and hasattr(part, "route"):
                 setattr(part, "route", "factored")  # noqa: B010
 
     def forward(self, images: Tensor) -> Tensor:
@@ -134,31 +150,83 @@ class _Serving(nn.Module):
         return found
 
 
-def _varying(own: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list[int]]:
-    """The axis of each tensor along which tasks differ: the first, of heads of several numbers of classes; or none.
-
-    Raises:
-        ExportError: they differ in something else.
-    """
-    first, *others = own.values()
-    found: dict[str, list[int]] = {}
-    for name, tensor in first.items():
-        shapes = [tuple(tensor.shape), *(tuple(other[name].shape) if name in other else () for other in others)]
-        found[name] = [0] if len(set(shapes)) > 1 else []
-        if len({shape[1:] for shape in shapes}) > 1 or () in shapes[1:]:
-            raise ExportError(
-                f"{name} is {' or '.join(map(str, dict.fromkeys(shapes)))}: tasks of one base graph differ in their "
-                "numbers of classes, and not in rank. Export them apart, or with --mixed."
-            )
+def _by_classes(model: TaskModel, task: str) -> set[str]:
+    """The tensors of a task that have a row for each class: the last weight of each head, and its bias."""
+    found = set()
+    for path, site in model.sites(task):
+        if isinstance(site, TaskHead):
+            weights = [name for name, p in site.tasks[task].named_parameters() if p.ndim > 1]
+            layer = weights[-1].rpartition(".")[0]
+            found |= {f"{path}.{layer}.{kind}".replace("..", ".") for kind in ("weight", "bias")}
     return found
 
 
-def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def _check_shapes(own: Mapping[str, Mapping[str, Tensor]], by_classes: set[str]) -> None:
+    """Raise ExportError unless tasks' tensors differ in their numbers of classes alone."""
+    first, *others = own.values()
+    for name in dict.fromkeys(name for each in own.values() for name in each):
+        if any(name not in each for each in own.values()):
+            raise ExportError(f"Not every task has {name}: those of one base graph own the same tensors.")
+        if not first[name].ndim:
+            raise ExportError(
+                f"{name} is one number, and ONNX Runtime's adapters hold tensors of one dimension or more."
+            )
+        axes = slice(1 if name in by_classes else 0, None)
+        if any(other[name].shape[axes] != first[name].shape[axes] for other in others):
+            shapes = dict.fromkeys(str(tuple(each[name].shape)) for each in own.values())
+            raise ExportError(
+                f"{name} is {' or '.join(shapes)}: tasks of one base graph differ in their numbers of classes, and not "
+                "in rank. Export them apart, or with --mixed."
+            )
+
+
+def _inputs(own: Mapping[str, Tensor], by_classes: set[str]) -> list[Further]:
+    """What is exported as inputs: where a tensor has a row for each class, of at least two, lest it be a constant."""
+    found = []
+    for name, tensor in own.items():
+        if name in by_classes:
+            example = tensor.new_zeros(max(2, len(tensor)), *tensor.shape[1:])
+            found.append(Further(name, example, {0: "classes"}))
+        else:
+            found.append(Further(name, tensor))
+    return found
+
+
+def _identity(model: TaskModel, names: Sequence[str]) -> str:
+    """SHA-256 over what is constant in a base graph: the frozen tensors, what tasks share, and the method's options."""
+    options = [{**model.task_options(name)} for name in names]
+    if any(each != options[0] for each in options):
+        raise ExportError(
+            "The tasks were added with options of their own, such as another rank: one base graph has one method. "
+            "Export them apart, or with --mixed."
+        )
+    shared = model.shared_tensors()
+    stated = [model.backbone_sha256(), fingerprint(shared) if shared else "", model.method_name, options[0]]
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+
+def _version(identity: str) -> int:
+    """What an adapter file says of its base graph: it has room for a number."""
+    return int(identity[:7] or "0", 16)
+
+
+def _check_base(file: Path, identity: str) -> None:
+    """Raise ExportError where another base graph lies, which adapters beside it may be for."""
+    if not file.exists():
+        return
+    stated = None
+    with contextlib.suppress(Exception):  # no graph at all
+        stated = {each.key: each.value for each in onnx.load(file, load_external_data=False).metadata_props}
+    if stated is None or stated.get(BASE_SHA256) != identity:
+        raise ExportError(f"{file} is another graph, and adapters beside it may be for that. Choose another folder.")
+
+
+def _write(file: Path, tensors: Mapping[str, Tensor], identity: str) -> None:
     """A file in ONNX Runtime's format for adapters."""
-    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+    arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
     adapter = ort.AdapterFormat()
     adapter.set_adapter_version(1)
-    adapter.set_model_version(1)
+    adapter.set_model_version(_version(identity))
     # These values are views: the arrays have to live until the file is written.
     adapter.set_parameters({name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()})
     adapter.export_adapter(str(file))

@@ -93,10 +93,10 @@ class Form:
         self.preprocessing = task.preprocessing if task else Preprocessing()
         self.dense = task is not None and is_dense(task.kind)
         self.real = sum(map(len, real))
-        self.batches: list[Any] = [
-            *_random_batches(self.preprocessing, self.inside, self.dense, real[0] if real else None),
-            *real,
-        ]
+        self.random: list[Tensor] = _random_batches(
+            self.preprocessing, self.inside, self.dense, real[0] if real else None
+        )
+        self.batches: list[Any] = [*self.random, *real]
         example = self.batches[0]
         self.example = example.repeat(2, *[1] * (example.ndim - 1))  # a batch of one would be taken for a constant
         of_any_size = self.dense or self.inside == FULL
@@ -192,6 +192,18 @@ class Form:
         if not found.passed:
             raise ExportError(f"{path}: the graph differs from its source by more than {found.tolerance}: {found}.")
         return found
+
+
+def real_images(
+    images: Mapping[str, Tensor | Sequence[Tensor]] | None, tasks: Sequence[str]
+) -> dict[str, list[Tensor]]:  # fmt: skip
+    """Batches of real inputs of each task; raises ExportError for those of a task that is not exported, or no task."""
+    given = {name: [each] if isinstance(each, Tensor) else [*each] for name, each in (images or {}).items()}
+    if not tasks:
+        raise ExportError("There is no task to export: name one, or give the model one.")
+    if unknown := [name for name in given if name not in tasks]:
+        raise ExportError(f"There are images of {', '.join(unknown)}, and only {', '.join(tasks)} are exported.")
+    return given
 
 
 def said_of(tasks: Sequence[Task]) -> list[dict[str, Any]]:

@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from zoo.export.files import written
-from zoo.export.form import Form, Further, check_alike, describe, said_of
+from zoo.export.form import Form, Further, check_alike, describe, real_images, said_of
 from zoo.export.parity import TASK, Parity, outputs, session
 
-from zoo.errors import ExportError
+from zoo.errors import ExportError, OptionError
 from zoo.models.adapted import TaskModel
-from zoo.models.mixing import by_task, widened
+from zoo.models.mixing import Mixed
 from zoo.models.multitask import MultiTaskModel
+from zoo.models.row_layers import by_task, widened
 
 
 def to_mixed(
     model: MultiTaskModel, path: str | Path, *, tasks: Sequence[str] | None = None, stack_limit: int | None = None,
-    preprocess: bool | str = False, images: Mapping[str, Sequence[Tensor]] | None = None, provider: str = "cpu",
-    metadata: Mapping[str, Any] | None = None,
+    preprocess: bool | str = False, images: Mapping[str, Tensor | Sequence[Tensor]] | None = None,
+    provider: str = "cpu", metadata: Mapping[str, Any] | None = None,
 ) -> Parity:  # fmt: skip
     """Write one graph of several tasks, whose batches mix them.
 
@@ -47,21 +48,27 @@ def to_mixed(
             f"The networks of {model.method_name} have no backbone that rows could share. Export each by itself."
         )
     path, names = Path(path), list(model.tasks if tasks is None else tasks)
-    known = [model.task(name) for name in names]
-    form = Form(known[0], preprocess)
+    known, real = [model.task(name) for name in names], real_images(images, names)
+    form = Form(known[0], preprocess, real.get(names[0]) or next(iter(real.values()), None))
     check_alike(known, form.inside)
-    form.pair(
-        _batches(form, names, images or {}), real=sum(map(len, (b for each in (images or {}).values() for b in each)))
-    )
+    example = form.around(nn.Identity())(form.batches[0][:1])  # what the network itself is given
+    form.pair(_batches(form, names, real), real=sum(len(batch) for each in real.values() for batch in each))
     source = form.around(_Rows(model, names))
     outputs(source, *form.batches[0])
-    network = form.around(model.mixed(names, stack_limit=stack_limit, exported=True))
+    network = form.around(_mixed(model, names, stack_limit, example))
     exported = form.exported(network, path, [Further(TASK, torch.arange(2) % len(names), {0: "batch"})])
     own = {key: value for key, value in form.facts().items() if key not in ("task", "kind", "classes")}
     describe(exported, {**own, **(metadata or {}), "tasks": said_of(known)})
     with written(exported, path) as temporary:
         del exported  # as large as the network
         return form.parity(source, session(temporary, provider), path)
+
+
+def _mixed(model: TaskModel, names: Sequence[str], stack_limit: int | None, example: Tensor) -> Mixed:
+    try:
+        return model.mixed(names, stack_limit=stack_limit, example=example, exported=True)
+    except OptionError as error:
+        raise ExportError(str(error)) from error
 
 
 class _Rows(nn.Module):
@@ -79,7 +86,7 @@ class _Rows(nn.Module):
 def _batches(form: Form, names: Sequence[str], images: Mapping[str, Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """Batches with the numbers of their tasks: random ones with rows of every task, and real ones of their own."""
     found = []
-    for batch in form.batches:
+    for batch in form.random:
         rows = max(len(batch), len(names))
         repeated = batch.repeat(-(-rows // len(batch)), *[1] * (batch.ndim - 1))[:rows]
         found.append((repeated, torch.arange(rows).flip(0) % len(names)))

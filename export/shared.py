@@ -67,7 +67,7 @@ def to_shared(
             exported.graph.register_initializer(value)
     facts = {SHARED_FILE: BACKBONE, SHARED_SHA256: weights.sha256}
     describe(exported, {**form.facts(), **(metadata or {}), **facts})
-    with weights.beside(path), written(exported, path, bare=True) as temporary:
+    with weights.put_beside(path), written(exported, path, bare=True) as temporary:
         return form.parity(source, session(temporary, provider), path)
 
 
@@ -105,8 +105,7 @@ class SharedWeights:
                 f"The networks of {model.method_name} have no backbone that their graphs could share. Export each by "
                 "itself."
             )
-        common = {**model.backbone_tensors(), **model.shared_tensors()}
-        return cls({f"backbone.{name}": tensor for name, tensor in common.items() if tensor.is_floating_point()})
+        return cls(_common(model))
 
     def place(self, name: str) -> ir.ExternalTensor:
         """A graph's reference to a tensor."""
@@ -117,15 +116,15 @@ class SharedWeights:
         )
 
     @contextlib.contextmanager
-    def beside(self, path: Path) -> Iterator[None]:
-        """Have the file lie beside a graph; where it was not there before, it goes if the block ends with an error.
+    def put_beside(self, path: Path) -> Iterator[None]:
+        """Have the file lie beside a graph. If the block ends with an error, it goes again unless a graph is there.
 
         Raises:
             ExportError: another file of that name lies there.
         """
         file = path.parent / BACKBONE
         there = file.exists()
-        if there and sha256(file) != self.sha256:
+        if there and not (file.is_file() and sha256(file) == self.sha256):
             raise ExportError(
                 f"{file} holds other weights than this backbone's, and graphs may refer to it. Choose another folder."
             )
@@ -135,7 +134,7 @@ class SharedWeights:
         try:
             yield
         except BaseException:
-            if not there:
+            if not there and not any(path.parent.glob("*.onnx")):
                 file.unlink()
             raise
 
@@ -145,6 +144,17 @@ class SharedWeights:
             yield bytes(self._offsets[name] - end)
             yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
             end = self._offsets[name] + tensor.nbytes
+
+
+def _common(model: TaskModel) -> dict[str, Tensor]:
+    """The frozen tensors and what tasks share, by the model's names; one that has several of them by the first."""
+    found, seen = {}, set()
+    for name, tensor in {**model.backbone_tensors(), **model.shared_tensors()}.items():
+        place = tensor.data_ptr(), tensor.shape, tensor.stride()
+        if tensor.is_floating_point() and (place not in seen or not tensor.numel()):
+            found[f"backbone.{name}"] = tensor.detach().cpu()
+            seen.add(place)
+    return found
 
 
 class Made(nn.Module):
@@ -160,13 +170,13 @@ class Made(nn.Module):
         assert isinstance(model, TaskModel)
         self.plain = model.fuse(task)
         self.tensors = _PlainTensors(model, task)
-        common = {**model.backbone_tensors(), **model.shared_tensors()}
         own = {
-            f"{path}.tasks.{task}.{name}": tensor
+            f"backbone.{path}.tasks.{task}.{name}": tensor.detach().cpu()
             for path, site in model.sites(task)
             for name, tensor in site.tasks[task].state_dict().items()
+            if tensor.is_floating_point()
         }
-        self.given = {f"backbone.{name}": t.detach() for name, t in {**common, **own}.items() if t.is_floating_point()}
+        self.given = {**_common(model), **own}
         self._plain_names = set(self.plain.state_dict())
 
     def forward(self, images: Tensor, *values: Tensor) -> Tensor:

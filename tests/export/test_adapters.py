@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from torch import nn
-from zoo.export import Adapted, run, session, to_adapters
+from zoo.export import Adapted, run, session, to_adapters, to_mixed
 
 from tests.conftest import disturb
 from tests.export.test_shared import SERVED
 from tests.models.test_dense import four_tasks
-from tests.models.test_mixing import SMALL, model_of
+from tests.models.test_mixing import SMALL, Forms, model_of
 from zoo.catalog.task import Preprocessing, Task
 from zoo.errors import ExportError
 from zoo.joint import Network, joined
@@ -84,3 +85,69 @@ def test_what_cannot_be_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: 
     with pytest.raises(ExportError, match="stl have no backbone"):
         to_adapters(joined({"a": plan}, "stl", {}), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+def test_a_further_task_joins_and_another_backbone_is_refused(tmp_path: Path) -> None:
+    model = model_of("ftn")
+    to_adapters(model, tmp_path, tasks=["a"])
+    to_adapters(model, tmp_path, tasks=["c", "b"])
+    base, images = session(tmp_path / "base.onnx"), torch.randn(2, 3, 12, 12)
+    for task in model.tasks:
+        found = run(Adapted(base, tmp_path / f"{task}.onnx_adapter"), images.numpy())
+        np.testing.assert_allclose(found, model.fuse(task)(images).numpy(), rtol=1e-4, atol=1e-5)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    other = model_of("ftn")
+    for tensor in other.backbone_parameters():
+        tensor.mul_(1.1)
+    with pytest.raises(ExportError, match="another graph"):
+        to_adapters(other, tmp_path)
+    with pytest.raises(ExportError, match="another graph"):
+        to_adapters(model_of("ftn", rank=3), tmp_path)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    to_adapters(other, tmp_path / "other")
+    with pytest.raises(ExportError, match="another base graph"):
+        Adapted(base, tmp_path / "other" / "a.onnx_adapter")
+    with pytest.raises(ExportError, match="no adapter"):
+        Adapted(base, tmp_path / "base.onnx")
+
+
+class Routed(Forms):
+    """A network with a method called route."""
+
+    def route(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = super().forward(x)
+        return found
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.route(x)
+
+
+class Tempered(nn.Module):
+    """Logits by a temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.temperature = nn.Linear(10, 4), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.layer(x) / self.temperature
+        return made
+
+
+def test_a_networks_own_names_and_heads_do_no_harm(tmp_path: Path) -> None:
+    assert all(parity.passed for parity in to_adapters(model_of("ftn", Routed()), tmp_path / "routed").values())
+    network = Forms()
+    network.head = Tempered()  # type: ignore[assignment]
+    with pytest.raises(ExportError, match=r"head\.temperature is one number"):
+        to_adapters(model_of("ftn", network, head="head"), tmp_path)
+
+
+@pytest.mark.parametrize("write", [to_adapters, to_mixed])
+def test_tasks_and_images_that_are_not_there(write: Any, tmp_path: Path) -> None:
+    model = model_of("bn")
+    with pytest.raises(ExportError, match="There is no task"):
+        write(model, tmp_path / "all.onnx", tasks=[])
+    with pytest.raises(ExportError, match="images of b"):
+        write(model, tmp_path / "all.onnx", tasks=["a"], images={"b": torch.randn(1, 3, 12, 12)})
+    assert write(model, tmp_path / "all.onnx", tasks=["a"], images={"a": torch.randn(2, 3, 12, 12)})

@@ -139,8 +139,32 @@ def test_a_file_outside_the_folder_is_never_opened_for_it(tmp_path: Path) -> Non
         for entry in tensor.external_data:
             entry.value = "../backbone.bin" if entry.key == "location" else entry.value
     onnx.save(graph, tmp_path / "in" / "a.onnx")
-    with pytest.raises(ExportError):
+    with pytest.raises(ExportError, match="names a file of weights outside its folder"):
         session(tmp_path / "in" / "a.onnx")
+
+
+class Tied(nn.Module):
+    """One layer in two places, and one parameter by two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+        self.again, self.scale = self.body, nn.Parameter(torch.ones(4, 1, 1))
+        self.same = self.scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.again(self.body(self.stem(x)) * self.scale) * self.same
+        made: torch.Tensor = self.head(x.mean((2, 3)))
+        return made
+
+
+def test_a_layer_in_two_places_is_stored_once(tmp_path: Path) -> None:
+    model = zoo.adapt(Tied(), {}, rank=1)
+    model.add_task(Task.of("a", 3, SMALL))
+    disturb(model, "a")
+    to_shared(model, "a", tmp_path / "a.onnx")
+    agrees(model, "a", tmp_path / "a.onnx")
+    assert (tmp_path / "backbone.bin").stat().st_size < 4 * (3 * 4 * 9 + 4 + 4 * 4 + 4 + 4) + 5 * 64
 
 
 def test_what_cannot_be_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

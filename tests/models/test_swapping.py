@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounter
 
 import zoo
 from tests.conftest import SmallNet, disturb, equal, snapshot
+from tests.models.test_dense import four_tasks
 from zoo.errors import OptionError
 from zoo.increments.lookup import methods
 from zoo.models.adapted import TaskModel
@@ -125,3 +126,10 @@ def test_a_head_without_a_bias_cannot_say_that_further_classes_are_none() -> Non
     plain = model.fuse("wide")
     with pytest.raises(OptionError, match=r"head\.weight"):
         zoo.swap(plain, model, "narrow")
+
+
+def test_maps_of_fewer_channels_are_refused() -> None:
+    """They are resized after the head, where -inf becomes no number."""
+    model = four_tasks("ftn", None, rank=2)
+    with pytest.raises(OptionError, match="cannot become edge"):
+        zoo.swap(model.fuse("semseg"), model, "edge")

@@ -17,6 +17,7 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
 from zoo.catalog.task import Bands, Task
 from zoo.datasets import benchmark_of
+from zoo.errors import OptionError
 from zoo.export import FULL, Parity, run, session, to_adapters, to_mixed, to_onnx, to_shared
 from zoo.export.adapters import BASE, SUFFIX
 from zoo.export.shared import held
@@ -59,6 +60,8 @@ def export_entry(
             Runtime's for each task.
         options: of `zoo.export.to_onnx`, `to_shared`, `to_mixed` or `to_adapters`.
     """
+    if form not in FORMS:
+        raise OptionError(f"The form is one of {', '.join(FORMS)}, not {form!r}.")
     files = adapter_files(entry, tasks, weights)
     model = load_adapters(entry, registry, files)
     images = {task: real_inputs(entry, model.task(task), data_root, preprocess) for task in files}
@@ -81,7 +84,7 @@ def export_entry(
 
 
 def _of_all(facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What the metadata of one graph say of the adapters of several tasks: by task, where that differs."""
+    """What the metadata of one graph say of the adapters of several tasks: hashes and recipes by task."""
     first = next(iter(facts.values()))
     by_task = {
         key: {task: own[key] for task, own in facts.items() if key in own} for key in ("adapter_sha256", "recipe")

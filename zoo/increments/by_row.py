@@ -69,11 +69,11 @@ class Stacked(ByRow):
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
         bias = None if self.biases is None else self.biases.index_select(0, task)
         if isinstance(layer, nn.Linear):
-            made = product(_rows(x), self.weights.index_select(0, task).mT)  # (B, …, C_in) as (B, N, C_in)
+            made = _rows(x) @ self.weights.index_select(0, task).mT  # (B, …, C_in) as (B, N, C_in)
             made = made if bias is None else made + bias[:, None]
             return made.view(*x.shape[:-1], -1)
         seen = strided(x, layer)
-        made = product(self.weights.index_select(0, task), seen.flatten(2))
+        made = self.weights.index_select(0, task) @ seen.flatten(2)
         made = made if bias is None else made + bias[:, :, None]
         return torch.unflatten(made, 2, seen.shape[2:])
 
@@ -119,9 +119,9 @@ class Branch(ByRow):
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
         base: Tensor = layer(x)
         if isinstance(layer, nn.Linear):
-            beside = product(product(_rows(x), self.downs.index_select(0, task).mT), self.ups.index_select(0, task).mT)
+            beside = _rows(x) @ self.downs.index_select(0, task).mT @ self.ups.index_select(0, task).mT
             return base + beside.view_as(base)
-        seen = product(self.downs.index_select(0, task), strided(x, layer).flatten(2))
+        seen = self.downs.index_select(0, task) @ strided(x, layer).flatten(2)
         return added(base.flatten(2), self.ups.index_select(0, task), seen).view_as(base)
 
 
@@ -143,7 +143,7 @@ class ConvolutionBranch(ByRow):
 
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
         base: Tensor = layer(x)
-        seen = torch.unflatten(product(self.ins.index_select(0, task), x.flatten(2)), 2, x.shape[2:])  # (B, R, H, W)
+        seen = torch.unflatten(self.ins.index_select(0, task) @ x.flatten(2), 2, x.shape[2:])  # (B, R, H, W)
         taps = self.spatials.index_select(0, task)  # (B, R, k²)
         seen = self._by_taps(seen, taps, layer) if torch.compiler.is_exporting() else self._grouped(seen, taps, layer)
         return added(base.flatten(2), self.outs.index_select(0, task), seen.flatten(2)).view_as(base)
@@ -187,7 +187,7 @@ class Beside(ByRow):
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
         base: Tensor = layer(x)
         seen = strided(x, layer) if isinstance(layer, Convolution) else x
-        return base + mixed(seen, self.matrices.index_select(0, task), layer)
+        return base + channels_mixed(seen, self.matrices.index_select(0, task), layer)
 
 
 class Behind(ByRow):
@@ -204,7 +204,7 @@ class Behind(ByRow):
         self.register_buffer("matrices", matrices, persistent=False)
 
     def forward(self, x: Tensor, layer: Any, task: Tensor) -> Tensor:
-        return mixed(layer(x), self.matrices.index_select(0, task), layer)
+        return channels_mixed(layer(x), self.matrices.index_select(0, task), layer)
 
 
 class Affine(ByRow):
@@ -231,7 +231,7 @@ class Affine(ByRow):
         return y + self.shifts.index_select(0, task).view(shape)
 
 
-def beside(weight: Tensor, own: int, positions: int) -> float:
+def thin_cost(weight: Tensor, own: int, positions: int) -> float:
     """What the frozen layer costs with one matrix of so many numbers for each row before or behind it."""
     return (weight.numel() + own + OUTPUT_COST * len(weight)) * positions + GATHER_COST * own
 
@@ -259,11 +259,6 @@ def is_pointwise(layer: Any) -> bool:
     return isinstance(layer, nn.Linear)
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """(B, N, K) times (B, K, M)."""
-    return a @ b
-
-
 def added(base: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """`base + a @ b` of batches of matrices, in one step where that exists."""
     return base + a @ b if torch.compiler.is_exporting() else torch.baddbmm(base, a, b)
@@ -277,12 +272,12 @@ def strided(x: Tensor, layer: Any) -> Tensor:
     return x[every]
 
 
-def mixed(x: Tensor, matrices: Tensor, layer: Any) -> Tensor:
+def channels_mixed(x: Tensor, matrices: Tensor, layer: Any) -> Tensor:
     """The channels of each row, (B, C, …) or (B, …, C), mixed by its matrix (B, C', C / groups), group by group."""
     if not isinstance(layer, Convolution):
-        return product(_rows(x), matrices.mT).view(*x.shape[:-1], -1)
+        return (_rows(x) @ matrices.mT).view(*x.shape[:-1], -1)
     if layer.groups == 1:
-        return torch.unflatten(product(matrices, x.flatten(2)), 2, x.shape[2:])
+        return torch.unflatten(matrices @ x.flatten(2), 2, x.shape[2:])
     by_group = torch.unflatten(x.flatten(2), 1, (layer.groups, -1))  # (B, g, C / g, P)
     made = torch.unflatten(matrices, 1, (layer.groups, -1)) @ by_group
     return torch.unflatten(made.flatten(1, 2), 2, x.shape[2:])

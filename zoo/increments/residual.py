@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError
 from zoo.increments.base import FrozenLayer, Increment, Method, role_of
-from zoo.increments.by_row import Behind, Beside, Way, beside, stack
+from zoo.increments.by_row import Behind, Beside, Way, stack, thin_cost
 from zoo.increments.forms import Convolution, TransposedConvolution, channel_axis, weight_of
 
 
@@ -84,7 +84,7 @@ class Parallel(Increment):
     def by_row(cls, increments: Sequence[Parallel], layer: Any, positions: int) -> list[Way]:
         if isinstance(layer, Convolution) and not _keeps_its_centre(layer):
             return super().by_row(increments, layer, positions)
-        cost = beside(layer.weight, increments[0].matrix().numel(), positions)
+        cost = thin_cost(layer.weight, increments[0].matrix().numel(), positions)
         return [Way(cost, lambda: Beside(stack([each.matrix() for each in increments], layer.weight)))]
 
 
@@ -156,7 +156,7 @@ class Series(Increment):
 
     @classmethod
     def by_row(cls, increments: Sequence[Series], layer: Any, positions: int) -> list[Way]:
-        cost = beside(layer.weight, increments[0].alpha.numel(), positions)
+        cost = thin_cost(layer.weight, increments[0].alpha.numel(), positions)
         return [Way(cost, lambda: Behind(stack([each._matrix() for each in increments], layer.weight)))]
 
     def _matrix(self) -> Tensor:

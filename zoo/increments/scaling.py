@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError
 from zoo.increments.base import FrozenLayer, Increment, Method
-from zoo.increments.by_row import Affine, Way, beside, stack
+from zoo.increments.by_row import Affine, Way, stack, thin_cost
 from zoo.increments.forms import channel_axis, weight_of
 
 
@@ -43,7 +43,7 @@ class ScaleShift(Increment):
     @classmethod
     def by_row(cls, increments: Sequence[ScaleShift], layer: Any, positions: int) -> list[Way]:
         scales, shifts = [each.scale for each in increments], [each.shift for each in increments]
-        cost = beside(layer.weight, 0, positions)
+        cost = thin_cost(layer.weight, 0, positions)
         return [Way(cost, lambda: Affine(stack(scales, layer.weight), stack(shifts, layer.weight)))]
 
 
@@ -64,7 +64,7 @@ class Shift(Increment):
     @classmethod
     def by_row(cls, increments: Sequence[Shift], layer: Any, positions: int) -> list[Way]:
         shifts = [each.shift for each in increments]
-        return [Way(beside(layer.weight, 0, positions), lambda: Affine(None, stack(shifts, layer.weight)))]
+        return [Way(thin_cost(layer.weight, 0, positions), lambda: Affine(None, stack(shifts, layer.weight)))]
 
 
 METHODS = [

@@ -19,7 +19,7 @@ from zoo.models import proof
 from zoo.models.first_passes import FirstPasses
 from zoo.models.frozen import ALIKE, Buffers, copy_of, exact_arithmetic, rests, trainable
 from zoo.models.layers import AdaptedLayer, Site, TaskHead, TaskNorm, adapted_kind, replace_everywhere
-from zoo.models.mixing import Mixed, Mixes, mixed
+from zoo.models.mixing import Mixed, Mixes, agreement, mixed_network, output_positions
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import Placement
 from zoo.models.selection import Selection, Stack
@@ -149,6 +149,7 @@ class TaskModel(proof.Provable):
                 del site.tasks[task.name]
             raise
         self._tasks[task.name] = task
+        self._mixes.clear()
         self._task_options[task.name] = fresh
         self.first_passes.begin(self, task.name)
         self._drawn[task.name] = self._head_rows(task.name)
@@ -160,6 +161,7 @@ class TaskModel(proof.Provable):
             if name in site.tasks:
                 del site.tasks[name]
         del self._tasks[name], self._task_options[name]
+        self._mixes.clear()
         self.first_passes.forget(name)
         del self._drawn[name]
 
@@ -259,19 +261,42 @@ class TaskModel(proof.Provable):
             exported: whether it is for a graph that takes any batch.
 
         Raises:
-            OptionError: the network reads the tensors of its layers itself, or cannot be copied.
+            OptionError: the network cannot be run so: it reads the tensors of its layers itself, mixes the rows of a
+                batch, or answers with something else than (B, classes, …).
         """
+        made = self.unchecked_mixed(tasks, stack_limit, example, exported)
+        if example is None:
+            example = next(self.backbone_parameters()).new_empty(self._shape(made.tasks)).normal_()
+        if agreement(self, made, example.to(made.known.device)) is False:
+            raise OptionError(
+                f"{type(self.backbone).__name__} cannot take a task for each row in one pass: that gives other outputs "
+                "than the rows of one task after another. model(images, task=[…]) takes them so."
+            )
+        return made
+
+    def unchecked_mixed(
+        self, tasks: Sequence[str] | None = None, stack_limit: int | None = None, example: Tensor | None = None,
+        exported: bool = False,
+    ) -> Mixed:  # fmt: skip
+        """What `mixed` gives, before it is compared with one task after another."""
         names = list(self.tasks if tasks is None else tasks)
-        known = [self.task(name) for name in names]
-        if not known:
+        classes = [len(self.task(name).classes) for name in names]
+        if not names:
             raise OptionError("The model has no tasks yet to mix: add_task comes first.")
         limit = sum(t.nbytes for t in self.backbone_tensors().values()) if stack_limit is None else stack_limit
-        image = next(self.backbone_parameters()).new_zeros(1, *known[0].preprocessing.input_size)
-        sites, classes = [site for _, site in self._sites], [len(each.classes) for each in known]
-        return mixed(
-            self.backbone, sites, names, classes, image if example is None else example[:1],
-            lambda task, x: self.serve(task, (x,), {}), limit, exported,
-        )  # fmt: skip
+        self._frozen_buffers.put_back()
+        with exact_arithmetic(), torch.no_grad():
+            fused = self.fused(names[0])
+            if example is None:
+                example = next(self.backbone_parameters()).new_zeros(self._shape(names))
+            positions = output_positions(
+                fused, [path for path, site in self._sites if isinstance(site, AdaptedLayer)], example[:1]
+            )
+            return mixed_network(self.backbone, self._sites, names, classes, positions, limit, exported)
+
+    def _shape(self, tasks: Sequence[str]) -> tuple[int, ...]:
+        """That of one image of the first of some tasks."""
+        return (1, *self.task(tasks[0]).preprocessing.input_size)
 
     def train(self, mode: bool = True) -> TaskModel:
         """Set training mode, but for what would move a frozen backbone: norms, and other keepers of statistics."""
@@ -283,6 +308,10 @@ class TaskModel(proof.Provable):
                 if not isinstance(module, Site) and rests(module) and not path.startswith(self._task_prefixes):
                     module.training = False
         return self
+
+    def _apply(self, *args: Any, **named: Any) -> Any:
+        self._mixes.clear()
+        return super()._apply(*args, **named)  # type: ignore[no-untyped-call]
 
     def _keepers(self) -> Iterator[nn.Module]:
         """The frozen modules with buffers that a pass could move."""
@@ -342,6 +371,7 @@ class TaskModel(proof.Provable):
     def load_task_tensors(self, task: str, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
         super().load_task_tensors(task, tensors, source)
         self._stacks.clear()
+        self._mixes.clear()
 
     def head_prefixes(self, task: str) -> tuple[str, ...]:
         return self.left_aside  # a task's head sits where the backbone's sat
@@ -395,7 +425,7 @@ class TaskModel(proof.Provable):
     def _head_rows(self, task: str) -> list[Tensor]:
         """The first row of each tensor of a task's head: what no training leaves as it is."""
         heads = (site.tasks[task] for _, site in self.sites(task) if isinstance(site, TaskHead))
-        return [p.detach()[:1].clone() for head in heads for p in head.parameters()]
+        return [(p.detach()[:1] if p.ndim else p.detach()).clone() for head in heads for p in head.parameters()]
 
     def rest_norms(self, task: str) -> None:
         if self.method.trains_backbone:

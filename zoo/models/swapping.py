@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.catalog.task import is_dense
 from zoo.errors import OptionError
 from zoo.models.frozen import exact_arithmetic
 from zoo.models.multitask import MultiTaskModel
@@ -22,8 +23,9 @@ def swap(plain: nn.Module, model: MultiTaskModel, task: str) -> None:
     So a network under `torch.compile`, or recorded as a CUDA graph, serves the other task from its next pass on.
     Nothing is added or taken away, so any number of swaps leaves no drift. Passes of other threads are not waited for.
 
-    Where the network's head has more outputs than the task has classes, the further logits are -inf: begin with
-    the task of the most classes, and every other one fits.
+    Where a classifier has more outputs than the task has classes, the further logits are -inf: begin with the task
+    of the most classes, and every other one fits. Maps have to have as many channels, for to resize one of -inf gives
+    no number.
 
     Args:
         plain: a network of `model.fuse`, of any type of number and device, as it stands or from `torch.compile(…)`. Its
@@ -39,7 +41,7 @@ def swap(plain: nn.Module, model: MultiTaskModel, task: str) -> None:
     network: nn.Module = getattr(plain, "_orig_mod", plain)
     with torch.no_grad(), exact_arithmetic():
         there, own = network.state_dict(), model.plain_tensors(task)
-        fitting = _fitting(there, own, task)
+        fitting = _fitting(there, own, task, widens=not is_dense(model.task(task).kind))
         for name, tensor in fitting.items():
             there[name].copy_(tensor)
 
@@ -56,7 +58,9 @@ def _check_not_frozen(plain: nn.Module) -> None:
         )
 
 
-def _fitting(there: Mapping[str, Tensor], own: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
+def _fitting(
+    there: Mapping[str, Tensor], own: Mapping[str, Tensor], task: str, widens: bool
+) -> dict[str, Tensor]:  # fmt: skip
     """A task's tensors in the shapes of those there, a head's filled up to more outputs."""
     found, problems = {}, [f"no tensor {name}" for name in own if name not in there]
     for name, tensor in own.items():
@@ -67,7 +71,7 @@ def _fitting(there: Mapping[str, Tensor], own: Mapping[str, Tensor], task: str) 
         wider = tensor.ndim > 0 and tensor.shape[1:] == wanted[1:] and tensor.shape[0] < wanted[0]
         if tensor.shape == wanted:
             found[name] = tensor
-        elif wider and kind in ("weight", "bias") and f"{layer}.bias" in own:
+        elif widens and wider and kind in ("weight", "bias") and f"{layer}.bias" in own:
             found[name] = _filled(tensor, wanted[0], -math.inf if kind == "bias" else 0.0)
         else:
             problems.append(f"{name} is {tuple(wanted)}, the task's {tuple(tensor.shape)}")
