@@ -182,7 +182,7 @@ class TaskModel(proof.Provable):
         if task is None:
             return self._all_tasks((inputs, named))
         if not isinstance(task, str):
-            return self._mixes.serve(self, task, inputs, named)
+            return self._mixes.serve(self, self.unchecked_mixed, task, inputs, named)
         self.task(task)
         if torch.compiler.is_compiling():
             return self.serve(task, inputs, named)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from zoo.models.frozen import ALIKE, Buffers, copy_of, version
 from zoo.models.layers import HOOKS, AdaptedLayer, Site, TaskHead, TaskNorm, scale_and_shift
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.row_layers import InTurn, MixedHead, MixedLayer, MixedNorm, RowTasks, by_task, widened
-
-if TYPE_CHECKING:
-    from zoo.models.adapted import TaskModel
 
 AFFINE = (nn.BatchNorm2d.forward, BatchNormAct2d.forward)  # a scale and a shift of each channel, before anything else
 TRIED = 6  # tasks in one batch, where a mixed network is compared
@@ -226,7 +223,7 @@ class _Made:
     versions: tuple[tuple[Tensor, int], ...]  # the model's tensors, and how often each was written to
     agrees: dict[Any, bool]  # with one task after another: by the shape and type of the images
 
-    def is_of(self, model: TaskModel) -> bool:
+    def is_of(self, model: MultiTaskModel) -> bool:
         return self.tasks == model.tasks and all(version(t) == known for t, known in self.versions)
 
 
@@ -247,8 +244,14 @@ class Mixes:
         """Forget what was made, and what is known of it."""
         self._made = None
 
-    def serve(self, model: TaskModel, task: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> Tensor:
-        """The outputs for a task of each row, see `TaskModel.forward`."""
+    def serve(
+        self, model: MultiTaskModel, make: Callable[..., Mixed], task: Any, inputs: Sequence[Any], named: Mapping[str, Any]
+    ) -> Tensor:  # fmt: skip
+        """The outputs for a task of each row, see `TaskModel.forward`.
+
+        Args:
+            make: makes the mixed network of a model for images such as its `example`.
+        """
         if torch.compiler.is_compiling():
             raise OptionError("Compile model.mixed(), and call that with images and the numbers of their tasks.")
         numbers = task_numbers(model.tasks, task, inputs)
@@ -256,7 +259,7 @@ class Mixes:
         if not alone or model.training or torch.is_grad_enabled():
             return rows_in_turn(model, numbers, inputs, named)
         images: Tensor = inputs[0]
-        made = self._current(model, images)
+        made = self._current(model, make, images)
         precision = torch.is_autocast_enabled(images.device.type), torch.get_autocast_dtype(images.device.type)
         case = images.shape[1:], images.dtype, images.device, precision
         if made.network is not None and case not in made.agrees:
@@ -269,7 +272,7 @@ class Mixes:
         found: Tensor = made.network(images, numbers)
         return found
 
-    def _current(self, model: TaskModel, images: Tensor) -> _Made:
+    def _current(self, model: MultiTaskModel, make: Callable[..., Mixed], images: Tensor) -> _Made:
         """What is made of the model's tensors as they are now."""
         made = self._made
         if made is not None and made.is_of(model):
@@ -281,7 +284,7 @@ class Mixes:
                 versions = tuple((tensor, version(tensor)) for tensor in tensors)
                 network = None
                 with contextlib.suppress(Exception):  # whatever a network raises that cannot be run so
-                    network = model.unchecked_mixed(model.tasks, example=images[:1])
+                    network = make(example=images[:1])
                 made = self._made = _Made(network, model.tasks, versions, {})
             return made
 
