@@ -216,7 +216,10 @@ def test_images_of_which_nothing_can_be_told_decide_nothing() -> None:
 @torch.no_grad()
 def test_a_mixed_network_is_a_copy_and_can_be_converted(method: str) -> None:
     model, images, numbers = model_of(method), torch.randn(4, 3, 12, 12), torch.tensor([2, 1, 0, 1])
+    model.train()
     mixed = model.mixed()
+    assert model.training
+    model.eval()
     before, expected = row_by_row(model, images, numbers.tolist()), row_by_row(model, images, numbers.tolist())
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wide = mixed.double()

@@ -264,10 +264,12 @@ class TaskModel(proof.Provable):
             OptionError: the network cannot be run so: it reads the tensors of its layers itself, mixes the rows of a
                 batch, or answers with something else than (B, classes, …).
         """
-        made = self.unchecked_mixed(tasks, stack_limit, example, exported)
-        if example is None:
-            example = next(self.backbone_parameters()).new_empty(self._shape(made.tasks)).normal_()
-        if agreement(self, made, example.to(made.known.device)) is False:
+        with proof.evaluating(self):
+            made = self.unchecked_mixed(tasks, stack_limit, example, exported)
+            if example is None:
+                example = next(self.backbone_parameters()).new_empty(self._shape(made.tasks)).normal_()
+            agrees = agreement(self, made, example.to(made.known.device))
+        if agrees is False:
             raise OptionError(
                 f"{type(self.backbone).__name__} cannot take a task for each row in one pass: that gives other outputs "
                 "than the rows of one task after another. model(images, task=[…]) takes them so."

@@ -245,7 +245,8 @@ class Mixes:
         self._made = None
 
     def serve(
-        self, model: MultiTaskModel, make: Callable[..., Mixed], task: Any, inputs: Sequence[Any], named: Mapping[str, Any]
+        self, model: MultiTaskModel, make: Callable[..., Mixed], task: Any, inputs: Sequence[Any],
+        named: Mapping[str, Any],
     ) -> Tensor:  # fmt: skip
         """The outputs for a task of each row, see `TaskModel.forward`.
 
