@@ -7,6 +7,10 @@ import re
 from figures import measured_on, read
 from markdown_table import table
 
+MIXED = """A batch of rows of several tasks against one fused task at the same batch, in torch and in ONNX Runtime (six
+tasks); what is kept whole for each task; and the difference of a row from its fused network, relative to the largest
+output:"""
+
 
 def deployment(text: str) -> str:
     """The page with its tables made anew."""
@@ -28,7 +32,9 @@ Times are ratios to the whole graph's, medians of {rows["rounds"]} rounds in tur
 batch. Memory is what a process grows by at its peak that serves all six. The {"; the ".join(least)}.
 In torch, {"; ".join(swaps)}. {measured_on("deployment")}"""
     text = _between(text, "forms", words)
-    return _between(text, "mixed", table(rows["mixed"]))
+    mixed = [{key: "–" if value is None else value for key, value in row.items()} for row in rows["mixed"]]
+    text = _between(text, "mixed", f"{MIXED}\n\n{table(mixed)}")
+    return _between(text, "profile", table(read("deployment_profile")))
 
 
 def _between(text: str, name: str, words: str) -> str:
