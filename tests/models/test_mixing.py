@@ -188,7 +188,9 @@ def test_what_rows_are_whose_does_not_go_by_the_first_batch(order: str, together
     if together:
         mixed, numbers = model.mixed(), torch.tensor([2, 1, 0, 1])
         for _ in range(3):
+            made = model._mixes._made
             agree(mixed(images, numbers), model(images, task=numbers))
+            assert model._mixes._made is made, "it is made once"
     else:
         with pytest.raises(OptionError, match="cannot take a task for each row in one pass"):
             model.mixed()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -281,13 +281,22 @@ class Mixes:
         with self._making:
             made = self._made
             if made is None or not made.is_of(model):
-                tensors = (*model.parameters(), *model.buffers())
-                versions = tuple((tensor, version(tensor)) for tensor in tensors)
+                versions = tuple((tensor, version(tensor)) for tensor in _made_of(model))
                 network = None
                 with contextlib.suppress(Exception):  # whatever a network raises that cannot be run so
                     network = make(example=images[:1])
                 made = self._made = _Made(network, model.tasks, versions, {})
             return made
+
+
+def _made_of(model: MultiTaskModel) -> Iterator[Tensor]:
+    """The tensors that a mixed network depends on: all but frozen buffers that passes move, which are put back."""
+    yield from model.parameters()
+    for task in model.tasks:
+        yield from model.task_tensors(task).values()
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase):
+            yield from part.buffers()
 
 
 def agreement(model: MultiTaskModel, mixed: Mixed, images: Tensor) -> bool | None:
