@@ -13,15 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from zoo.export.files import written
-from zoo.export.form import Form, Further, check_alike, describe, real_images, said_of
-from zoo.export.parity import Parity, outputs, session
+from zoo.export.form import Form, Further, check_alike, describe, real_images, with_backbone
+from zoo.export.parity import Parity, metadata_of, outputs, session
 
 from zoo.errors import ExportError, sentence
 from zoo.increments import Increment
@@ -58,10 +57,7 @@ def to_adapters(
         ExportError: the tasks' tensors, images or preprocessing differ otherwise; or as of `to_onnx`. Nothing is
             written then.
     """
-    if not isinstance(model, TaskModel):
-        raise ExportError(
-            f"The networks of {model.method_name} have no backbone that adapters could change. Export each by itself."
-        )
+    model = with_backbone(model)
     folder, names = Path(folder), list(model.tasks if tasks is None else tasks)
     known, real = [model.task(name) for name in names], real_images(images, names)
     forms = {each.name: Form(each, preprocess, real.get(each.name)) for each in known}
@@ -80,8 +76,7 @@ def to_adapters(
         neutral = torch.ones if name.endswith(("var", "variance")) else torch.zeros
         value.const_value = ir.tensor(neutral(own[first][name].shape, dtype=own[first][name].dtype), name=name)
         exported.graph.register_initializer(value)
-    facts = {key: fact for key, fact in form.facts().items() if key not in ("task", "kind", "classes")}
-    describe(exported, {**facts, **(metadata or {}), "tasks": said_of(known), BASE_SHA256: identity})
+    describe(exported, {**form.facts_of(known), **(metadata or {}), BASE_SHA256: identity})
     found = {}
     with contextlib.ExitStack() as stack:  # which puts the base in place first: an adapter fits no other
         files = {name: stack.enter_context(atomic_path(folder / f"{name}{SUFFIX}")) for name in names}
@@ -123,11 +118,7 @@ class Fed(nn.Module):
         super().__init__()
         self.serving = _Serving(copy_of(model), task)
         self.names = list(given)
-        self._places = {
-            f"{path}.{name}": f"model.backbone.{path}.tasks.{task}.{name}"
-            for path, site in model.sites(task)
-            for name in site.tasks[task].state_dict()
-        }
+        self._places = {name: f"model.{place}" for name, place in model.task_places(task).items()}
 
     def forward(self, images: Tensor, *values: Tensor) -> Tensor:
         given = {self._places[name]: value for name, value in zip(self.names, values, strict=True)}
@@ -216,8 +207,8 @@ def _check_base(file: Path, identity: str) -> None:
         return
     stated = None
     with contextlib.suppress(Exception):  # no graph at all
-        stated = {each.key: each.value for each in onnx.load(file, load_external_data=False).metadata_props}
-    if stated is None or stated.get(BASE_SHA256) != identity:
+        stated = metadata_of(file).get(BASE_SHA256)
+    if stated != identity:
         raise ExportError(f"{file} is another graph, and adapters beside it may be for that. Choose another folder.")
 
 

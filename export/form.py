@@ -24,7 +24,9 @@ from zoo.export.resizing import Resize, levels_off
 import zoo
 from zoo.catalog.task import Preprocessing, Task, is_dense
 from zoo.errors import ExportError, sentence
+from zoo.models.adapted import TaskModel
 from zoo.models.frozen import copy_of
+from zoo.models.multitask import MultiTaskModel
 
 LEAST, LARGEST = 16, 8192  # height and width in pixels of what a graph with maps as its output takes
 LEVELS = 3  # of 255 that a resize in the graph may be off torchvision's, which weighs in whole numbers
@@ -152,9 +154,7 @@ class Form:
         assert program is not None
         if further:
             _simplify(program.model)
-        common.ClearMetadataAndDocStringPass()(
-            program.model
-        )  # the lines of code that each node came from, and where they lie
+        common.ClearMetadataAndDocStringPass()(program.model)  # such as the lines of code that nodes came from
         self._check_dimensions(program.model, path)
         return program.model
 
@@ -178,15 +178,19 @@ class Form:
             facts |= {"preprocessing": dataclasses.asdict(self.preprocessing), "preprocessing_in_graph": self.inside}
         return facts
 
+    def facts_of(self, tasks: Sequence[Task]) -> dict[str, Any]:
+        """What the metadata of one graph of several tasks say of it and of them."""
+        common = {key: fact for key, fact in self.facts().items() if key not in ("task", "kind", "classes")}
+        said = [{"task": each.name, "kind": each.kind, "classes": list(each.classes)} for each in tasks]
+        return {**common, "tasks": said}
+
     def parity(self, source: nn.Module, made: ort.InferenceSession, path: Path, half: bool = False) -> Parity:
         """How far a graph is from its source; raises ExportError where that is too far."""
         found = compare(source, made, self.batches, TOLERANCE_HALF if half else TOLERANCE)
         found = replace(found, real=self.real)
         if self.inside == FULL:
-            found = replace(
-                found,
-                levels=levels_off(self.preprocessing, [b[0] if isinstance(b, tuple) else b for b in self.batches]),
-            )
+            images = [batch[0] if isinstance(batch, tuple) else batch for batch in self.batches]
+            found = replace(found, levels=levels_off(self.preprocessing, images))
             if found.levels is not None and found.levels > LEVELS:
                 raise ExportError(f"{path}: images are resized otherwise than by torchvision: {found}.")
         if not found.passed:
@@ -206,9 +210,13 @@ def real_images(
     return given
 
 
-def said_of(tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """What a graph of several tasks says of them in its metadata."""
-    return [{"task": each.name, "kind": each.kind, "classes": list(each.classes)} for each in tasks]
+def with_backbone(model: MultiTaskModel) -> TaskModel:
+    """The model, if its tasks stand on one frozen backbone; else raises ExportError."""
+    if not isinstance(model, TaskModel):
+        raise ExportError(
+            f"The networks of {model.method_name} have no backbone that graphs could share. Export each by itself."
+        )
+    return model
 
 
 def check_alike(tasks: Sequence[Task], inside: str) -> None:

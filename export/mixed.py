@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from zoo.export.files import written
-from zoo.export.form import Form, Further, check_alike, describe, real_images, said_of
+from zoo.export.form import Form, Further, check_alike, describe, real_images, with_backbone
 from zoo.export.parity import TASK, Parity, outputs, session
 
 from zoo.errors import ExportError, OptionError
@@ -43,10 +43,7 @@ def to_mixed(
         ExportError: the tasks' images differ in size, or in what is in the graph of their preprocessing; or as of
             `to_onnx`. No file is written then.
     """
-    if not isinstance(model, TaskModel):
-        raise ExportError(
-            f"The networks of {model.method_name} have no backbone that rows could share. Export each by itself."
-        )
+    model = with_backbone(model)
     path, names = Path(path), list(model.tasks if tasks is None else tasks)
     known, real = [model.task(name) for name in names], real_images(images, names)
     form = Form(known[0], preprocess, real.get(names[0]) or next(iter(real.values()), None))
@@ -57,8 +54,7 @@ def to_mixed(
     outputs(source, *form.batches[0])
     network = form.around(_mixed(model, names, stack_limit, example))
     exported = form.exported(network, path, [Further(TASK, torch.arange(2) % len(names), {0: "batch"})])
-    own = {key: value for key, value in form.facts().items() if key not in ("task", "kind", "classes")}
-    describe(exported, {**own, **(metadata or {}), "tasks": said_of(known)})
+    describe(exported, {**form.facts_of(known), **(metadata or {})})
     with written(exported, path) as temporary:
         del exported  # as large as the network
         return form.parity(source, session(temporary, provider), path)

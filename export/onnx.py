@@ -11,7 +11,7 @@ import onnx
 from torch import Tensor, nn
 from zoo.export.files import LARGEST_FILE, written
 from zoo.export.form import Form, describe
-from zoo.export.parity import Parity, outputs, session
+from zoo.export.parity import Parity, metadata_of, outputs, session
 
 from zoo.catalog.task import Preprocessing, Task
 from zoo.errors import ExportError
@@ -75,8 +75,7 @@ def interface(path: str | Path) -> dict[str, str]:
 
 def preprocessing_of(path: str | Path) -> Preprocessing:
     """What a graph's metadata say that is done to an image before it."""
-    properties = {each.key: each.value for each in onnx.load(str(path), load_external_data=False).metadata_props}
-    return Preprocessing.from_data(json.loads(properties["preprocessing"]))
+    return Preprocessing.from_data(json.loads(metadata_of(path)["preprocessing"]))
 
 
 def _words(value: onnx.ValueInfoProto) -> str:

@@ -84,6 +84,11 @@ def session(path: str | Path, provider: str = "cpu", *, spinning: bool = True) -
     return made
 
 
+def metadata_of(path: str | Path) -> dict[str, str]:
+    """What a graph says of itself, read from its file alone."""
+    return {each.key: each.value for each in onnx.load(str(path), load_external_data=False).metadata_props}
+
+
 def _check_shared(path: Path, facts: Mapping[str, str] | None = None) -> None:
     """Raise ExportError unless the file of weights that a graph shares with others is the one that it states.
 
@@ -93,7 +98,7 @@ def _check_shared(path: Path, facts: Mapping[str, str] | None = None) -> None:
     if facts is None:
         facts = {}
         with contextlib.suppress(Exception):  # no graph at all, of which somebody else tells
-            facts = {each.key: each.value for each in onnx.load(path, load_external_data=False).metadata_props}
+            facts = metadata_of(path)
     if SHARED_FILE not in facts:
         return
     name = facts[SHARED_FILE]

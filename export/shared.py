@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from zoo.export.files import written
-from zoo.export.form import Form, Further, describe
+from zoo.export.form import Form, Further, describe, with_backbone
 from zoo.export.parity import SHARED_FILE, SHARED_SHA256, Parity, outputs, session
 
 from zoo.errors import ExportError
@@ -52,7 +52,8 @@ def to_shared(
         ExportError: no such graph can be made of the model, it differs from the fused network, or another backbone's
             file lies there; no graph is written then, and none that lies there is changed.
     """
-    path, weights, made = Path(path), SharedWeights.of(model), Made(model, task)
+    path, model = Path(path), with_backbone(model)
+    weights, made = SharedWeights(_common(model)), Made(model, task)
     form = Form(model.task(task), preprocess, images)
     source = form.around(made.plain)
     outputs(source, form.batches[0])  # what the network itself raises is told as such
@@ -73,11 +74,7 @@ def to_shared(
 
 def held(model: MultiTaskModel, task: str) -> str:
     """What of a task's weights its graph holds, in words: the increments' own tensors, or as much as the weights."""
-    sites = (
-        [site for _, site in model.sites(task) if isinstance(site, AdaptedLayer)]
-        if isinstance(model, TaskModel)
-        else []
-    )
+    sites = [site for _, site in with_backbone(model).sites(task) if isinstance(site, AdaptedLayer)]
     own = sum(p.numel() for site in sites for p in site.tasks[task].parameters())
     whole = sum(site.frozen_weight.numel() for site in sites)
     return "norms and head" if not sites else "increments" if own < whole else "whole weights"
@@ -96,16 +93,6 @@ class SharedWeights:
         for piece in self._pieces():
             digest.update(piece)
         self.sha256 = digest.hexdigest()
-
-    @classmethod
-    def of(cls, model: MultiTaskModel) -> SharedWeights:
-        """What a model's tasks have in common, by the model's names for it; the same whatever tasks it has."""
-        if not isinstance(model, TaskModel):
-            raise ExportError(
-                f"The networks of {model.method_name} have no backbone that their graphs could share. Export each by "
-                "itself."
-            )
-        return cls(_common(model))
 
     def place(self, name: str) -> ir.ExternalTensor:
         """A graph's reference to a tensor."""
@@ -165,17 +152,12 @@ class Made(nn.Module):
         given: the frozen tensors, what tasks share, and the task's own, by their names in the model.
     """
 
-    def __init__(self, model: MultiTaskModel, task: str) -> None:
+    def __init__(self, model: TaskModel, task: str) -> None:
         super().__init__()
-        assert isinstance(model, TaskModel)
         self.plain = model.fuse(task)
         self.tensors = _PlainTensors(model, task)
-        own = {
-            f"backbone.{path}.tasks.{task}.{name}": tensor.detach().cpu()
-            for path, site in model.sites(task)
-            for name, tensor in site.tasks[task].state_dict().items()
-            if tensor.is_floating_point()
-        }
+        places, own = model.task_places(task), model.task_tensors(task)
+        own = {places[name]: tensor.detach().cpu() for name, tensor in own.items() if tensor.is_floating_point()}
         self.given = {**_common(model), **own}
         self._plain_names = set(self.plain.state_dict())
 

@@ -71,10 +71,11 @@ def export(
         entry, registry, chosen or list(entry.tasks), out, form=form, data_root=data_root, weights=weights,
         preprocess=preprocess or False, provider=provider, **options,
     )  # fmt: skip
+    graphs = {graph: interface(graph) for graph in dict.fromkeys(each.graph for each in made.values())}
     rows: list[dict[str, Any]] = []
     for task, each in made.items():
         size = {} if form == "fused" else {"kB": round(each.path.stat().st_size / 1000), "holds": each.holds}
-        rows.append({"task": task, "file": str(each.path), **size, **interface(each.graph), "parity": str(each.parity)})
+        rows.append({"task": task, "file": str(each.path), **size, **graphs[each.graph], "parity": str(each.parity)})
     show(rows, as_json)
     if not as_json:
         _tell_common(out, form)
@@ -125,7 +126,8 @@ def _tell_preprocessing(graphs: dict[str, Path], inside: str | None) -> None:
         "full": "; all of that is in the graph, which takes images of any size",
     }[inside]
     told: dict[str, list[str]] = {}
+    words = {path: preprocessing_of(path).words() for path in dict.fromkeys(graphs.values())}
     for task, path in graphs.items():
-        told.setdefault(preprocessing_of(path).words(), []).append(task)
+        told.setdefault(words[path], []).append(task)
     for done, tasks in told.items():
         click.echo(f"An image for {', '.join(tasks)} is first: {done}{within}. It stands in the graph's metadata.")

@@ -370,6 +370,14 @@ class TaskModel(proof.Provable):
             for name, tensor in module.state_dict().items()
         }
 
+    def task_places(self, task: str) -> dict[str, str]:
+        """Where the model's state has each of the tensors that `task` owns, by its name in the adapter file."""
+        return {
+            f"{path}.{name}": f"backbone.{path}.tasks.{task}.{name}"
+            for path, module in self._task_modules(task)
+            for name in module.state_dict()
+        }
+
     def load_task_tensors(self, task: str, tensors: Mapping[str, Tensor], source: str = "the tensors") -> None:
         super().load_task_tensors(task, tensors, source)
         self._stacks.clear()
