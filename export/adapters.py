@@ -62,7 +62,7 @@ def to_adapters(
     known, real = [model.task(name) for name in names], real_images(images, names)
     forms = {each.name: Form(each, preprocess, real.get(each.name)) for each in known}
     form, first = forms[names[0]], names[0]
-    check_alike(known, form.inside)
+    check_alike(known, preprocess)
     own = {name: {key: t.detach().cpu() for key, t in model.task_tensors(name).items() if t.is_floating_point()}
            for name in names}  # fmt: skip
     _check_shapes(own, _by_classes(model, first))

@@ -219,9 +219,10 @@ def with_backbone(model: MultiTaskModel) -> TaskModel:
     return model
 
 
-def check_alike(tasks: Sequence[Task], inside: str) -> None:
-    """Raise ExportError unless one graph can take the images of all tasks."""
+def check_alike(tasks: Sequence[Task], preprocess: bool | str) -> None:
+    """Raise ExportError unless one graph can take the images of all tasks, with so much of their preprocessing."""
     first, *others = tasks
+    inside = _inside(preprocess)
     for other in others:
         mine, theirs = first.preprocessing, other.preprocessing
         if is_dense(first.kind) != is_dense(other.kind):

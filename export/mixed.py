@@ -46,8 +46,8 @@ def to_mixed(
     model = with_backbone(model)
     path, names = Path(path), list(model.tasks if tasks is None else tasks)
     known, real = [model.task(name) for name in names], real_images(images, names)
+    check_alike(known, preprocess)
     form = Form(known[0], preprocess, real.get(names[0]) or next(iter(real.values()), None))
-    check_alike(known, form.inside)
     example = form.around(nn.Identity())(form.batches[0][:1])  # what the network itself is given
     form.pair(_batches(form, names, real), real=sum(len(batch) for each in real.values() for batch in each))
     source = form.around(_Rows(model, names))

@@ -267,7 +267,13 @@ def test_train_refuses_what_makes_no_sense(tmp_path: Path) -> None:
 
 
 def test_commands_by_other_names_and_the_sections_of_the_help() -> None:
-    for wrong, right in {"adapt": "train", "serve": "export", "infer": "predict", "trian": "train"}.items():
+    for wrong, right in {
+        "adapt": "train",
+        "deploy": "export",
+        "serve": "app",
+        "infer": "predict",
+        "trian": "train",
+    }.items():
         assert f"Did you mean `zoo {right}`?" in error(wrong)
     assert "`zoo --help` lists them" in error("xyzzy")
     assert sorted(name for names in SECTIONS.values() for name in names) == sorted(COMMANDS)

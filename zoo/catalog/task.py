@@ -28,6 +28,11 @@ class Metric:
         """A figure with its unit, to be read."""
         return f"{value:.2f} %" if self.unit == "%" else f"{value:.4g} {self.unit}"
 
+    def worse(self, value: float, than: float) -> float:
+        """By how much a figure is worse than another: in points, or in per cent of an error; negative if better."""
+        lost = than - value if self.higher_is_better else value - than
+        return lost if self.unit == "%" else 100 * lost / than if than else lost
+
     def told(self, value: float, images: int) -> str:
         """A figure on so many images, such as "78.3 % (60 images, ± 10)": a share of right answers with what it leaves
         open.

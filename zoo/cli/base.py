@@ -31,17 +31,18 @@ COMMANDS = {  # and the file of this folder that each stands in
     **dict.fromkeys(("ls", "info", "download", "compare", "plot", "data"), "look"),
     **dict.fromkeys(("train", "compress", "convert", "search-sharing", "pack", "cp"), "make"),
     **dict.fromkeys(("eval", "verify", "predict", "bench"), "use"),
-    "export": "deploy",
+    **dict.fromkeys(("export", "app"), "deploy"),
 }
 SECTIONS = {  # of the help
-    "Every day": ("ls", "info", "train", "eval", "compare", "predict", "export", "cp"),
+    "Every day": ("ls", "info", "train", "eval", "compare", "predict", "app", "export", "cp"),
     "Papers": ("data", "plot", "compress", "search-sharing", "convert"),
     "Upkeep": ("download", "verify", "bench", "pack"),
 }
 MEANT = {  # what other tools call them
     **dict.fromkeys(("adapt", "finetune", "fine-tune", "fit", "retrain"), "train"),
     **dict.fromkeys(("infer", "inference", "classify", "run"), "predict"),
-    **dict.fromkeys(("serve", "deploy", "onnx", "fuse", "merge"), "export"),
+    **dict.fromkeys(("deploy", "onnx", "fuse", "merge"), "export"),
+    **dict.fromkeys(("serve", "demo", "ui", "gradio", "try"), "app"),
     **dict.fromkeys(("evaluate", "test", "validate", "score"), "eval"),
     **dict.fromkeys(("list", "models", "search"), "ls"),
     **dict.fromkeys(("show", "describe", "inspect"), "info"),

@@ -1,7 +1,8 @@
-"""What leaves the zoo: export."""
+"""What leaves the zoo: graphs, and a page to try a model on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from zoo.errors import OptionError
 @click.argument("name")
 @click.option("--task", "tasks", multiple=True, help="Export this task; may be given several times.")
 @click.option("--all-tasks", is_flag=True)
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the <task>.onnx files.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the <task>.onnx files.")
 @click.option(
     "--preprocess",
     is_flag=False,
@@ -35,8 +36,17 @@ from zoo.errors import OptionError
 @click.option(
     "--ort-adapters", is_flag=True, help="One DIR/base.onnx, and a file for each task that ONNX Runtime switches to."
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="What to compute in; fp32 by default.")
+@click.option(
+    "--triton", type=click.Path(path_type=Path), help="In place of -o: a repository of models for Triton's server."
+)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="What to compute in; fp32 by default. int8 is "
+    "calibrated on training images, tried on test images, and lies beside the float graph: DIR/<task>.int8.onnx.",
+)  # fmt: skip
 @click.option("--half", is_flag=True, help="The same as --precision fp16.")
+@click.option(
+    "--max-drop", type=click.FloatRange(min=0), help="Points that int8 may lose, by default 1; more is an error."
+)
 @click.option("--provider", default="cpu", show_default=True, help="cpu, cuda or tensorrt: what runs the comparison.")
 @click.option(
     "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
@@ -45,9 +55,10 @@ from zoo.errors import OptionError
 @as_json
 @click.pass_obj
 def export(
-    registry: Registry, name: str, tasks: tuple[str, ...], all_tasks: bool, out: Path, preprocess: str | None,
-    shared_backbone: bool, mixed: bool, stack_limit: int | None, ort_adapters: bool, precision: str | None, half: bool,
-    provider: str, weights: str, data_root: Path | None, as_json: bool,
+    registry: Registry, name: str, tasks: tuple[str, ...], all_tasks: bool, out: Path | None, preprocess: str | None,
+    shared_backbone: bool, mixed: bool, stack_limit: int | None, ort_adapters: bool, triton: Path | None,
+    precision: str | None, half: bool, max_drop: float | None, provider: str, weights: str, data_root: Path | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Write ONNX graphs of tasks, each compared with its source; exit 1 where they differ."""
     from zoo.deployment.entries import export_entry
@@ -59,27 +70,55 @@ def export(
     if bool(chosen) == all_tasks:
         raise OptionError(f"Give --task or --all-tasks; the tasks of {name} are {', '.join(entry.tasks)}.")
     given = {"--shared-backbone": shared_backbone, "--mixed": mixed, "--ort-adapters": ort_adapters}
-    form, number = _form(given, out), _precision(precision, half)
-    options: dict[str, Any] = {"half": number == "fp16"} if form == "fused" else {}
-    if form != "fused" and number != "fp32":
-        raise OptionError("Only whole graphs, one for each task, compute in float16: leave --precision and --half out.")
-    if stack_limit is not None:
-        if form != "mixed":
-            raise OptionError("--stack-limit goes with --mixed.")
-        options["stack_limit"] = 1_000_000 * stack_limit
+    form, place = _form({**given, "--triton": triton is not None}, triton or out)
+    if out and triton:
+        raise OptionError(f"--triton names the folder, {triton}: leave -o out.")
     made = export_entry(
-        entry, registry, chosen or list(entry.tasks), out, form=form, data_root=data_root, weights=weights,
-        preprocess=preprocess or False, provider=provider, **options,
+        entry, registry, chosen or list(entry.tasks), place, form=form, precision=_precision(precision, half),
+        data_root=data_root, weights=weights, preprocess=preprocess or False, provider=provider, max_drop=max_drop,
+        stack_limit=1_000_000 * stack_limit if stack_limit is not None else None,
     )  # fmt: skip
     graphs = {graph: interface(graph) for graph in dict.fromkeys(each.graph for each in made.values())}
     rows: list[dict[str, Any]] = []
     for task, each in made.items():
         size = {} if form == "fused" else {"kB": round(each.path.stat().st_size / 1000), "holds": each.holds}
-        rows.append({"task": task, "file": str(each.path), **size, **graphs[each.graph], "parity": str(each.parity)})
+        proof = {"parity": str(each.parity)} if each.int8 is None else _int8(each.int8)
+        rows.append({"task": task, "file": str(each.path), **size, **graphs[each.graph], **proof})
     show(rows, as_json)
     if not as_json:
-        _tell_common(out, form)
+        _tell_common(place, form)
         _tell_preprocessing({task: each.graph for task, each in made.items()}, preprocess)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--task", "tasks", multiple=True, help="Show this task; may be given several times. Default: all.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="What to listen on; 0.0.0.0 for other machines.")
+@click.option("--port", type=click.IntRange(1, 65535), help="By default the first that is free from 7860 on.")
+@click.option(
+    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
+)
+@click.pass_obj
+def app(registry: Registry, name: str, tasks: tuple[str, ...], host: str, port: int | None, weights: str) -> None:
+    """Serve a page to try a model on: drop a picture, and see what its tasks say; for this machine alone."""
+    from zoo.catalog.store import adapter_files
+    from zoo.deployment.page import page, serve
+    from zoo.loader import load_adapters
+
+    narrate()
+    entry = registry.entry(name)
+    chosen = [entry.known_task(task) for task in tasks] or list(entry.tasks)
+    serve(page(name, load_adapters(entry, registry, adapter_files(entry, chosen, weights))), host, port)
+
+
+def _int8(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What eight bits cost, beside float32."""
+    metric = found["metric"]
+    return {
+        "kB": f"{found['bytes_int8'] / 1000:.0f} of {found['bytes_float32'] / 1000:.0f}",
+        f"{metric}, float32": found["float32"], f"{metric}, int8": found["int8"],
+        **{f"time, batch of {batch}": times for batch, times in found["latency"].items()},
+    }  # fmt: skip
 
 
 def _precision(precision: str | None, half: bool) -> str:
@@ -88,17 +127,20 @@ def _precision(precision: str | None, half: bool) -> str:
     return "fp16" if half else precision or "fp32"
 
 
-def _form(given: dict[str, bool], out: Path) -> str:
-    """In which form tasks leave; raises OptionError where several were asked for, or one where it cannot be written."""
+def _form(given: dict[str, bool], out: Path | None) -> tuple[str, Path]:
+    """In which form tasks leave, and where to; raises OptionError where that is two forms, or no such place."""
     asked = [option for option, wanted in given.items() if wanted]
     if len(asked) > 1:
         raise OptionError(f"{asked[0]} and {asked[1]} are two forms in which tasks leave: choose one.")
     option = asked[0] if asked else None
+    if out is None:
+        raise OptionError("Say where to: -o FOLDER, with --mixed -o FILE.onnx, or --triton FOLDER.")
     if option == "--mixed" and (out.suffix != ".onnx" or out.is_dir()):
         raise OptionError(f"--mixed writes one graph: name the file, such as -o {out.with_suffix('') / 'all.onnx'}.")
     if option != "--mixed" and out.is_file():
-        raise OptionError(f"-o names the folder of the graphs, and {out} is a file.")
-    return {None: "fused", "--shared-backbone": "shared", "--mixed": "mixed", "--ort-adapters": "adapters"}[option]
+        raise OptionError(f"{option if option == '--triton' else '-o'} names a folder, and {out} is a file.")
+    forms = {"--shared-backbone": "shared", "--mixed": "mixed", "--ort-adapters": "adapters", "--triton": "triton"}
+    return forms[option] if option else "fused", out
 
 
 def _tell_common(folder: Path, form: str) -> None:
@@ -130,4 +172,5 @@ def _tell_preprocessing(graphs: dict[str, Path], inside: str | None) -> None:
     for task, path in graphs.items():
         told.setdefault(words[path], []).append(task)
     for done, tasks in told.items():
-        click.echo(f"An image for {', '.join(tasks)} is first: {done}{within}. It stands in the graph's metadata.")
+        names = ", ".join(dict.fromkeys(", ".join(tasks).split(", ")))  # a mixed graph stands beside those of its tasks
+        click.echo(f"An image for {names} is first: {done}{within}. It stands in the graph's metadata.")

@@ -58,10 +58,15 @@ def draw_answers(model: MultiTaskModel, path: Path, folder: Path) -> list[Path]:
     found = answers(model, image)
     files = []
     for name, task in tasks.items():
-        figure, axes = pyplot().subplots(figsize=(1.6 * INCHES, INCHES), layout="constrained")
-        _panel(axes, name, task, found[name])
-        files.append(save_png(figure, folder / f"{path.stem}_{name}.png"))
+        files.append(draw_answer(task, found[name], folder / f"{path.stem}_{name}.png"))
     return [*files, save_png(_sheet(image, tasks, found), folder / f"{path.stem}_overview.png")]
+
+
+def draw_answer(task: Task, answer: npt.NDArray[Any], file: Path) -> Path:
+    """Write the picture of one dense task's answer, a map as `answers` gives it."""
+    figure, axes = pyplot().subplots(figsize=(1.6 * INCHES, INCHES), layout="constrained")
+    _panel(axes, task.name, task, answer)
+    return save_png(figure, file)
 
 
 def draw_overview(model: MultiTaskModel, image: Image.Image, file: Path, truth: Mapping[str, Tensor]) -> Path:

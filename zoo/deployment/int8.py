@@ -1,0 +1,99 @@
+"""A task's graph in eight bits, and what that gives and costs: bytes, time, and how well it does on the test images."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from zoo.catalog.entry import Entry
+from zoo.catalog.task import Task
+from zoo.datasets import Images, Splits, Transformed, benchmark_of, some_of
+from zoo.errors import CheckFailed
+from zoo.export import run, session, to_int8, to_onnx
+from zoo.training.evaluation import measure
+from zoo.verification.timing import interleaved, ratio
+
+log = logging.getLogger(__name__)
+CALIBRATION = 128  # training images
+BATCHES = 1, 8  # that both graphs are timed on
+ROUNDS = 15
+MAX_DROP = 1.0  # points
+
+
+def export_int8(
+    entry: Entry, task: Task, plain: nn.Module, file: Path, *, data_root: Path | None = None,
+    preprocess: bool | str = False, max_drop: float = MAX_DROP, metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a task's plain network as a graph in int8, calibrated on its training images and tried on its test images.
+
+    Figures and times are those of ONNX Runtime on the CPU.
+
+    Args:
+        max_drop: points that it may do worse than in float32; per cent, where the metric is an error.
+        preprocess, metadata: as of `zoo.export.to_onnx`.
+
+    Returns:
+        What is kept in the graph's metadata: the task's figure in float32 and int8, bytes of both graphs, and the
+        latency's ratio for some sizes of a batch.
+
+    Raises:
+        CheckFailed: it does worse than that; no file is written then.
+        DataError: the benchmark's images are not at hand.
+    """
+    splits, found = benchmark_of(entry).splits(task.name, entry.images_root(data_root)), dict[str, Any]()
+
+    def judged(whole: Path, small: Path) -> dict[str, Any]:
+        found.update(_compared(whole, small, task, splits.test))
+        lost = task.metric.worse(found["int8"], found["float32"])
+        if lost > max_drop:
+            unit = "points" if task.metric.unit == "%" else "per cent"
+            raise CheckFailed(
+                f"{file} is not written: in int8 {task.name} does {lost:.2f} {unit} worse "
+                f"({told(found, task)}), and {max_drop:g} are allowed. Allow more with --max-drop."
+            )
+        return {"int8": found}
+
+    with tempfile.TemporaryDirectory() as folder:
+        bare = Path(folder, "float32.onnx")
+        to_onnx(plain, bare, task=task, metadata=metadata)
+        to_int8(bare, file, _calibration(splits, task), preprocess=preprocess, judged=judged)
+    return found
+
+
+def told(found: Mapping[str, Any], task: Task) -> str:
+    """The figure before and after, with its metric."""
+    before, after = (task.metric.text(found[kind]) for kind in ("float32", "int8"))
+    return f"{task.metric.name} {before} in float32, {after} in int8"
+
+
+def _calibration(splits: Splits, task: Task) -> Iterator[Tensor]:
+    """Batches of training images, the same each time."""
+    count = min(CALIBRATION, len(splits.train))  # type: ignore[arg-type]
+    log.info("%s: calibrating on %d training images.", task.name, count)
+    some = Transformed(some_of(splits, count, seed=0).train, task.preprocessing.transform())
+    for images, _ in DataLoader(some, 8):
+        yield images
+
+
+def _compared(whole: Path, small: Path, task: Task, test: Images) -> dict[str, Any]:
+    """What two graphs of a task's network take and do."""
+    found: dict[str, Any] = {"metric": task.metric.name, "images": len(test)}  # type: ignore[arg-type]
+    graphs = {"float32": whole, "int8": small}
+    ready = {kind: session(file, spinning=False) for kind, file in graphs.items()}
+    for kind, each in ready.items():
+        figure = measure(lambda images, each=each: torch.from_numpy(run(each, images.numpy())), test, task)
+        found |= {kind: task.metric.rounded(figure), f"bytes_{kind}": graphs[kind].stat().st_size}
+    log.info("%s: %s.", task.name, told(found, task))
+    latency = {}
+    for batch in BATCHES:
+        images = torch.randn(batch, *task.preprocessing.input_size).numpy()
+        calls = {kind: lambda each=each, images=images: run(each, images) for kind, each in ready.items()}
+        latency[str(batch)] = round(ratio(interleaved(calls, ROUNDS), "int8", "float32"), 3)
+    return {**found, "latency": latency}

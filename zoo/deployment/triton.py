@@ -1,0 +1,96 @@
+"""A repository of models for NVIDIA's Triton server: one for each task, and one for all tasks mixed.
+
+    FOLDER/<entry>-<task>/config.pbtxt, labels.txt, 1/model.onnx
+    FOLDER/<entry>/config.pbtxt, 1/model.onnx
+
+A task's graph holds its whole network: a model of Triton's cannot refer to a file outside its folder, and ONNX takes
+weights in a file of several names (hard links) for an attack. The backbone is shared in the model of all tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from zoo.catalog.task import Task, is_dense
+from zoo.deployment.leaving import Exported, Leaving
+from zoo.errors import ExportError
+from zoo.export.form import check_alike, with_backbone
+from zoo.storage.files import atomic_path
+
+log = logging.getLogger(__name__)
+CONFIG, LABELS, VERSION, GRAPH = "config.pbtxt", "labels.txt", "1", "model.onnx"
+MOST, WAIT = 32, 500  # images that the server puts into one batch; microseconds that one waits for others
+TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int64": "TYPE_INT64"}
+
+
+def repository(leaving: Leaving, folder: Path) -> dict[str, Exported]:
+    """Write a model for each task, and for several on one backbone also one whose batches mix them.
+
+    Raises:
+        ExportError: as the other forms do.
+    """
+    found = {}
+    for task in leaving.names:
+        model = folder / f"{leaving.entry.name}-{task}"
+        found[task] = leaving.whole(task, model / VERSION / GRAPH)
+        known = leaving.model.task(task)
+        if not is_dense(known.kind):
+            _write(model / LABELS, "".join(f"{label}\n" for label in known.classes))
+        _write(model / CONFIG, _config(model, [known]))
+    if len(leaving.names) > 1:
+        try:
+            tasks = [leaving.model.task(name) for name in leaving.names]
+            with_backbone(leaving.model)
+            check_alike(tasks, leaving.common["preprocess"])
+        except ExportError as error:
+            log.info("There is no model of all tasks. %s", error)
+            return found
+        model = folder / leaving.entry.name
+        found[", ".join(leaving.names)] = leaving.mixed(model / VERSION / GRAPH)
+        _write(model / CONFIG, _config(model, tasks))
+    return found
+
+
+def _write(file: Path, text: str) -> None:
+    with atomic_path(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _config(model: Path, tasks: Sequence[Task]) -> str:
+    """What the server is told of a model: its graph's inputs and outputs, and how to run it."""
+    graph = onnx.load(model / VERSION / GRAPH, load_external_data=False).graph
+    labelled = len(tasks) == 1 and not is_dense(tasks[0].kind)
+    labels = [f"label_filename: {json.dumps(LABELS)}"] if labelled else []
+    names = json.dumps([task.name for task in tasks])  # in the order of their numbers
+    return "\n".join([
+        f"name: {json.dumps(model.name)}",
+        'backend: "onnxruntime"',
+        f"max_batch_size: {MOST}",
+        *(_block("input", *_tensor(value)) for value in graph.input),
+        *(_block("output", *_tensor(value), *labels) for value in graph.output),
+        _block("dynamic_batching", f"max_queue_delay_microseconds: {WAIT}"),
+        _block("instance_group", "count: 1", "kind: KIND_AUTO"),
+        _block("parameters", 'key: "tasks"', f"value {{ string_value: {json.dumps(names)} }}"),
+        "",
+    ])  # fmt: skip
+
+
+def _block(name: str, *lines: str) -> str:
+    return "\n".join([f"{name} {{", *(f"  {line}" for line in lines), "}"])
+
+
+def _tensor(value: onnx.ValueInfoProto) -> list[str]:
+    """An input or output of a graph, without the dimension of the batch, which is the server's."""
+    tensor = value.type.tensor_type
+    kind = TYPES[onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name]
+    dims = [d.dim_value or -1 for d in tensor.shape.dim][1:]  # one with a name is dynamic
+    # One number for each image, without a dimension of its own, is told as [1], and reshaped by the server.
+    return [
+        f"name: {json.dumps(value.name)}", f"data_type: {kind}",
+        *([f"dims: {dims}"] if dims else ["dims: [1]", "reshape { shape: [] }"]),
+    ]  # fmt: skip
