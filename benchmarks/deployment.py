@@ -28,7 +28,7 @@ import timm
 import torch
 import torchvision
 from record import save
-from zoo.export import Adapted, to_adapters, to_mixed, to_onnx, to_shared
+from zoo.export import Adapted, to_adapters, to_int8, to_mixed, to_onnx, to_shared
 
 import zoo
 from zoo.backbones import build
@@ -43,6 +43,7 @@ NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], str, int, int]] = {  # 
     "vit_b32 R=4": (lambda: timm.create_model("vit_base_patch32_224"), "ftn_qv", 4, 224),
     "resnet20 R=8": (lambda: build("zoo/resnet20"), "ftn", 8, 32),
 }
+KINDS = ("whole", "shared", "mixed", "adapters", "int8")  # forms that are files
 FORMS, MIXED = ("resnet50 R=20", "resnet20 R=8"), ("resnet50 R=20", "resnet34 R=40", "vit_b32 R=4")
 
 
@@ -70,7 +71,9 @@ def opened(file: Path) -> ort.InferenceSession:
 def write_forms(model: TaskModel, folder: Path) -> None:
     """Every form of a model's tasks, each in a folder of its own."""
     for task in model.tasks:
-        to_onnx(model.fuse(task), folder / "whole" / f"{task}.onnx", task=model.task(task))
+        whole, size = folder / "whole" / f"{task}.onnx", model.task(task).preprocessing.input_size
+        to_onnx(model.fuse(task), whole, task=model.task(task))
+        to_int8(whole, folder / "int8" / f"{task}.onnx", [torch.randn(8, *size)])  # times do not depend on the images
         to_shared(model, task, folder / "shared" / f"{task}.onnx")
     to_mixed(model, folder / "mixed" / "all.onnx")
     to_adapters(model, folder / "adapters")
@@ -96,10 +99,25 @@ def peak() -> float:
     return int(line.split()[1]) / 1000
 
 
-def memory(folder: Path, form: str, side: int) -> float:
+def memory(network: str, form: str, folder: Path) -> float:
     """MB that a process grows by that serves all tasks in a form."""
-    call = [sys.executable, __file__, "--memory", str(folder), form, str(side)]
-    return float(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
+    call = [sys.executable, __file__, "--memory", network, form, str(folder)]
+    return round(float(subprocess.run(call, check=True, capture_output=True, text=True).stdout), 1)
+
+
+def serve_once(network: str, form: str, folder: Path) -> None:
+    """Open what serves all tasks in a form, and run each of them once."""
+    side = NETWORKS[network][3]
+    if form != "swap":
+        for serve in servers(folder, form):
+            serve(np.zeros((1, 3, side, side), np.float32))
+        return
+    model = adapted(network)
+    plain = model.fuse(model.tasks[0])
+    with torch.no_grad():
+        for task in model.tasks:
+            zoo.swap(plain, model, task)
+            plain(torch.zeros(1, 3, side, side))
 
 
 def forms(network: str, rounds: int) -> list[dict[str, Any]]:
@@ -108,20 +126,21 @@ def forms(network: str, rounds: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_forms(model, folder)
-        kinds = ("whole", "shared", "mixed", "adapters")
-        first = {"whole": "task0.onnx", "shared": "task0.onnx", "mixed": "all.onnx", "adapters": "base.onnx"}
-        opening = interleaved({k: lambda k=k: opened(folder / k / first[k]) for k in kinds}, rounds=7, warmup=1)
-        ready = {kind: servers(folder, kind)[0] for kind in kinds}
+        first = {"mixed": "all.onnx", "adapters": "base.onnx"}
+        opening = interleaved(
+            {k: lambda k=k: opened(folder / k / first.get(k, "task0.onnx")) for k in KINDS}, rounds=7, warmup=1
+        )
+        ready = {kind: servers(folder, kind)[0] for kind in KINDS}
         found = {}
         for batch in (1, 8):
             images = np.random.default_rng(0).standard_normal((batch, 3, side, side), dtype=np.float32)
-            found[batch] = interleaved({k: lambda k=k, x=images: ready[k](x) for k in kinds}, rounds)
+            found[batch] = interleaved({k: lambda k=k, x=images: ready[k](x) for k in KINDS}, rounds)
         rows = []
-        for kind in kinds:
+        for kind in KINDS:
             size = sum(file.stat().st_size for file in (folder / kind).iterdir())
             rows.append({
                 "network": network, "form": kind, "MB on disk": round(size / 1e6, 2),
-                "MB of memory": round(memory(folder, kind, side), 1),
+                "MB of memory": memory(network, kind, folder),
                 "to open": round(ratio(opening, kind, "whole"), 2),
                 **{f"batch of {batch}": round(ratio(seconds, kind, "whole"), 3) for batch, seconds in found.items()},
             })  # fmt: skip
@@ -144,6 +163,7 @@ def swapped(model: TaskModel, network: str, side: int, rounds: int) -> dict[str,
     return {
         "network": network,
         "form": "swap",
+        "MB of memory": memory(network, "swap", Path()),
         "ms": round(milliseconds, 1),
         "passes": round(ratio(seconds, "swap", "pass"), 2),
     }
@@ -208,9 +228,8 @@ def profile(network: str, rounds: int = 4) -> list[dict[str, Any]]:
 @click.option("--memory", "memory_of", nargs=3, hidden=True)
 def main(rounds: int, file: Path | None, profiled: bool, memory_of: tuple[str, str, str] | None) -> None:
     if memory_of:
-        before, image = peak(), np.zeros((1, 3, int(memory_of[2]), int(memory_of[2])), np.float32)
-        for serve in servers(Path(memory_of[0]), memory_of[1]):
-            serve(image)
+        before = peak()
+        serve_once(memory_of[0], memory_of[1], Path(memory_of[2]))
         click.echo(peak() - before)
         return
     torch.set_num_threads(1)

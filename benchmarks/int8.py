@@ -1,6 +1,6 @@
 """What eight bits cost the packaged networks: figures on the test images, bytes and time, beside float32.
 
-    python benchmarks/int8.py [--data-root DIR] [--json benchmarks/results/int8.json]
+    python benchmarks/int8.py [--data-root DIR] [--only GLOB] [--json benchmarks/results/int8.json]
 
 Every packaged ResNet-20, as `zoo export NAME --all-tasks --precision int8` makes and measures it; with --data-root, the
 folder that holds `emoji` and `pictures`, EfficientNet-Lite0's tasks too. On one core, in ONNX Runtime.
@@ -8,10 +8,12 @@ folder that holds `emoji` and `pictures`, EfficientNet-Lite0's tasks too. On one
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import statistics
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +68,9 @@ def _row(metric: Metric, costs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 @click.command()
 @click.option("--data-root", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--only", default="*", help="Measure entries of such names, and keep the others' rows in the file.")
 @click.option("--json", "file", type=click.Path(path_type=Path))
-def main(data_root: Path | None, file: Path | None) -> None:
+def main(data_root: Path | None, only: str, file: Path | None) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("zoo").setLevel(logging.INFO)
     if hasattr(os, "sched_setaffinity"):
@@ -76,8 +79,11 @@ def main(data_root: Path | None, file: Path | None) -> None:
     entries = [(entry, None) for entry in registry.entries(SMALL) if entry.weights]
     if data_root:
         entries += [(registry.entry(name), data_root / folder) for folder, name in LARGE.items()]
-    found = [row for entry, root in entries for row in rows(entry, root)]
+    before = json.loads(file.read_text())["rows"] if file and file.is_file() else []
+    found = [row for entry, root in entries if fnmatch(entry.name, only) for row in rows(entry, root)]
     show(found)
+    measured = {row["entry"] for row in found}
+    found = [*(row for row in before if row["entry"] not in measured), *found]
     save(file, found, peers=("onnxruntime-gpu",))
 
 

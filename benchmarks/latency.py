@@ -12,7 +12,7 @@ from record import save
 
 from zoo.catalog.registry import default_registry
 from zoo.cli.tables import show
-from zoo.deployment.entries import latencies
+from zoo.deployment import latencies
 
 CASES = [("resnet20-ftn-r8-shapes", 64), ("resnet34-ftn-r40-domainnet", 4), ("resnet50-ftn-r50-sketch", 4)]
 

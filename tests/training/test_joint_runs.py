@@ -20,7 +20,7 @@ from zoo.catalog.registry import Registry, default_registry, register
 from zoo.catalog.store import SHARED
 from zoo.cli.base import main
 from zoo.datasets import get_benchmark
-from zoo.deployment.entries import latencies
+from zoo.deployment import latencies
 from zoo.errors import OptionError
 from zoo.joint import JointModel
 from zoo.storage import tensors

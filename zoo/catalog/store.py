@@ -41,6 +41,11 @@ def adapter_files(entry: Entry, tasks: Sequence[str], weights: str | Path = "aut
     return {task: files.get(task) or fetch(published[task], entry.folder) for task in tasks}
 
 
+def at_hand(entry: Entry) -> list[str]:
+    """The tasks of an entry whose adapters are published, or in the local store."""
+    return [task for task in entry.tasks if task in (entry.weights or {}) or stored_adapter(entry.name, task).is_file()]
+
+
 def _files_at(path: Path, tasks: Sequence[str]) -> dict[str, Path]:
     """The adapter files of a folder of the user's, or the one file that a path names."""
     files = {task: path / f"{task}.safetensors" if path.is_dir() else path for task in tasks}

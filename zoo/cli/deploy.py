@@ -92,7 +92,9 @@ def export(
 
 @main.command()
 @click.argument("name")
-@click.option("--task", "tasks", multiple=True, help="Show this task; may be given several times. Default: all.")
+@click.option(
+    "--task", "tasks", multiple=True, help="Show this task; may be given several times. Default: all with weights."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="What to listen on; 0.0.0.0 for other machines.")
 @click.option("--port", type=click.IntRange(1, 65535), help="By default the first that is free from 7860 on.")
 @click.option(
@@ -101,13 +103,14 @@ def export(
 @click.pass_obj
 def app(registry: Registry, name: str, tasks: tuple[str, ...], host: str, port: int | None, weights: str) -> None:
     """Serve a page to try a model on: drop a picture, and see what its tasks say; for this machine alone."""
-    from zoo.catalog.store import adapter_files
+    from zoo.catalog.store import adapter_files, at_hand
     from zoo.deployment.page import page, serve
     from zoo.loader import load_adapters
 
     narrate()
     entry = registry.entry(name)
-    chosen = [entry.known_task(task) for task in tasks] or list(entry.tasks)
+    found = at_hand(entry) if weights == "auto" else []
+    chosen = [entry.known_task(task) for task in tasks] or found or list(entry.tasks)
     serve(page(name, load_adapters(entry, registry, adapter_files(entry, chosen, weights))), host, port)
 
 

@@ -250,6 +250,6 @@ def _draw(model: MultiTaskModel, images: Sequence[Path], out: Path, skip_unreada
 @click.pass_obj
 def bench(registry: Registry, name: str, task: str | None, batch: int, rounds: int, as_json: bool) -> None:
     """Time a model fused, unfused and in ONNX Runtime against its plain backbone, in turn in one process."""
-    from zoo.deployment.entries import latencies
+    from zoo.deployment.latency import latencies
 
     show(latencies(registry.entry(name), registry, task, batch, rounds), as_json)

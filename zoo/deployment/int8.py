@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,6 @@ def _compared(whole: Path, small: Path, task: Task, test: Images) -> dict[str, A
     latency = {}
     for batch in BATCHES:
         images = torch.randn(batch, *task.preprocessing.input_size).numpy()
-        calls = {kind: lambda each=each, images=images: run(each, images) for kind, each in ready.items()}
+        calls = {kind: partial(run, each, images) for kind, each in ready.items()}
         latency[str(batch)] = round(ratio(interleaved(calls, ROUNDS), "int8", "float32"), 3)
     return {**found, "latency": latency}

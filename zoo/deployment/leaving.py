@@ -62,13 +62,12 @@ class Leaving:
 
     def whole(self, task: str, path: Path, plain: nn.Module | None = None, half: bool = False) -> Exported:
         """A graph that holds all of a task's network."""
-        plain, own = plain or self.model.fuse(task), {"images": self.images[task], "metadata": self.facts[task]}
-        return Exported(path, to_onnx(plain, path, task=self.model.task(task), half=half, **own, **self.common))
+        plain, known = plain or self.model.fuse(task), self.model.task(task)
+        return Exported(path, to_onnx(plain, path, task=known, half=half, **self._own(task)))
 
     def shared(self, task: str, path: Path) -> Exported:
         """A graph on the backbone's weights beside it."""
-        own = {"images": self.images[task], "metadata": self.facts[task]}
-        return Exported(path, to_shared(self.model, task, path, **own, **self.common), held(self.model, task))
+        return Exported(path, to_shared(self.model, task, path, **self._own(task)), held(self.model, task))
 
     def mixed(self, path: Path, stack_limit: int | None = None) -> Exported:
         """One graph of all tasks."""
@@ -80,6 +79,9 @@ class Leaving:
         return {
             task: Exported(folder / f"{task}{SUFFIX}", p, "what it owns", folder / BASE) for task, p in made.items()
         }
+
+    def _own(self, task: str) -> dict[str, Any]:
+        return {"images": self.images[task], "metadata": self.facts[task], **self.common}
 
     def _all(self) -> dict[str, Any]:
         return {"tasks": self.names, "images": self.images, "metadata": _of_all(self.facts), **self.common}
