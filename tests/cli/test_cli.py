@@ -410,9 +410,12 @@ def test_a_table_on_a_terminal_of_few_characters_loses_no_more_than_those() -> N
     ("options", "words"),
     [(["--mixed", "--shared-backbone", "-o", "x.onnx"], "two forms"),
      (["--ort-adapters", "--mixed", "-o", "x"], "two forms"),
-     (["--mixed", "-o", "folder"], "folder/all.onnx"), (["--shared-backbone", "--half", "-o", "x"], "float16"),
-     (["--ort-adapters", "--precision", "fp16", "-o", "x"], "float16"), (["--stack-limit", "1", "-o", "x"], "--mixed"),
-     (["--half", "--precision", "fp32", "-o", "x"], "--half is --precision fp16"), (["-o", "file"], "is a file")],
+     (["--mixed", "-o", "folder"], "folder/all.onnx"), (["--shared-backbone", "--half", "-o", "x"], "fp16"),
+     (["--ort-adapters", "--precision", "fp16", "-o", "x"], "in fp16"), (["--stack-limit", "1", "-o", "x"], "--mixed"),
+     (["--half", "--precision", "fp32", "-o", "x"], "--half is --precision fp16"), (["-o", "file"], "is a file"),
+     (["--triton", "x", "--mixed"], "two forms"), (["--triton", "x", "-o", "y"], "leave -o out"), ([], "Say where to"),
+     (["--triton", "file"], "is a file"), (["--triton", "x", "--precision", "int8"], "in int8"),
+     (["--max-drop", "2", "-o", "x"], "int8 alone"), (["--mixed", "--precision", "int8", "-o", "x.onnx"], "in int8")],
 )  # fmt: skip
 def test_forms_of_an_export_that_do_not_go_together(
     options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

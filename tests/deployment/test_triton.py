@@ -120,17 +120,3 @@ def test_names_are_quoted(tmp_path: Path) -> None:
     (folder / "config.pbtxt").write_text(triton._config(folder, [zoo.Task.of('the "task"\n', 5)]))
     config = read(folder)
     assert config.name == folder.name and json.loads(config.parameters["tasks"].string_value) == ['the "task"\n']
-
-
-@pytest.mark.parametrize(("options", "words"), [
-    (("--triton", "m", "--mixed"), "two forms"), (("--triton", "m", "-o", "n"), "leave -o out"),
-    (("--triton", "m", "--precision", "int8"), "compute in int8"), ((), "Say where to"),
-    (("--triton", __file__), "is a file"),
-])  # fmt: skip
-def test_wrong_use_is_told(
-    options: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["export", "resnet20-ftn-r8-shapes", "--all-tasks", *options])
-    assert result.exit_code == 2 and words in result.output
-    assert not list(tmp_path.glob("[mn]"))

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -83,13 +84,17 @@ def _calibration(splits: Splits, task: Task) -> Iterator[Tensor]:
         yield images
 
 
+def _answers(graph: ort.InferenceSession, images: Tensor) -> Tensor:
+    return torch.from_numpy(run(graph, images.numpy()))
+
+
 def _compared(whole: Path, small: Path, task: Task, test: Images) -> dict[str, Any]:
     """What two graphs of a task's network take and do."""
     found: dict[str, Any] = {"metric": task.metric.name, "images": len(test)}  # type: ignore[arg-type]
     graphs = {"float32": whole, "int8": small}
     ready = {kind: session(file, spinning=False) for kind, file in graphs.items()}
     for kind, each in ready.items():
-        figure = measure(lambda images, each=each: torch.from_numpy(run(each, images.numpy())), test, task)
+        figure = measure(partial(_answers, each), test, task)
         found |= {kind: task.metric.rounded(figure), f"bytes_{kind}": graphs[kind].stat().st_size}
     log.info("%s: %s.", task.name, told(found, task))
     latency = {}
