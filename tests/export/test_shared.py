@@ -31,7 +31,7 @@ SMALL = Preprocessing(16, None, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 OPTIONS: dict[str, dict[str, Any]] = {
     "ftn": {"rank": 2}, "lora": {"rank": 2, "layers": ["body.0", "hidden"]},
     "kadaptation": {"rank": 1, "products": 2, "layers": ["body.0", "hidden"]},
-    "parallel_svd": {"rank": 2},
+    "parallel_svd": {"rank": 2}, "tt": {"rank": 2}, "svd": {"rank": 2}, "tucker": {"rank": 2},
 }  # fmt: skip
 SERVED = [name for name, m in methods().items() if (not m.projections or m.whole) and not m.trains_backbone]
 

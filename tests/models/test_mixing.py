@@ -29,6 +29,7 @@ from zoo.models.row_layers import InTurn, MixedLayer
 SMALL = Preprocessing(12, None)
 OPTIONS: dict[str, dict[str, Any]] = {
     "ftn": {"rank": 2}, "lora": {"rank": 2}, "kadaptation": {"rank": 1, "products": 2}, "parallel_svd": {"rank": 2},
+    "tt": {"rank": 2}, "svd": {"rank": 2}, "tucker": {"rank": 2},
 }  # fmt: skip
 
 

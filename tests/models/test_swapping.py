@@ -19,7 +19,10 @@ from zoo.models.adapted import TaskModel
 
 def model_of(method: str = "ftn", **tasks: int) -> TaskModel:
     torch.manual_seed(0)
-    options = {"ftn": {"rank": 3}, "lora": {"rank": 2}, "kadaptation": {"rank": 1, "products": 2}}.get(method, {})
+    options = {
+        "ftn": {"rank": 3}, "lora": {"rank": 2}, "kadaptation": {"rank": 1, "products": 2},
+        "tt": {"rank": 2}, "svd": {"rank": 2}, "tucker": {"rank": 2},
+    }.get(method, {})  # fmt: skip
     layers = {"layers": ["body.0", "hidden"]} if method in ("lora", "kadaptation") else {}
     model = zoo.adapt(SmallNet(), tasks or {"a": 5, "b": 5, "c": 5}, method=method, **layers, **options)
     for task in model.tasks:
