@@ -175,6 +175,7 @@ class Form:
         facts: dict[str, Any] = {"ftn_zoo_version": zoo.__version__, "precision": "float16" if half else "float32"}
         if self.task is not None:
             facts |= {"task": self.task.name, "kind": self.task.kind, "classes": self.task.classes}
+        if self.task is not None or self.inside != "no":
             facts |= {"preprocessing": dataclasses.asdict(self.preprocessing), "preprocessing_in_graph": self.inside}
         return facts
 

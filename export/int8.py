@@ -7,6 +7,7 @@ images.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import tempfile
@@ -27,7 +28,7 @@ from zoo.export.form import Form, describe
 from zoo.export.parity import INPUT, metadata_of, run, session
 
 from zoo.catalog.task import Preprocessing, Task
-from zoo.errors import ExportError, sentence
+from zoo.errors import ExportError, ZooError, sentence
 
 Judged = Callable[[Path, Path], Mapping[str, Any]]
 
@@ -52,12 +53,14 @@ def to_int8(
         ExportError: the source is another graph than described, there is no image, or it cannot be done; no file is
             written then.
     """
-    source, path = Path(source), Path(path)
+    source, path, images = Path(source), Path(path), iter(calibration)
     facts = _facts(source)
+    if (first := next(images, None)) is None:
+        raise ExportError("A graph in int8 is calibrated on images, and there is none.")
     task = _task(facts)
     form = Form(task, preprocess)
     with tempfile.TemporaryDirectory() as folder:
-        network = _quantised(source, Path(folder), calibration)
+        network = _quantised(source, Path(folder), itertools.chain([first], images))
         found = judged(source, network) if judged else {}
         graph = onnx.load(network)
         if form.inside != "no":
@@ -69,7 +72,7 @@ def to_int8(
             describe(model, {"preprocessing_in_graph": form.inside})
         with written(model, path) as temporary:
             made = session(temporary)
-            for batch in form.random:
+            for batch in form.random if form.inside != "no" else [first]:
                 if not np.isfinite(run(made, batch.numpy())).all():
                     raise ExportError(f"{path}: the graph gives values that are not finite.")
 
@@ -98,31 +101,29 @@ def _task(facts: Mapping[str, str]) -> Task | None:
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
     """What the quantiser asks for images, batch by batch."""
 
-    def __init__(self, batches: Iterable[Tensor]) -> None:
-        self.batches: Iterator[Tensor] = iter(batches)
-        self.taken = 0
+    def __init__(self, batches: Iterator[Tensor]) -> None:
+        self.batches = batches
 
     def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
         batch = next(self.batches, None)
-        self.taken += 0 if batch is None else len(batch)
         return None if batch is None else {INPUT: batch.numpy()}
 
 
-def _quantised(source: Path, folder: Path, calibration: Iterable[Tensor]) -> Path:
+def _quantised(source: Path, folder: Path, batches: Iterator[Tensor]) -> Path:
     """The network of a graph in int8, as a file in `folder`."""
-    plain, made, batches = folder / "plain.onnx", folder / "int8.onnx", _Batches(calibration)
+    plain, made = folder / "plain.onnx", folder / "int8.onnx"
     quiet = logging.NullHandler()  # without any handler, what the quantiser logs would give the root logger one
     logging.root.addHandler(quiet)
     try:
         quant_pre_process(source, plain, skip_symbolic_shape=True)
         quantize_static(
-            plain, made, batches, quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
+            plain, made, _Batches(batches), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
+    except ZooError:  # of an image that does not decode, say
+        raise
     except Exception as error:  # the quantiser's, of no base of their own
-        if not batches.taken:
-            raise ExportError("A graph in int8 is calibrated on images, and there is none.") from error
-        raise ExportError(f"{source} cannot be had in int8: {sentence(error)}") from error
+        raise ExportError(f"{source} cannot be converted to int8: {sentence(error)}") from error
     finally:
         logging.root.removeHandler(quiet)
     return made

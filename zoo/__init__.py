@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zoo.catalog.registry import register as register
     from zoo.catalog.task import Preprocessing as Preprocessing
     from zoo.catalog.task import Task as Task
+    from zoo.compression.fine_tuned import factorise as factorise
     from zoo.deployment.interchange import load_peft as load_peft
     from zoo.deployment.interchange import save_peft as save_peft
     from zoo.errors import ZooError as ZooError
@@ -34,6 +35,7 @@ _HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need n
     "ZooError": "zoo.errors",
     "adapt": "zoo.loader",
     "evaluate": "zoo.training.own",
+    "factorise": "zoo.compression.fine_tuned",
     "list_models": "zoo.catalog.registry",
     "load": "zoo.loader",
     "load_peft": "zoo.deployment.interchange",
@@ -43,7 +45,7 @@ _HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need n
     "train": "zoo.training.own",
 }
 __all__ = [
-    "Preprocessing", "Recipe", "Registry", "Task", "TaskModel", "ZooError", "adapt", "evaluate", "export",
+    "Preprocessing", "Recipe", "Registry", "Task", "TaskModel", "ZooError", "adapt", "evaluate", "export", "factorise",
     "list_models", "load", "load_peft", "register", "save_peft", "swap", "train",
 ]  # fmt: skip
 

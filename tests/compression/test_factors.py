@@ -11,7 +11,7 @@ from torch import nn
 import zoo
 from tests.conftest import SmallNet, disturb
 from zoo.catalog.task import Task
-from zoo.compression.factors import compress, factorise
+from zoo.compression.factors import compress, joint_factors
 from zoo.errors import OptionError, WeightsError
 from zoo.models.adapted import TaskModel
 from zoo.models.placement import Placement
@@ -46,7 +46,7 @@ def test_the_error_is_that_of_the_singular_values_left_out() -> None:
     alphas = [torch.randn(10, 7) for _ in range(3)]
     values = torch.linalg.svdvals(torch.cat(alphas, 1))
     for rank in (1, 4, 9):
-        beta, gammas = factorise(alphas, rank)
+        beta, gammas = joint_factors(alphas, rank)
         error = torch.cat([alpha - beta @ gamma.T for alpha, gamma in zip(alphas, gammas, strict=True)], 1).norm()
         torch.testing.assert_close(error, values[rank:].norm(), rtol=1e-4, atol=1e-5)
         assert (beta.shape, gammas[0].shape) == ((10, rank), (7, rank))

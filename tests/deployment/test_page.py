@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from torchvision.transforms.functional import to_pil_image
 import zoo
 from tests.export.test_shared import model_of
 from zoo.catalog.registry import default_registry
+from zoo.catalog.store import at_hand, stored_adapter
 from zoo.datasets import benchmark_of
 from zoo.deployment.page import ALL, Answering
 from zoo.errors import OptionError
@@ -92,7 +94,7 @@ def test_a_picture_is_dropped_and_the_right_class_appears(tmp_path: Path) -> Non
         wrong = tmp_path / "notes.png"
         wrong.write_text("no picture")
         shown.set_input_files("input[type=file]", wrong)
-        expect(shown.locator("#told")).to_contain_text("notes.png cannot be read as a picture")
+        expect(shown.locator("#told")).to_contain_text("notes.png cannot be taken")
         expect(answers).to_have_count(0)
     assert not elsewhere
 
@@ -107,14 +109,35 @@ def test_maps_are_drawn(tmp_path: Path) -> None:
         expect(shown.locator("img")).to_have_count(5)  # four maps, and the picture itself
 
 
-def test_what_a_page_says_is_what_the_model_says(tmp_path: Path) -> None:
+def test_what_a_page_says_is_what_the_model_says() -> None:
     model = model_of("ftn")
     image = Image.effect_noise((16, 16), 60).convert("RGB")
-    answer, seconds = Answering(model)(image, "a", tmp_path)
+    answer, seconds = Answering(model)(image, "a")
     with torch.no_grad():
         expected = model.fuse("a")(model.transforms("a")(image)[None])[0].softmax(0)
     assert isinstance(answer, dict) and list(answer) == list(model.task("a").classes) and seconds > 0
     torch.testing.assert_close(torch.tensor(list(answer.values())), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_address_that_cannot_be_listened_on_is_told() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for options in (["--port", port], ["--host", "300.1.1.1"]):
+            command = [sys.executable, "-m", "zoo", "app", "resnet20-bn-shapes", "--task", "sketch", *options]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 2 and "Cannot listen on" in done.stderr and "--port or --host" in done.stderr
+
+
+def test_tasks_at_hand_are_those_with_a_file(tmp_path: Path) -> None:
+    entry = default_registry().entry("efficientnet_lite0-ftn-r4-pictures")
+    assert set(at_hand(entry)) == set(at_hand(entry, "published")) == set(entry.weights or ()) < set(entry.tasks)
+    stored_adapter(entry.name, "birds").parent.mkdir(parents=True)
+    stored_adapter(entry.name, "birds").write_bytes(b"")
+    assert set(at_hand(entry)) == {"birds", *(entry.weights or ())} and "birds" not in at_hand(entry, "published")
+    (tmp_path / "things.safetensors").write_bytes(b"")
+    assert at_hand(entry, tmp_path) == ["things"]
 
 
 def test_clips_are_told_to_be_none() -> None:
@@ -123,8 +146,8 @@ def test_clips_are_told_to_be_none() -> None:
 
 
 if __name__ == "__main__":  # the picture of the README: python -m tests.deployment.test_page docs/page.png
-    photo = Path("china.png")
-    Image.fromarray(load_sample_image("china.jpg")).save(photo)
+    photo = Path("flower.png")
+    Image.fromarray(load_sample_image("flower.jpg")).save(photo)
     with browsed("efficientnet_lite0-ftn-r4-pictures", "--task", "objects", "--task", "weather") as (tab, _):
         tab.get_by_label(ALL, exact=True).check()
         drop(tab, photo)

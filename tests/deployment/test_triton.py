@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ import torch
 from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
+from zoo.export import to_onnx
 
 import zoo
-from tests.export.test_shared import model_of
+from tests.conftest import SmallNet
 from zoo.catalog.registry import default_registry
+from zoo.catalog.task import Preprocessing
 from zoo.cli.base import main
 from zoo.deployment import export_entry, triton
 from zoo.models.multitask import MultiTaskModel
@@ -110,13 +113,23 @@ def test_maps_and_networks_of_their_own(tmp_path: Path) -> None:
         near(found, expected(zoo.load(joint), task, given["images"]))
 
 
-def test_names_are_quoted(tmp_path: Path) -> None:
-    from zoo.export import to_onnx
+def test_names_are_quoted_and_a_label_has_one_line(tmp_path: Path) -> None:
+    preprocessing = Preprocessing(16, None)
+    entry = 'a "model" of \\ 😀'
+    model = zoo.adapt(SmallNet(), {"a": ["one", "line\nbreak", "ünï"]}, method="bn", preprocessing=preprocessing)
+    leaving = SimpleNamespace(
+        names=["a"], model=model, preprocess=False, entry=SimpleNamespace(name=entry),
+        whole=lambda task, path: to_onnx(model.fuse(task), path, task=model.task(task)),
+    )  # fmt: skip
+    triton.repository(leaving, tmp_path)  # type: ignore[arg-type]
+    folder = tmp_path / f"{entry}-a"
+    answered(folder)
+    assert (folder / "labels.txt").read_text().splitlines() == ["one", "line break", "ünï"]
 
-    model = model_of("bn")
-    folder = tmp_path / 'a "model" of \\ ünïcode'
-    (folder / "1").mkdir(parents=True)
-    to_onnx(model.fuse("a"), folder / "1/model.onnx", task=model.task("a"))
-    (folder / "config.pbtxt").write_text(triton._config(folder, [zoo.Task.of('the "task"\n', 5)]))
-    config = read(folder)
-    assert config.name == folder.name and json.loads(config.parameters["tasks"].string_value) == ['the "task"\n']
+
+def test_what_is_left_of_an_earlier_export_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    registry, name = default_registry(), "resnet20-bn-shapes"
+    (tmp_path / name).mkdir()
+    with caplog.at_level("INFO", logger="zoo"):
+        export_entry(registry.entry(name), registry, ["sketch"], tmp_path, form="triton")
+    assert f"{name} is of an earlier export" in caplog.text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import numpy_helper
+from torch import nn
 from zoo.export import run, session, to_int8, to_onnx
 from zoo.export.parity import metadata_of
 
@@ -19,9 +23,10 @@ import zoo
 from tests.conftest import SmallNet, disturb
 from zoo.catalog.registry import default_registry
 from zoo.catalog.task import METRICS, Preprocessing, Task
+from zoo.cli.base import main
 from zoo.datasets import benchmark_of
 from zoo.deployment import export_entry, int8
-from zoo.errors import CheckFailed, ExportError, OptionError
+from zoo.errors import CheckFailed, DataError, ExportError, OptionError
 
 ENTRY, TASK = "resnet20-ftn-r8-shapes", "sketch"
 SMALL = Task.of("a", 5, Preprocessing(16, None, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)))
@@ -64,20 +69,49 @@ def test_every_layer_has_weights_of_seven_bits_with_a_scale_for_each_channel(flo
         assert (np.abs(near - weight * spread) <= 0.51 * spread).all()
 
 
-@pytest.mark.parametrize("inside", ["scale", "full"])
-def test_images_in_the_graph_are_prepared_in_float32(float_graph: Path, tmp_path: Path, inside: str) -> None:
+@pytest.mark.parametrize(("inside", "size"), [("scale", 16), ("full", 16), ("full", 40)])
+def test_images_in_the_graph_are_prepared_in_float32(float_graph: Path, tmp_path: Path, inside: str, size: int) -> None:
     to_int8(float_graph, tmp_path / "bare.onnx", inputs())
     to_int8(float_graph, tmp_path / "int8.onnx", inputs(), preprocess=inside)
-    images = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8)
-    normal = (images.movedim(-1, 1) / 255 - torch.tensor(SMALL.preprocessing.mean).view(-1, 1, 1)) / torch.tensor(
-        SMALL.preprocessing.std
-    ).view(-1, 1, 1)
+    nodes = onnx.load(tmp_path / "int8.onnx").graph.node
+    before = [node for node in nodes if not any(name.startswith("network/") for name in node.output)]
+    assert before and not [node for node in before if "Quantize" in node.op_type and "logits" not in node.output]
+    images = torch.randint(0, 256, (3, size, size, 3), dtype=torch.uint8)
+    to_onnx(nn.Identity(), tmp_path / "prepare.onnx", task=SMALL, preprocess=inside)
+    prepared = run(session(tmp_path / "prepare.onnx"), images.numpy())
     found = run(session(tmp_path / "int8.onnx"), images.numpy())
-    expected = run(session(tmp_path / "bare.onnx"), normal.numpy())
-    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())  # a level of an activation or two
+    expected = run(session(tmp_path / "bare.onnx"), prepared)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    if size == SMALL.preprocessing.size:
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (SMALL.preprocessing.mean, SMALL.preprocessing.std))
+        np.testing.assert_allclose(prepared, ((images.movedim(-1, 1) / 255 - mean) / std).numpy(), atol=1e-5)
     facts = metadata_of(tmp_path / "int8.onnx")
     assert facts["precision"] == "int8" and facts["preprocessing_in_graph"] == inside and facts["entry"] == "mine"
     assert json.loads(facts["classes"]) == list(SMALL.classes)
+
+
+def test_networks_whose_inputs_no_preprocessing_describes(tmp_path: Path) -> None:
+    network = nn.Sequential(
+        nn.Conv1d(2, 8, 5), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3)
+    ).eval()
+    sound = [torch.randn(4, 2, 50) for _ in range(3)]
+    to_onnx(network, tmp_path / "float.onnx", images=sound[0])
+    to_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", sound)
+    found, expected = (run(session(tmp_path / name), sound[0].numpy()) for name in ("int8.onnx", "float.onnx"))
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+    to_onnx(SmallNet(5).eval(), tmp_path / "inside.onnx", preprocess=True)
+    with pytest.raises(ExportError, match="without preprocessing"):
+        to_int8(tmp_path / "inside.onnx", tmp_path / "no.onnx", [torch.randn(1, 3, 224, 224)])
+
+
+def test_what_an_image_says_is_told(float_graph: Path, tmp_path: Path) -> None:
+    def batches() -> Iterator[torch.Tensor]:
+        yield inputs()[0]
+        raise DataError("The image cat.jpg does not decode.")
+
+    with pytest.raises(DataError, match=r"cat\.jpg"):
+        to_int8(float_graph, tmp_path / "int8.onnx", batches())
+    assert not (tmp_path / "int8.onnx").exists()
 
 
 def test_a_source_that_is_no_bare_float_graph_is_refused(float_graph: Path, tmp_path: Path) -> None:
@@ -91,7 +125,7 @@ def test_a_source_that_is_no_bare_float_graph_is_refused(float_graph: Path, tmp_
         to_int8(tmp_path / "none.onnx", made, inputs())
     with pytest.raises(ExportError, match="there is none"):
         to_int8(float_graph, made, [])
-    with pytest.raises(ExportError, match="cannot be had in int8"):
+    with pytest.raises(ExportError, match="cannot be converted to int8"):
         to_int8(float_graph, made, [torch.randn(1, 5, 16, 16)])
     assert not made.exists()
 
@@ -109,10 +143,12 @@ def test_what_is_judged_too_bad_is_not_written(float_graph: Path, tmp_path: Path
     assert made.read_text() == "what stood there" and not list(tmp_path.glob(".int8*"))
 
 
-def test_quantising_leaves_logging_as_it_was(float_graph: Path, tmp_path: Path) -> None:
-    before = list(logging.root.handlers)
+def test_quantising_leaves_logging_as_it_was(
+    float_graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
     to_int8(float_graph, tmp_path / "int8.onnx", inputs())
-    assert logging.root.handlers == before
+    assert logging.root.handlers == []
 
 
 def test_a_packaged_task_keeps_its_accuracy_in_a_third_of_the_bytes(tmp_path: Path) -> None:
@@ -136,12 +172,12 @@ def test_a_packaged_task_keeps_its_accuracy_in_a_third_of_the_bytes(tmp_path: Pa
 
 def test_more_than_may_be_lost_keeps_the_float_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrated on black images, activations have no room."""
-    registry = default_registry()
     monkeypatch.setattr(int8, "_calibration", lambda *_: iter([torch.zeros(1, 3, 32, 32)]))
-    with pytest.raises(
-        CheckFailed, match=r"sketch does \d+\.\d\d points worse.*and 1 are allowed. Allow more with --max-drop"
-    ):
-        export_entry(registry.entry(ENTRY), registry, [TASK], tmp_path, precision="int8")
+    (tmp_path / f"{TASK}.int8.onnx").write_text("of an earlier export")
+    words = ["export", ENTRY, "--task", TASK, "--precision", "int8", "-o", str(tmp_path)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    assert re.search(r"sketch does \d+\.\d\d points worse.*and 1 are allowed. Allow more with --max-drop", done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == [f"{TASK}.onnx"]
     assert metadata_of(tmp_path / f"{TASK}.onnx")["precision"] == "float32"
 
@@ -153,7 +189,8 @@ def test_worse_is_in_points_or_in_per_cent_of_an_error() -> None:
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    ({"form": "mixed", "precision": "int8"}, "compute in int8"), ({"form": "shared", "precision": "fp16"}, "in fp16"),
+    ({"form": "mixed", "precision": "int8"}, "Graphs in int8"),
+    ({"form": "shared", "precision": "fp16"}, "Graphs in fp16"),
     ({"max_drop": 2.0}, "int8 alone"), ({"precision": "int4"}, "fp32, fp16, int8"), ({"form": "tarball"}, "fused"),
     ({"stack_limit": 1}, "mixed graphs"),
 ])  # fmt: skip

@@ -41,9 +41,13 @@ def adapter_files(entry: Entry, tasks: Sequence[str], weights: str | Path = "aut
     return {task: files.get(task) or fetch(published[task], entry.folder) for task in tasks}
 
 
-def at_hand(entry: Entry) -> list[str]:
-    """The tasks of an entry whose adapters are published, or in the local store."""
-    return [task for task in entry.tasks if task in (entry.weights or {}) or stored_adapter(entry.name, task).is_file()]
+def at_hand(entry: Entry, weights: str | Path = "auto") -> list[str]:
+    """The tasks of an entry that there are adapters for; `weights` as `zoo.load` takes them."""
+    if weights not in ("auto", "published"):
+        folder = Path(weights)
+        return [task for task in entry.tasks if not folder.is_dir() or (folder / f"{task}.safetensors").is_file()]
+    stored = [task for task in entry.tasks if weights == "auto" and stored_adapter(entry.name, task).is_file()]
+    return [task for task in entry.tasks if task in stored or task in (entry.weights or {})]
 
 
 def _files_at(path: Path, tasks: Sequence[str]) -> dict[str, Path]:

@@ -109,8 +109,7 @@ def app(registry: Registry, name: str, tasks: tuple[str, ...], host: str, port: 
 
     narrate()
     entry = registry.entry(name)
-    found = at_hand(entry) if weights == "auto" else []
-    chosen = [entry.known_task(task) for task in tasks] or found or list(entry.tasks)
+    chosen = [entry.known_task(task) for task in tasks] or at_hand(entry, weights) or list(entry.tasks)
     serve(page(name, load_adapters(entry, registry, adapter_files(entry, chosen, weights))), host, port)
 
 

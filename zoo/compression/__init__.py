@@ -3,6 +3,9 @@
 Training goes on from there in `zoo.training`; weights as rings are made in `zoo.ring`.
 """
 
-from zoo.compression.factors import begin_jointly, compress, compress_entry, compressed_entry, factorise
+from zoo.compression.factors import begin_jointly, compress, compress_entry, compressed_entry, joint_factors
+from zoo.compression.fine_tuned import Factorised, factorise
 
-__all__ = ["begin_jointly", "compress", "compress_entry", "compressed_entry", "factorise"]
+__all__ = [
+    "Factorised", "begin_jointly", "compress", "compress_entry", "compressed_entry", "factorise", "joint_factors",
+]  # fmt: skip

@@ -23,7 +23,7 @@ from zoo.models.multitask import MultiTaskModel
 from zoo.storage.tensors import write
 
 
-def factorise(alphas: list[Tensor], rank: int) -> tuple[Tensor, list[Tensor]]:
+def joint_factors(alphas: list[Tensor], rank: int) -> tuple[Tensor, list[Tensor]]:
     """`[α_1 … α_T] ≈ U Σ V` cut to `rank`: β = U Σ (C_out, K), and γ_t = V_tᵀ (C_in, K) of each α_t (C_out, C_in).
 
     The best approximation of that rank in the Frobenius norm; its squared error is the sum of the squares of the
@@ -87,10 +87,10 @@ def _factors(target: TaskModel, path: str, alphas: list[Tensor]) -> tuple[list[d
     if target.method.name == "parallel_svd":
         basis = target.backbone.get_submodule(f"{path}.shared")
         assert isinstance(basis, Basis)
-        beta, gammas = factorise(alphas, basis.beta.shape[1])
+        beta, gammas = joint_factors(alphas, basis.beta.shape[1])
         basis.beta.data.copy_(beta)
         return [{"gamma": gamma} for gamma in gammas], [beta @ gamma.T for gamma in gammas]
-    pairs = [factorise([alpha], int(target.options["rank"])) for alpha in alphas]
+    pairs = [joint_factors([alpha], int(target.options["rank"])) for alpha in alphas]
     own = [{"beta": beta, "gamma": gammas[0]} for beta, gammas in pairs]
     return own, [beta @ gammas[0].T for beta, gammas in pairs]
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
+from zoo.datasets import benchmark_of
 from zoo.deployment import triton
 from zoo.deployment.int8 import MAX_DROP, export_int8
 from zoo.deployment.leaving import Exported, Leaving
 from zoo.errors import CheckFailed, OptionError
+from zoo.export import to_onnx
 
 FUSED, SHARED, MIXED, ADAPTERS, TRITON = FORMS = "fused", "shared", "mixed", "adapters", "triton"  # tasks leave in
 FP32, FP16, INT8 = PRECISIONS = "fp32", "fp16", "int8"  # graphs compute in
@@ -59,21 +65,35 @@ def export_entry(
 
 def _in_int8(leaving: Leaving, out: Path, max_drop: float) -> dict[str, Exported]:
     """Graphs in int8, each beside one in float32; raises CheckFailed, at the end, for those that lose too much."""
+    benchmark, root = benchmark_of(leaving.entry), leaving.entry.images_root(leaving.data_root)
+    splits = {task: benchmark.splits(task, root) for task in leaving.names}  # all, before anything is written
     found, refused = {}, []
     for task in leaving.names:
         plain, file = leaving.model.fuse(task), out / f"{task}.int8.onnx"
         whole = leaving.whole(task, out / f"{task}.onnx", plain)
         try:
-            cost = export_int8(
-                leaving.entry, leaving.model.task(task), plain, file, data_root=leaving.data_root, max_drop=max_drop,
-                preprocess=leaving.common["preprocess"], metadata=leaving.facts[task],
-            )  # fmt: skip
+            with _bare(leaving, whole, plain) as graph:
+                cost = export_int8(graph, file, leaving.model.task(task), splits[task], leaving.preprocess, max_drop)
             found[task] = replace(whole, path=file, int8=cost)
         except CheckFailed as error:
+            file.unlink(missing_ok=True)  # one of before is of other weights than the graph beside it
             refused.append(str(error))
     if refused:
         raise CheckFailed("\n".join(refused))
     return found
+
+
+@contextlib.contextmanager
+def _bare(leaving: Leaving, whole: Exported, plain: nn.Module) -> Iterator[Path]:
+    """The graph of a network whose inputs are prepared already: the one that was written, or one for the time being."""
+    if not leaving.preprocess:
+        yield whole.path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        task = whole.path.stem
+        bare = Path(folder, whole.path.name)
+        to_onnx(plain, bare, task=leaving.model.task(task), metadata=leaving.facts[task])
+        yield bare
 
 
 def _check(form: str, precision: str, max_drop: float | None, stack_limit: int | None) -> None:
@@ -83,7 +103,9 @@ def _check(form: str, precision: str, max_drop: float | None, stack_limit: int |
     if precision not in PRECISIONS:
         raise OptionError(f"The precision is one of {', '.join(PRECISIONS)}, not {precision!r}.")
     if form != FUSED and precision != FP32:
-        raise OptionError(f"Only whole graphs, one for each task, compute in {precision}: leave the precision out.")
+        raise OptionError(
+            f"Graphs in {precision} are whole ones in files of their own: leave out the precision, or the form."
+        )
     if max_drop is not None and precision != INT8:
         raise OptionError("What may be lost (--max-drop) is asked of int8 alone (--precision int8).")
     if stack_limit is not None and form != MIXED:

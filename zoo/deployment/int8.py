@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 
 import onnxruntime as ort
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from zoo.catalog.entry import Entry
 from zoo.catalog.task import Task
-from zoo.datasets import Images, Splits, Transformed, benchmark_of, some_of
+from zoo.datasets import Images, Splits, Transformed, some_of
 from zoo.errors import CheckFailed
-from zoo.export import run, session, to_int8, to_onnx
+from zoo.export import run, session, to_int8
 from zoo.training.evaluation import measure
 from zoo.verification.timing import interleaved, ratio
 
@@ -30,26 +28,25 @@ MAX_DROP = 1.0  # points
 
 
 def export_int8(
-    entry: Entry, task: Task, plain: nn.Module, file: Path, *, data_root: Path | None = None,
-    preprocess: bool | str = False, max_drop: float = MAX_DROP, metadata: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Write a task's plain network as a graph in int8, calibrated on its training images and tried on its test images.
+    graph: Path, file: Path, task: Task, splits: Splits, preprocess: bool | str = False, max_drop: float = MAX_DROP
+) -> dict[str, Any]:
+    """Write a task's graph in int8, calibrated on its training images and tried on its test images.
 
     Figures and times are those of ONNX Runtime on the CPU.
 
     Args:
+        graph: the same in float32, without preprocessing.
+        preprocess: what of it is to be in the new one, as of `zoo.export.to_onnx`.
         max_drop: points that it may do worse than in float32; per cent, where the metric is an error.
-        preprocess, metadata: as of `zoo.export.to_onnx`.
 
     Returns:
-        What is kept in the graph's metadata: the task's figure in float32 and int8, bytes of both graphs, and the
-        latency's ratio for some sizes of a batch.
+        What is kept in the graph's metadata: the task's figure in float32 and int8, bytes of both networks, and the
+        ratio of their times for some sizes of a batch.
 
     Raises:
         CheckFailed: it does worse than that; no file is written then.
-        DataError: the benchmark's images are not at hand.
     """
-    splits, found = benchmark_of(entry).splits(task.name, entry.images_root(data_root)), dict[str, Any]()
+    found: dict[str, Any] = {}
 
     def judged(whole: Path, small: Path) -> dict[str, Any]:
         found.update(_compared(whole, small, task, splits.test))
@@ -62,10 +59,7 @@ def export_int8(
             )
         return {"int8": found}
 
-    with tempfile.TemporaryDirectory() as folder:
-        bare = Path(folder, "float32.onnx")
-        to_onnx(plain, bare, task=task, metadata=metadata)
-        to_int8(bare, file, _calibration(splits, task), preprocess=preprocess, judged=judged)
+    to_int8(graph, file, _calibration(splits, task), preprocess=preprocess, judged=judged)
     return found
 
 

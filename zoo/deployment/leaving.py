@@ -46,7 +46,7 @@ class Leaving:
     Attributes:
         model: with these tasks.
         names: of the tasks, in their order.
-        common: options of every form of export: `preprocess` and `provider`.
+        preprocess: what of the preprocessing is to be in the graphs.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Leaving:
         files = adapter_files(entry, tasks, weights)
         self.entry, self.data_root, self.names = entry, data_root, list(files)
         self.model = load_adapters(entry, registry, files)
-        self.common: dict[str, Any] = {"preprocess": preprocess, "provider": provider}
+        self.preprocess, self._common = preprocess, {"preprocess": preprocess, "provider": provider}
         self.facts = {task: provenance(entry, file) for task, file in files.items()}
         self.images = {task: real_inputs(entry, self.model.task(task), data_root, preprocess) for task in files}
 
@@ -81,10 +81,10 @@ class Leaving:
         }
 
     def _own(self, task: str) -> dict[str, Any]:
-        return {"images": self.images[task], "metadata": self.facts[task], **self.common}
+        return {"images": self.images[task], "metadata": self.facts[task], **self._common}
 
     def _all(self) -> dict[str, Any]:
-        return {"tasks": self.names, "images": self.images, "metadata": _of_all(self.facts), **self.common}
+        return {"tasks": self.names, "images": self.images, "metadata": _of_all(self.facts), **self._common}
 
 
 def _of_all(facts: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from zoo.models.multitask import MultiTaskModel
 ALL = "all tasks"
 TOP = 3  # classes that are shown
 LARGEST = 25_000_000  # bytes of a picture that is taken
+HEADERS = ["task", "ms for the pass", "own parameters"]
 PREVIEW, WIDTH = 512, 280  # pixels, at most, of the picture's longer side on the page; at least, of an answer
 
 
@@ -34,24 +36,26 @@ class Answering:
 
     def __init__(self, model: MultiTaskModel) -> None:
         self.model = model
-        if clips := [name for name in model.tasks if model.task(name).preprocessing.frames]:
-            raise OptionError(f"{', '.join(clips)} is asked of clips, and the page takes pictures: use `zoo predict`.")
-        for name in model.tasks:  # the first pass of a task is looked at closely, and takes longer
-            self._outputs(name, Image.new("RGB", (64, 64), "gray"))
+        for name in model.tasks:
+            known = model.task(name).preprocessing
+            if known.frames:
+                raise OptionError(f"{name} takes clips, and the page takes pictures: use `zoo predict`.")
+            self._outputs(name, torch.zeros(1, *known.input_size))  # a task's first pass is looked at, and takes longer
 
-    def __call__(self, picture: Image.Image, task: str, folder: Path) -> tuple[dict[str, float] | str, float]:
-        """The classes with their probabilities, or the file of a map, drawn into `folder`; and seconds of the pass."""
+    def __call__(self, picture: Image.Image, task: str) -> tuple[dict[str, float] | Image.Image, float]:
+        """The classes with their probabilities, or the picture of a map; and the seconds of the pass."""
         known = self.model.task(task)
-        outputs, seconds = self._outputs(task, picture)
+        outputs, seconds = self._outputs(task, self.model.transforms(task)(picture)[None])
         kind = get_kind(known.kind)
         if isinstance(kind, DenseKind):
-            return str(draw_answer(known, kind.answer(outputs)[0].numpy(), folder / f"{task}.png")), seconds
+            with tempfile.TemporaryDirectory() as folder:
+                file = draw_answer(known, kind.answer(outputs)[0].numpy(), Path(folder, f"{task}.png"))
+                return Image.open(file).convert("RGB"), seconds
         assert isinstance(kind, LabelKind)
         shares = kind.probabilities(outputs[0]).tolist()
         return dict(zip(known.classes, shares, strict=True)), seconds
 
-    def _outputs(self, task: str, picture: Image.Image) -> tuple[Tensor, float]:
-        inputs = self.model.transforms(task)(picture)[None]
+    def _outputs(self, task: str, inputs: Tensor) -> tuple[Tensor, float]:
         start = time.perf_counter()
         with torch.no_grad():
             outputs = main_output(self.model.answering(task)(inputs))
@@ -68,27 +72,23 @@ def page(name: str, model: MultiTaskModel) -> Any:
         import gradio as gr
 
     answering, names = Answering(model), list(model.tasks)
-    drawn = tempfile.TemporaryDirectory(prefix="zoo-")  # which goes when the page does
 
     def answers(file: str | None, chosen: str) -> list[Any]:
         """What a picture and a task change on the page: what is told, preview, table, and each task's answer."""
-        nothing = [gr.update(value=None, visible=chosen in (ALL, each)) for each in names]
-        if file is None:
-            return ["No picture yet.", None, None, *nothing]
+        asked = [each for each in names if chosen in (ALL, each)]
+        nothing = [gr.update(value=None, visible=each in asked) for each in names]
+        if file is None or not Path(file).is_file():  # uploads go after an hour
+            return ["Drop a picture.", None, None, *nothing]
         try:
             picture = open_image(Path(file))
-        except DataError:
-            return [f"**{Path(file).name} cannot be read as a picture.**", None, None, *nothing]
-        found, rows = [], []
-        for each in names:
-            if chosen not in (ALL, each):
-                found.append(gr.update(value=None, visible=False))
-                continue
-            answer, seconds = answering(picture, each, Path(tempfile.mkdtemp(dir=drawn.name)))
-            found.append(gr.update(value=answer, visible=True))
-            rows.append([each, f"{1000 * seconds:.1f}", f"{model.count_parameters(each).per_task:,}"])
-        told = f"{Path(file).name}, {picture.width}×{picture.height} pixels"
-        return [told, _preview(picture), rows, *found]
+            found = {each: answering(picture, each) for each in asked}
+        except DataError as error:
+            return [f"**{Path(file).name} cannot be taken:** {_without_folder(error, file)}", None, None, *nothing]
+        shown = [gr.update(value=found[each][0] if each in found else None, visible=each in asked) for each in names]
+        rows = [
+            [each, f"{1000 * s:.1f}", f"{model.count_parameters(each).per_task:,}"] for each, (_, s) in found.items()
+        ]
+        return [f"{Path(file).name}, {picture.width}×{picture.height} pixels", _preview(picture), rows, *shown]
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(3600, 3600)) as made:
         gr.Markdown(f"# {name}\n{_summary(model)}")
@@ -96,33 +96,49 @@ def page(name: str, model: MultiTaskModel) -> Any:
             with gr.Column():
                 file = gr.File(label="Drop a picture", height=120)
                 task = gr.Radio([*names, ALL] if len(names) > 1 else names, value=names[0], label="Task")
-                told = gr.Markdown(answers(None, names[0])[0], elem_id="told")
+                told = gr.Markdown(elem_id="told")
                 preview = gr.Image(label="What was dropped", interactive=False, buttons=[])
             with gr.Column(scale=2):
                 with gr.Row():
-                    shown = [_place(gr, model.task(each), visible=each == names[0]) for each in names]
+                    places = [_place(gr, model.task(each), visible=each == names[0]) for each in names]
                 table = gr.Dataframe(
                     headers=["task", "ms for the pass", "own parameters"], interactive=False, buttons=[]
                 )
         kept = gr.State(None)  # the picture, when the place for the next one is free again
-        shown_last = [told, preview, table, *shown]
-        file.upload(lambda name: [None, name], file, [file, kept], show_progress="hidden").then(
-            answers, [kept, task], shown_last, show_progress="hidden"
-        )
-        task.change(answers, [kept, task], shown_last, show_progress="hidden")
-    made.drawn = drawn
+        common: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        # One at a time: matplotlib draws one figure at a time, and times would be those of several.
+        answer: dict[str, Any] = {"fn": answers, "inputs": [kept, task], "outputs": [told, preview, table, *places],
+                  "concurrency_limit": 1, "concurrency_id": "answers", **common}  # fmt: skip
+        file.upload(lambda name: [None, name], file, [file, kept], **common).then(**answer)
+        task.change(**answer)
     return made
 
 
-def serve(made: Any, host: str, port: int | None, wait: bool = True) -> str:
-    """Serve a page, to this machine alone unless `host` says otherwise; its address, where it does not wait."""
+def serve(made: Any, host: str, port: int | None) -> None:
+    """Serve a page until it is interrupted, to this machine alone unless `host` says otherwise.
+
+    Raises:
+        OptionError: that cannot be listened on.
+    """
     import gradio as gr
 
-    _, address, _ = made.launch(
-        server_name=host, server_port=port, share=False, prevent_thread_lock=not wait, show_error=True, ssr_mode=False,
-        max_file_size=LARGEST, footer_links=[], theme=gr.themes.Default(font=["sans-serif"], font_mono=["monospace"]),
+    try:
+        place = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(place[0]) as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(place[4])
+    except OSError as error:
+        where = f"{host}, port {port}" if port else host
+        raise OptionError(f"Cannot listen on {where}: {error.strerror}. Choose another --port or --host.") from error
+    made.launch(
+        server_name=host, server_port=port, share=False, show_error=True, ssr_mode=False, max_file_size=LARGEST,
+        footer_links=[], theme=gr.themes.Default(font=["sans-serif"], font_mono=["monospace"]),
     )  # fmt: skip
-    return str(address)
+
+
+def _without_folder(error: DataError, file: str) -> str:
+    """What an error says, but for where uploads lie."""
+    return str(error).replace(file, Path(file).name)
 
 
 def _place(gr: Any, task: Task, visible: bool) -> Any:

@@ -36,24 +36,34 @@ def repository(leaving: Leaving, folder: Path) -> dict[str, Exported]:
     """
     found = {}
     for task in leaving.names:
-        model = folder / f"{leaving.entry.name}-{task}"
+        model, known = folder / f"{leaving.entry.name}-{task}", leaving.model.task(task)
+        (model / CONFIG).unlink(missing_ok=True)  # it comes last: what is there without one is not whole
         found[task] = leaving.whole(task, model / VERSION / GRAPH)
-        known = leaving.model.task(task)
         if not is_dense(known.kind):
-            _write(model / LABELS, "".join(f"{label}\n" for label in known.classes))
+            _write(model / LABELS, "".join(f"{' '.join(label.splitlines())}\n" for label in known.classes))
         _write(model / CONFIG, _config(model, [known]))
-    if len(leaving.names) > 1:
-        try:
-            tasks = [leaving.model.task(name) for name in leaving.names]
-            with_backbone(leaving.model)
-            check_alike(tasks, leaving.common["preprocess"])
-        except ExportError as error:
-            log.info("There is no model of all tasks. %s", error)
-            return found
-        model = folder / leaving.entry.name
-        found[", ".join(leaving.names)] = leaving.mixed(model / VERSION / GRAPH)
-        _write(model / CONFIG, _config(model, tasks))
+    model, tasks = folder / leaving.entry.name, [leaving.model.task(name) for name in leaving.names]
+    if not _mixable(leaving, tasks):
+        if model.exists():
+            log.info("%s is of an earlier export, and was not written anew.", model)
+        return found
+    (model / CONFIG).unlink(missing_ok=True)
+    found[", ".join(leaving.names)] = leaving.mixed(model / VERSION / GRAPH)
+    _write(model / CONFIG, _config(model, tasks))
     return found
+
+
+def _mixable(leaving: Leaving, tasks: Sequence[Task]) -> bool:
+    """Whether there is a model of several tasks together; why not is told."""
+    if len(tasks) == 1:
+        return False
+    try:
+        with_backbone(leaving.model)
+        check_alike(tasks, leaving.preprocess)
+    except ExportError as error:
+        log.info("There is no model of all tasks. %s", error)
+        return False
+    return True
 
 
 def _write(file: Path, text: str) -> None:
@@ -65,17 +75,17 @@ def _config(model: Path, tasks: Sequence[Task]) -> str:
     """What the server is told of a model: its graph's inputs and outputs, and how to run it."""
     graph = onnx.load(model / VERSION / GRAPH, load_external_data=False).graph
     labelled = len(tasks) == 1 and not is_dense(tasks[0].kind)
-    labels = [f"label_filename: {json.dumps(LABELS)}"] if labelled else []
-    names = json.dumps([task.name for task in tasks])  # in the order of their numbers
+    labels = [f"label_filename: {_quoted(LABELS)}"] if labelled else []
+    names = json.dumps([task.name for task in tasks], ensure_ascii=False)  # in the order of their numbers
     return "\n".join([
-        f"name: {json.dumps(model.name)}",
+        f"name: {_quoted(model.name)}",
         'backend: "onnxruntime"',
         f"max_batch_size: {MOST}",
         *(_block("input", *_tensor(value)) for value in graph.input),
         *(_block("output", *_tensor(value), *labels) for value in graph.output),
         _block("dynamic_batching", f"max_queue_delay_microseconds: {WAIT}"),
         _block("instance_group", "count: 1", "kind: KIND_AUTO"),
-        _block("parameters", 'key: "tasks"', f"value {{ string_value: {json.dumps(names)} }}"),
+        _block("parameters", 'key: "tasks"', f"value {{ string_value: {_quoted(names)} }}"),
         "",
     ])  # fmt: skip
 
@@ -91,6 +101,11 @@ def _tensor(value: onnx.ValueInfoProto) -> list[str]:
     dims = [d.dim_value or -1 for d in tensor.shape.dim][1:]  # one with a name is dynamic
     # One number for each image, without a dimension of its own, is told as [1], and reshaped by the server.
     return [
-        f"name: {json.dumps(value.name)}", f"data_type: {kind}",
+        f"name: {_quoted(value.name)}", f"data_type: {kind}",
         *([f"dims: {dims}"] if dims else ["dims: [1]", "reshape { shape: [] }"]),
     ]  # fmt: skip
+
+
+def _quoted(text: str) -> str:
+    """As a string of protobuf's text format, which has JSON's escapes but for those of two halves."""
+    return json.dumps(text, ensure_ascii=False)
