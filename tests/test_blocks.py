@@ -166,7 +166,20 @@ def test_the_forms_in_which_tasks_leave(tmp_path: Path, monkeypatch: pytest.Monk
     assert all(len(block.strip().splitlines()) <= 7 for block in blocks)
 
 
+def test_small_files_print_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "small-files.md").read_text()
+    (block,), (printed,) = (
+        re.findall(rf"^```{kind}\n(.*?)^```", page, re.DOTALL | re.MULTILINE) for kind in ("python", "text")
+    )
+    exec(block, {})
+    assert capsys.readouterr().out == printed
+    assert (tmp_path / "sketch.safetensors").is_file()
+
+
 def test_every_piece_of_python_is_run_somewhere() -> None:
     with_python = {page.name for page in PAGES if "```python" in page.read_text()}
-    here = {"dense-tasks.md", "transformers.md", "from-folder-to-service.md", "deployment.md"}
+    here = {"dense-tasks.md", "transformers.md", "from-folder-to-service.md", "deployment.md", "small-files.md"}
     assert with_python == here | {"README.md", "joint-networks.md", "adding-a-method.md"}  # tests/test_documents.py
