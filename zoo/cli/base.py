@@ -29,13 +29,13 @@ skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave ou
 
 COMMANDS = {  # and the file of this folder that each stands in
     **dict.fromkeys(("ls", "info", "download", "compare", "plot", "data"), "look"),
-    **dict.fromkeys(("train", "compress", "convert", "search-sharing", "pack", "cp"), "make"),
+    **dict.fromkeys(("train", "compress", "factorise", "convert", "search-sharing", "pack", "cp"), "make"),
     **dict.fromkeys(("eval", "verify", "predict", "bench"), "use"),
     **dict.fromkeys(("export", "app"), "deploy"),
 }
 SECTIONS = {  # of the help
     "Every day": ("ls", "info", "train", "eval", "compare", "predict", "app", "export", "cp"),
-    "Papers": ("data", "plot", "compress", "search-sharing", "convert"),
+    "Papers": ("data", "plot", "compress", "search-sharing", "factorise", "convert"),
     "Upkeep": ("download", "verify", "bench", "pack"),
 }
 MEANT = {  # what other tools call them

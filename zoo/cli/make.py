@@ -146,6 +146,42 @@ def compress(
 
 
 @main.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--backbone", required=True, help="What they were fine-tuned from, such as torchvision/resnet50.")
+@click.option("--form", type=click.Choice(["cp", "tt", "svd", "tucker"]), default="cp", show_default=True)
+@click.option("--rank", type=POSITIVE, default=8, show_default=True, help="R of each layer, or as much as it has.")
+@click.option("--name", "own_name", required=True, help="Of the new entry.")
+@click.option("-o", "--out", type=FOLDER, required=True, help="Where the new entry's registry and files go.")
+@as_json
+@click.pass_obj
+def factorise(
+    registry: Registry, sources: tuple[str, ...], backbone: str, form: str, rank: int, own_name: str, out: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Bring fine-tuned networks to one backbone and small files: ΔW of each layer in a form of low rank.
+
+    SOURCES are files of their tensors (safetensors, or .pth of tensors alone), each of which becomes a task by its
+    file's name; or ENTRY/TASK.
+    """
+    from zoo.compression.small_files import factorised_entry
+
+    narrate()
+    made, found = factorised_entry(sources, backbone, registry, out, own_name, form, rank)
+    rows = [
+        {"task": task, "layer": layer.path, "parameters": layer.parameters, "‖ΔW‖": round(layer.norm, 4),
+         "relative error": round(layer.error, 4)}
+        for task, each in found.items()
+        for layer in each.layers
+    ]  # fmt: skip
+    show(rows, as_json)
+    if not as_json:
+        for task, each in found.items():
+            left = ", ".join(f"{name} ({norm:.3g})" for name, norm in each.left.items()) or "nothing"
+            click.echo(f"{task}: {each.error:.1%} of ‖ΔW‖ is left out, and of what else changed: {left}.")
+        click.echo(_written(made, out, "predict") + f" --task {made.tasks[0]} IMAGE")
+
+
+@main.command()
 @click.argument("source")
 @click.option("--task", help="The task to write as a PEFT checkpoint, or what to call the one that is read.")
 @click.option("--backbone", help="Of the PEFT checkpoint that is read, such as timm/vit_base_patch32_clip_224.openai.")

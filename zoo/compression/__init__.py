@@ -5,7 +5,9 @@ Training goes on from there in `zoo.training`; weights as rings are made in `zoo
 
 from zoo.compression.factors import begin_jointly, compress, compress_entry, compressed_entry, joint_factors
 from zoo.compression.fine_tuned import Factorised, factorise
+from zoo.compression.small_files import factorised_entry
 
 __all__ = [
-    "Factorised", "begin_jointly", "compress", "compress_entry", "compressed_entry", "factorise", "joint_factors",
+    "Factorised", "begin_jointly", "compress", "compress_entry", "compressed_entry", "factorise", "factorised_entry",
+    "joint_factors",
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from zoo.increments.base import Increment
 from zoo.increments.cp import CP
 from zoo.increments.decomposed import TensorTrain, Tucker, Unfolded
 from zoo.increments.forms import turned
+from zoo.loader import adapt
 from zoo.models.adapted import TaskModel
 from zoo.models.layers import AdaptedLayer
 from zoo.storage.tensors import check_tensors
@@ -63,8 +63,8 @@ class Factorised:
 
 
 def factorise(
-    tuned: nn.Module | Mapping[str, Tensor], base: nn.Module, form: str = "cp", rank: int = 8, *, task: str = "task",
-    classes: list[str] | None = None, preprocessing: Preprocessing | None = None, **options: Any,
+    tuned: nn.Module | Mapping[str, Tensor], base: nn.Module | str, form: str = "cp", rank: int = 8, *,
+    task: str = "task", classes: list[str] | None = None, preprocessing: Preprocessing | None = None, **options: Any,
 ) -> Factorised:  # fmt: skip
     """Bring a fine-tuned copy of a network to its backbone and a small file, without training.
 
@@ -74,10 +74,11 @@ def factorise(
 
     Args:
         tuned: the fine-tuned network, or its state dict.
-        base: the network that it was fine-tuned from; it stays as it is.
+        base: the network that it was fine-tuned from, which stays as it is; or its name, as of `zoo.adapt`.
         form: "cp" (FTN's), "tt", "svd" or "tucker".
         rank: R, at least 1; a layer takes as much of it as it has.
         classes: their names; by default their numbers, of as many as the tuned head has.
+        preprocessing: by default the network's own, as of `zoo.adapt`.
         options: `layers`, `norms`, `head` and `placement`, as of `zoo.adapt`.
 
     Raises:
@@ -87,10 +88,10 @@ def factorise(
     if form not in FORMS:
         raise OptionError(f"The form is one of {', '.join(FORMS)}, not {form!r}.")
     given = _state(tuned)
-    model = TaskModel(copy.deepcopy(base), FORMS[form], {"rank": rank, **options})
+    model = adapt(base, {}, FORMS[form], rank=rank, **options)
     _check_alike(model, given)
     number = len(given[f"{model.left_aside[0]}weight"])
-    model.add_task(Task.of(task, classes or number, preprocessing))
+    model.add_task(Task.of(task, classes or number, preprocessing or Preprocessing.of(model.backbone)))
     own = {name: given[name] for name in model.task_tensors(task) if name in given}
     layers, factors = [], dict[str, Tensor]()
     for path, site in model.sites(task):
