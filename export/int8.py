@@ -57,8 +57,7 @@ def to_int8(
     facts = _facts(source)
     if (first := next(images, None)) is None:
         raise ExportError("A graph in int8 is calibrated on images, and there is none.")
-    task = _task(facts)
-    form = Form(task, preprocess)
+    form = Form(_task(facts), preprocess)
     with tempfile.TemporaryDirectory() as folder:
         network = _quantised(source, Path(folder), itertools.chain([first], images))
         found = judged(source, network) if judged else {}
@@ -67,9 +66,7 @@ def to_int8(
             graph = _behind(_preparing(form, path, Path(folder)), graph)
         model = ir.from_proto(graph)
         model.metadata_props.clear()  # the quantiser's
-        describe(model, {**facts, "precision": "int8", **found})
-        if task is not None:
-            describe(model, {"preprocessing_in_graph": form.inside})
+        describe(model, {**facts, **form.facts(), "precision": "int8", **found})
         with written(model, path) as temporary:
             made = session(temporary)
             for batch in form.random if form.inside != "no" else [first]:
