@@ -18,23 +18,18 @@ angle) in per cent, below zero where int8 does better. Times are ratios to float
 def deployment(text: str) -> str:
     """The page with its tables made anew."""
     rows = read("deployment")
-    forms = [row for row in rows["forms"] if row["form"] != "swap"]
+    columns = list(rows["forms"][0])
+    forms = [{key: row.get(key, "–") for key in columns} for row in rows["forms"]]
     swaps = [
-        f"a swap of {row['network']} takes {row['ms']:.0f} ms, {row['passes']:.2f} of a pass of one image, and "
-        f"{row['MB of memory']:.0f} MB of memory"
+        f"{row['network']} takes {row['ms']:.0f} ms, {row['passes']:.2f} of a pass of one image"
         for row in rows["forms"]
         if row["form"] == "swap"
     ]
-    least = [
-        f"backbone and adapters of {row['network']} have {row['MB on disk']:.1f} MB"
-        for row in rows["forms"]
-        if row["form"] == "swap"
-    ]
-    words = f"""{table(forms)}
+    words = f"""{table(sorted(forms, key=lambda row: row["network"] != forms[0]["network"]))}
 
 Times are ratios to the whole graph's, medians of {rows["rounds"]} rounds in turn: to open one session, and to run a
-batch. Memory is what a process grows by at its peak that serves all six. The {"; the ".join(least)}.
-In torch, {"; ".join(swaps)}. {measured_on("deployment")}"""
+batch. Memory is what a process grows by at its peak that serves all six. A swap is torch's: it takes what the backbone
+and the adapters take, and then runs the fused network; one of {"; one of ".join(swaps)}. {measured_on("deployment")}"""
     text = _between(text, "forms", words)
     mixed = [{key: "–" if value is None else value for key, value in row.items()} for row in rows["mixed"]]
     text = _between(text, "mixed", f"{MIXED}\n\n{table(mixed)}")
