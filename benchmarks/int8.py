@@ -26,10 +26,8 @@ from zoo.catalog.task import METRICS, Metric
 from zoo.cli.tables import show
 from zoo.deployment import export_entry
 
-SMALL, LARGE = (
-    "resnet20-*",
-    {"emoji": "efficientnet_lite0-ftn-r4-emoji", "pictures": "efficientnet_lite0-ftn-r4-pictures"},
-)
+SMALL = "resnet20-*"
+LARGE = {name: f"efficientnet_lite0-ftn-r4-{name}" for name in ("emoji", "pictures")}
 ANY = 1e6  # points that may be lost: all is told
 
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import OWN, Registry
+from zoo.catalog.store import with_files
 from zoo.catalog.task import is_dense
 from zoo.storage.files import atomic_path
 
 README = "README.md"
 MARK = "<!-- Written anew with each entry. To keep a text of your own, take this line out. -->"
+
+
+def check_new(name: str, folder: Path, registry: Registry) -> None:
+    """Raise OptionError where a new entry of a folder cannot be called so: it is taken, or cannot stand in a path."""
+    for known in (Registry.at(folder), registry):
+        known.check_new(name)
+
+
+def put_in(folder: Path, entry: Entry, files: Mapping[str, Path]) -> Entry:
+    """The entry with its tasks' adapter files, which lie in `<folder>/<its name>/`; it is listed in the folder."""
+    made = with_files(entry, files, f"file:{entry.name}/")
+    list_in(folder, made)
+    return made
 
 
 def list_in(folder: Path, entry: Entry) -> Path:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from zoo.catalog.entry import Entry
-from zoo.catalog.handover import list_in
+from zoo.catalog.handover import put_in
 from zoo.catalog.recipe import recipe_names
 from zoo.catalog.registry import Registry
-from zoo.catalog.store import SHARED, adapter_files, with_files
+from zoo.catalog.store import SHARED, adapter_files
 from zoo.errors import OptionError
 from zoo.increments.residual import Basis
 from zoo.joint import JointModel
@@ -165,9 +165,7 @@ def compressed_entry(
         made = replace(made, recipe=recipe)
     errors = compress_entry(made, registry, out / name)
     files = {task: out / name / f"{task}.safetensors" for task in made.tasks}
-    made = replace(with_files(made, files, f"file:{name}/"), parameters=counted_parameters(made, registry))
-    list_in(out, made)
-    return made, errors
+    return put_in(out, replace(made, parameters=counted_parameters(made, registry)), files), errors
 
 
 def _adapted(model: TaskModel) -> list[str]:

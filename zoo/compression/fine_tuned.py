@@ -22,7 +22,6 @@ from zoo.increments.forms import turned
 from zoo.loader import adapt
 from zoo.models.adapted import TaskModel
 from zoo.models.layers import AdaptedLayer
-from zoo.storage.tensors import check_tensors
 
 log = logging.getLogger(__name__)
 FORMS = {"cp": "ftn", "tt": "tt", "svd": "svd", "tucker": "tucker"}  # and the methods whose increments have them
@@ -89,7 +88,9 @@ def factorise(
         raise OptionError(f"The form is one of {', '.join(FORMS)}, not {form!r}.")
     given = _state(tuned)
     model = adapt(base, {}, FORMS[form], rank=rank, **options)
-    _check_alike(model, given)
+    model.backbone_among(given, "The fine-tuned network")
+    if missing := [f"{head}weight" for head in model.left_aside if f"{head}weight" not in given]:
+        raise WeightsError(f"The fine-tuned network has no classifier: {', '.join(missing)} is missing.")
     number = len(given[f"{model.left_aside[0]}weight"])
     model.add_task(Task.of(task, classes or number, preprocessing or Preprocessing.of(model.backbone)))
     own = {name: given[name] for name in model.task_tensors(task) if name in given}
@@ -215,17 +216,6 @@ def _state(tuned: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise WeightsError(f"The fine-tuned network's {name} holds a value that is not finite.")
     return found
-
-
-def _check_alike(model: TaskModel, given: Mapping[str, Tensor]) -> None:
-    """Raise WeightsError unless a network's tensors, but for its classifier's, are those of a model's backbone."""
-    expected = {name: t for name, t in model.backbone.state_dict().items() if not name.startswith(model.left_aside)}
-    optional = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
-    rest = {name: tensor for name, tensor in given.items() if not name.startswith(model.left_aside)}
-    check_tensors(expected, {**optional, **rest}, "The fine-tuned network")
-    heads = [f"{prefix}weight" for prefix in model.left_aside]
-    if missing := [name for name in heads if name not in given]:
-        raise WeightsError(f"The fine-tuned network has no classifier: {', '.join(missing)} is missing.")
 
 
 def _left(model: TaskModel, given: Mapping[str, Tensor], taken: set[str]) -> dict[str, float]:

@@ -12,16 +12,14 @@ from torch import Tensor, nn
 from zoo.backbones import architecture
 from zoo.backbones.weights import restricted
 from zoo.catalog.entry import Entry
-from zoo.catalog.handover import list_in
+from zoo.catalog.handover import check_new, put_in
 from zoo.catalog.recipe import recipe_names
 from zoo.catalog.registry import Registry
-from zoo.catalog.store import with_files
 from zoo.catalog.task import Task
 from zoo.compression.fine_tuned import FORMS, Factorised, factorise
 from zoo.errors import OptionError, WeightsError
-from zoo.increments import get_method
 from zoo.loader import load, pretrained_network
-from zoo.models.placement import Placement
+from zoo.models.placement import heads_of
 from zoo.storage.files import sha256
 from zoo.storage.tensors import read
 
@@ -43,8 +41,7 @@ def factorised_entry(
         OptionError: the entry's name is taken, or two sources make one task.
         WeightsError: a source cannot be read, or is not of the backbone's architecture.
     """
-    for each in (Registry.at(out), registry):
-        each.check_new(name)
+    check_new(name, out, registry)
     tuned: dict[str, tuple[Mapping[str, Tensor], Task | None]] = {}
     for source in sources:
         task, tensors, known = _read(source, registry)
@@ -65,15 +62,12 @@ def factorised_entry(
         {"name": FORMS[form], "rank": rank}, "folder", classes, recipe if recipe in recipe_names() else "folder/ftn",
         backbone=backbone, name=name, folder=out, parameters=made.model.count_parameters(task),
     )  # fmt: skip
-    entry = with_files(entry, files, f"file:{name}/")
-    list_in(out, entry)
-    return entry, found
+    return put_in(out, entry, files), found
 
 
 def _network(backbone: str, registry: Registry) -> nn.Module:
     """A backbone with its weights; its classifier, which may be of another size, stays fresh."""
-    heads = Placement().find(architecture(backbone, registry), get_method("features")).heads
-    return pretrained_network(backbone, registry, heads)
+    return pretrained_network(backbone, registry, heads_of(architecture(backbone, registry)))
 
 
 def _read(source: str, registry: Registry) -> tuple[str, Mapping[str, Tensor], Task | None]:
@@ -89,10 +83,8 @@ def _read(source: str, registry: Registry) -> tuple[str, Mapping[str, Tensor], T
         raise WeightsError(f"There is no file {file}, and no entry {name!r} with such a task.")
     found = restricted(file)
     log.info("%s: SHA-256 %s", file, sha256(file))
-    if inside := next(
-        (key for key in WRAPPED if isinstance(found, Mapping) and isinstance(found.get(key), Mapping)), None
-    ):
-        found = found[inside]
+    if isinstance(found, Mapping):
+        found = next((found[key] for key in WRAPPED if isinstance(found.get(key), Mapping)), found)
     if not isinstance(found, Mapping) or not all(isinstance(each, Tensor) for each in found.values()):
         raise WeightsError(f"{file} is no state dict: write torch.save(network.state_dict(), FILE), or safetensors.")
     return file.stem, found, None

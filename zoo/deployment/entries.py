@@ -72,7 +72,7 @@ def _in_int8(leaving: Leaving, out: Path, max_drop: float) -> dict[str, Exported
         plain, file = leaving.model.fuse(task), out / f"{task}.int8.onnx"
         whole = leaving.whole(task, out / f"{task}.onnx", plain)
         try:
-            with _bare(leaving, whole, plain) as graph:
+            with _bare(leaving, task, whole.path, plain) as graph:
                 cost = export_int8(graph, file, leaving.model.task(task), splits[task], leaving.preprocess, max_drop)
             found[task] = replace(whole, path=file, int8=cost)
         except CheckFailed as error:
@@ -84,14 +84,13 @@ def _in_int8(leaving: Leaving, out: Path, max_drop: float) -> dict[str, Exported
 
 
 @contextlib.contextmanager
-def _bare(leaving: Leaving, whole: Exported, plain: nn.Module) -> Iterator[Path]:
+def _bare(leaving: Leaving, task: str, whole: Path, plain: nn.Module) -> Iterator[Path]:
     """The graph of a network whose inputs are prepared already: the one that was written, or one for the time being."""
     if not leaving.preprocess:
-        yield whole.path
+        yield whole
         return
     with tempfile.TemporaryDirectory() as folder:
-        task = whole.path.stem
-        bare = Path(folder, whole.path.name)
+        bare = Path(folder, whole.name)
         to_onnx(plain, bare, task=leaving.model.task(task), metadata=leaving.facts[task])
         yield bare
 

@@ -12,19 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.entry import Entry
-from zoo.catalog.handover import list_in
+from zoo.catalog.handover import check_new, put_in
 from zoo.catalog.registry import Registry, default_registry
-from zoo.catalog.store import with_files
 from zoo.catalog.task import Preprocessing, Task
 from zoo.deployment.peft_files import CONFIG, PREFIX, WEIGHTS, read_config, scaling, sort_tensors
 from zoo.errors import OptionError, WeightsError
-from zoo.increments import Increment, get_method
+from zoo.increments import Increment
 from zoo.increments.forms import has_standard_forward
 from zoo.loader import pretrained_network
 from zoo.models.adapted import TaskModel
 from zoo.models.layers import AdaptedLayer, TaskHead, TaskNorm
 from zoo.models.multitask import MultiTaskModel
-from zoo.models.placement import NORMS, Placement
+from zoo.models.placement import NORMS, Placement, heads_of
 from zoo.storage.files import atomic_path
 from zoo.storage.tensors import read, write
 
@@ -133,8 +132,7 @@ def converted_entry(folder: Path, backbone: str, registry: Registry, out: Path, 
     Raises:
         OptionError: the name is taken, or cannot stand in a path.
     """
-    for known in (Registry.at(out), registry):
-        known.check_new(name)
+    check_new(name, out, registry)
     file = out / name / f"{task}.safetensors"
     model = load_peft(folder, backbone, task=task, registry=registry)
     norms = [path for path, site in model.sites(task) if isinstance(site, TaskNorm)]
@@ -145,9 +143,7 @@ def converted_entry(folder: Path, backbone: str, registry: Registry, out: Path, 
         method, "folder", {task: len(model.task(task).classes)}, "folder/lora", backbone=backbone, name=name,
         folder=out, parameters=model.count_parameters(task),
     )  # fmt: skip
-    entry = with_files(entry, {task: file}, f"file:{name}/")
-    list_in(out, entry)
-    return entry
+    return put_in(out, entry, {task: file})
 
 
 def _check_layers(network: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -188,7 +184,7 @@ def _check_endings(network: nn.Module, whole: Sequence[str]) -> None:
 
 def _head(network: nn.Module) -> str:
     """The network's one classifier."""
-    heads = Placement().find(network, get_method("features")).heads
+    heads = heads_of(network)
     if len(heads) > 1:
         raise OptionError(f"The backbone has several classifiers, {', '.join(heads)}; one is converted.")
     return heads[0]

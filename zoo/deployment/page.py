@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ class Answering:
         shares = kind.probabilities(outputs[0]).tolist()
         return dict(zip(known.classes, shares, strict=True)), seconds
 
+    def seen(self, file: str | None, tasks: Sequence[str]) -> tuple[str, Image.Image | None, dict[str, Any]]:
+        """What is told of a file, its picture if it is one that can be taken, and what each task says of that."""
+        if file is None or not Path(file).is_file():  # uploads go after an hour
+            return "Drop a picture.", None, {}
+        try:
+            picture = open_image(Path(file))
+            found = {task: self(picture, task) for task in tasks}
+        except DataError as error:
+            why = str(error).replace(file, Path(file).name)  # and not where uploads lie
+            return f"**{Path(file).name} cannot be taken:** {why}", None, {}
+        return f"{Path(file).name}, {picture.width}×{picture.height} pixels", picture, found
+
     def _outputs(self, task: str, inputs: Tensor) -> tuple[Tensor, float]:
         start = time.perf_counter()
         with torch.no_grad():
@@ -76,19 +89,11 @@ def page(name: str, model: MultiTaskModel) -> Any:
     def answers(file: str | None, chosen: str) -> list[Any]:
         """What a picture and a task change on the page: what is told, preview, table, and each task's answer."""
         asked = [each for each in names if chosen in (ALL, each)]
-        nothing = [gr.update(value=None, visible=each in asked) for each in names]
-        if file is None or not Path(file).is_file():  # uploads go after an hour
-            return ["Drop a picture.", None, None, *nothing]
-        try:
-            picture = open_image(Path(file))
-            found = {each: answering(picture, each) for each in asked}
-        except DataError as error:
-            return [f"**{Path(file).name} cannot be taken:** {_without_folder(error, file)}", None, None, *nothing]
+        said, picture, found = answering.seen(file, asked)
         shown = [gr.update(value=found[each][0] if each in found else None, visible=each in asked) for each in names]
-        rows = [
-            [each, f"{1000 * s:.1f}", f"{model.count_parameters(each).per_task:,}"] for each, (_, s) in found.items()
-        ]
-        return [f"{Path(file).name}, {picture.width}×{picture.height} pixels", _preview(picture), rows, *shown]
+        own = {each: model.count_parameters(each).per_task for each in found}
+        rows = [[each, f"{1000 * seconds:.1f}", f"{own[each]:,}"] for each, (_, seconds) in found.items()]
+        return [said, picture and _preview(picture), rows or None, *shown]
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(3600, 3600)) as made:
         gr.Markdown(f"# {name}\n{_summary(model)}")
@@ -101,9 +106,7 @@ def page(name: str, model: MultiTaskModel) -> Any:
             with gr.Column(scale=2):
                 with gr.Row():
                     places = [_place(gr, model.task(each), visible=each == names[0]) for each in names]
-                table = gr.Dataframe(
-                    headers=["task", "ms for the pass", "own parameters"], interactive=False, buttons=[]
-                )
+                table = gr.Dataframe(headers=HEADERS, interactive=False, buttons=[])
         kept = gr.State(None)  # the picture, when the place for the next one is free again
         common: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         # One at a time: matplotlib draws one figure at a time, and times would be those of several.
@@ -134,11 +137,6 @@ def serve(made: Any, host: str, port: int | None) -> None:
         server_name=host, server_port=port, share=False, show_error=True, ssr_mode=False, max_file_size=LARGEST,
         footer_links=[], theme=gr.themes.Default(font=["sans-serif"], font_mono=["monospace"]),
     )  # fmt: skip
-
-
-def _without_folder(error: DataError, file: str) -> str:
-    """What an error says, but for where uploads lie."""
-    return str(error).replace(file, Path(file).name)
 
 
 def _place(gr: Any, task: Task, visible: bool) -> Any:

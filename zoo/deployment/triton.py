@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -35,22 +36,31 @@ def repository(leaving: Leaving, folder: Path) -> dict[str, Exported]:
         ExportError: as the other forms do.
     """
     found = {}
-    for task in leaving.names:
-        model, known = folder / f"{leaving.entry.name}-{task}", leaving.model.task(task)
-        (model / CONFIG).unlink(missing_ok=True)  # it comes last: what is there without one is not whole
-        found[task] = leaving.whole(task, model / VERSION / GRAPH)
-        if not is_dense(known.kind):
-            _write(model / LABELS, "".join(f"{' '.join(label.splitlines())}\n" for label in known.classes))
-        _write(model / CONFIG, _config(model, [known]))
-    model, tasks = folder / leaving.entry.name, [leaving.model.task(name) for name in leaving.names]
-    if not _mixable(leaving, tasks):
-        if model.exists():
-            log.info("%s is of an earlier export, and was not written anew.", model)
-        return found
-    (model / CONFIG).unlink(missing_ok=True)
-    found[", ".join(leaving.names)] = leaving.mixed(model / VERSION / GRAPH)
-    _write(model / CONFIG, _config(model, tasks))
+    tasks = [leaving.model.task(name) for name in leaving.names]
+    for task in tasks:
+        model = folder / f"{leaving.entry.name}-{task.name}"
+        found[task.name] = _written(model, [task], partial(leaving.whole, task.name))
+    model = folder / leaving.entry.name
+    if _mixable(leaving, tasks):
+        found[", ".join(leaving.names)] = _written(model, tasks, leaving.mixed)
+    elif model.exists():
+        log.info("%s is of an earlier export, and was not written anew.", model)
     return found
+
+
+def _written(model: Path, tasks: Sequence[Task], write: Callable[[Path], Exported]) -> Exported:
+    """A model's folder; its configuration comes last, and goes first: what is there without one is not whole."""
+    (model / CONFIG).unlink(missing_ok=True)
+    made = write(model / VERSION / GRAPH)
+    if _labelled(tasks):
+        _write(model / LABELS, "".join(f"{' '.join(label.splitlines())}\n" for label in tasks[0].classes))
+    _write(model / CONFIG, _config(model, tasks))
+    return made
+
+
+def _labelled(tasks: Sequence[Task]) -> bool:
+    """Whether the places in a model's output are classes of one task."""
+    return len(tasks) == 1 and not is_dense(tasks[0].kind)
 
 
 def _mixable(leaving: Leaving, tasks: Sequence[Task]) -> bool:
@@ -74,8 +84,7 @@ def _write(file: Path, text: str) -> None:
 def _config(model: Path, tasks: Sequence[Task]) -> str:
     """What the server is told of a model: its graph's inputs and outputs, and how to run it."""
     graph = onnx.load(model / VERSION / GRAPH, load_external_data=False).graph
-    labelled = len(tasks) == 1 and not is_dense(tasks[0].kind)
-    labels = [f"label_filename: {_quoted(LABELS)}"] if labelled else []
+    labels = [f"label_filename: {_quoted(LABELS)}"] if _labelled(tasks) else []
     names = json.dumps([task.name for task in tasks], ensure_ascii=False)  # in the order of their numbers
     return "\n".join([
         f"name: {_quoted(model.name)}",

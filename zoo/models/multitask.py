@@ -197,11 +197,20 @@ class MultiTaskModel(nn.Module):
         if self._tasks:
             raise OptionError("Load the backbone's weights before the first task is added.")
         own = self.backbone_tensors()
+        for name, tensor in self.backbone_among(tensors, source).items():
+            own[name].copy_(tensor)
+
+    def backbone_among(self, tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+        """The frozen tensors among those of a whole network, by the backbone's own names; its classifier is left aside.
+
+        Raises:
+            WeightsError: a tensor is missing, unexpected or of the wrong shape; all such are named.
+        """
+        own = self.backbone_tensors()
         given = {name: tensor for name, tensor in tensors.items() if not name.startswith(self.left_aside)}
         counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}  # older files lack them
         check_tensors(own, {**counters, **given}, source)
-        for name, tensor in given.items():
-            own[name].copy_(tensor)
+        return given
 
     def backbone_sha256(self) -> str:
         """What identifies the frozen weights: the SHA-256 over their names, types, shapes and values."""

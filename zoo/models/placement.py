@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from zoo.errors import OptionError
-from zoo.increments import Method, Role
+from zoo.increments import Method, Role, get_method
 from zoo.increments.forms import CONVOLUTIONS, WEIGHTED
 from zoo.models.attention import KINDS, MAKES, projections, reads_weight
 
@@ -259,6 +259,11 @@ def _tell_what_is_read(backbone: nn.Module, paths: Sequence[str]) -> None:
         log.warning(
             "%s reads %s and does not call these layers: they are left out, and stay frozen.", kind, _some(paths)
         )
+
+
+def heads_of(backbone: nn.Module) -> Sequence[str]:
+    """The paths of a network's classifiers."""
+    return Placement().find(backbone, get_method("features")).heads
 
 
 def _weighted_below(module: nn.Module | None) -> bool:
