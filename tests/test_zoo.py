@@ -62,7 +62,11 @@ def test_each_family_of_graphs_has_its_quick_test() -> None:
     assert set(FAMILIES.values()) <= {entry.name for entry in ENTRIES}
 
 
-@pytest.mark.parametrize("entry", [marked(e, e.name in FAMILIES.values()) for e in ENTRIES], ids=lambda e: e.name)
+# Of entries that differ from an earlier one in their rank alone, and are made without training, the first.
+EXPORTED = [e for e in ENTRIES if not e.form or e.rank in (1, 8)]
+
+
+@pytest.mark.parametrize("entry", [marked(e, e.name in FAMILIES.values()) for e in EXPORTED], ids=lambda e: e.name)
 def test_fusing_and_exporting_change_nothing(entry: Entry, tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = entry.tasks[0]

@@ -77,7 +77,8 @@ def load(
         model = fresh_model(entry, registry, pretrained=weights == "backbone")
         recipe = load_recipe(entry.recipe_source).on(card(entry, registry))
         for each in tasks:
-            model.add_task(Task.of(each, entry.classes[each], recipe.of(each).input, entry.kind(each)))
+            known = Task.of(each, entry.classes[each], recipe.of(each).input, entry.kind(each))
+            model.add_task(known, entry.task_methods.get(each))
     else:
         model = load_adapters(entry, registry, adapter_files(entry, tasks, weights))
     return model.fuse(tasks[0]) if fuse else model
@@ -178,11 +179,11 @@ def _joint_model(entry: Entry, registry: Registry) -> MultiTaskModel:
 def counted_parameters(entry: Entry, registry: Registry) -> Parameters:
     """The numbers of parameters of an entry, counted on its architecture; no weights are needed."""
     model = fresh_model(entry, registry, pretrained=False)
-    if not entry.networks:  # the same for any task
+    if not entry.networks and not entry.task_methods:  # the same for any task
         model.add_task(Task.of("task", 1))
         return model.count_parameters("task")
     for task, outputs in entry.classes.items():
-        model.add_task(Task.of(task, outputs, kind=entry.kind(task)))
+        model.add_task(Task.of(task, outputs, kind=entry.kind(task)), entry.task_methods.get(task))
     counted = {task: model.count_parameters(task) for task in entry.tasks}
     each = {task: found.per_task for task, found in counted.items()}
     mean = round(sum(each.values()) / len(each))

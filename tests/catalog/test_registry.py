@@ -56,28 +56,36 @@ def test_every_entrys_parameters_are_recomputed(entry: Entry) -> None:
     if entry.networks:
         assert counted_parameters(entry, OWN) == entry.parameters
         return
-    model = fresh_model(entry, OWN, pretrained=False)
-    model.add_task(Task.of("t", 7))
+    with torch.device("meta" if entry.form else "cpu"):  # large networks at many ranks, which need no values
+        model = fresh_model(entry, OWN, pretrained=False)
+        model.add_task(Task.of("t", 7))
     assert model.count_parameters("t") == entry.parameters
 
 
+NORMS = {"resnet50": 53_120, "efficientnet_b4": 125_200}  # of one task
 PROJECTION = 768 * 512  # of CLIP, which Table 3 counts and classifiers replace here
 CONTRADICTORY = {  # the printed total cannot be had by the rule that fits the others; docs/results.md says why
     "resnet50-bn-sketch", "resnet34-finetune-domainnet", "resnet34_joint-finetune-domainnet",
     "resnet18-ftn-r1-decathlon", "resnet18-ftn-r20-decathlon", "vit_b32_clip-finetune-clip5",
     "resnet18-single-nyud", "resnet18-series-nyud",
     "mlp-trmtl_410-mnist_odd_even", "mlp-trmtl_420-mnist_odd_even",
+    "efficientnet_b4-post_cp-r50-sketch",
 }  # fmt: skip
 
 
 def test_total_parameters_are_those_that_the_papers_print() -> None:
-    """By one counting rule, to half a per cent."""
+    """By one counting rule, to half a per cent; Tables 8 and 10 leave the tasks' norms out."""
+    norms = {  # of all tasks
+        entry.name: len(entry.tasks) * NORMS[entry.name.partition("-")[0]]
+        for entry in ENTRIES
+        if entry.form and entry.reported
+    }
     off = {
         entry.name: entry.total_parameters
         for entry in ENTRIES
         if entry.reported
         and entry.reported.parameters
-        and entry.total_parameters + PROJECTION * (entry.benchmark == "clip5")
+        and entry.total_parameters + PROJECTION * (entry.benchmark == "clip5") - norms.get(entry.name, 0)
         != pytest.approx(1e6 * entry.reported.parameters, rel=0.005)
     }
     assert set(off) == CONTRADICTORY
@@ -103,17 +111,23 @@ def test_scores_are_those_that_residual_adapters_print() -> None:
             assert decathlon_score(entry.reported.figures, CHALLENGE) == pytest.approx(entry.reported.score, abs=2.5)
 
 
+OTHER_MEANS = {"efficientnet_b4-post_cp-r30-sketch"}  # 65.07 is printed, where the row's is 66.08
+
+
 def test_printed_means_are_the_means_of_what_is_printed() -> None:
     """To the paper's rounding: a slip in copying a figure would show here."""
     for entry in ENTRIES:
         if entry.reported and entry.reported.mean:
             printed = {"FTN, Table 3": 0.051, "TRMTL, Table 9": 0.051, "TRMTL, Table 10": 0.07}  # to a tenth
             digits = printed.get(entry.reported.source, 0.011)
-            assert statistics.mean(entry.reported.figures.values()) == pytest.approx(entry.reported.mean, abs=digits)
+            off = statistics.mean(entry.reported.figures.values()) != pytest.approx(entry.reported.mean, abs=digits)
+            assert off == (entry.name in OTHER_MEANS)
             assert set(entry.reported.figures) - {"imagenet12"} == set(entry.tasks)
     for source in papers.tables(OWN):
         for row in papers.table(source, OWN):
             if row["mean"] is None:  # Table 4 has four units
+                continue
+            if row["model"] in OTHER_MEANS:
                 continue
             assert papers.mean_of(row) == pytest.approx(row["mean"], abs=0.07), row["model"]
 
@@ -124,7 +138,7 @@ def test_a_paper_s_table_holds_entries_and_rivals() -> None:
         "resnet34-features-domainnet", "resnet34-bn-domainnet", "resnet34-ftn-r1-domainnet", "AdaShare",
         "resnet34-ftn-r40-domainnet", "TAPS", "resnet34-finetune-domainnet",
     ]  # fmt: skip
-    tables = [*(f"FTN, Table {number}" for number in range(1, 8)), "Residual adapters, Table 1"]
+    tables = [*(f"FTN, Table {number}" for number in (1, 10, *range(2, 9))), "Residual adapters, Table 1"]
     tables += [f"TRMTL, Table {which}" for which in (1, 10, "13, channels", "13, sizes", 2, 4, 9)]
     assert papers.tables(OWN) == tables
 
@@ -161,7 +175,7 @@ def test_a_backbone_may_be_another_entrys_network(tmp_path: Path, monkeypatch: p
         zoo.load("next", weights=None, registry=loop)
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if not e.form or e.rank in (1, 8)], ids=lambda e: e.name)
 def test_every_entry_loads_without_weights(entry: Entry) -> None:
     """That it fuses, too, is tested in test_zoo.py."""
     model = zoo.load(entry.name, weights=None)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import zoo
 from tests.conftest import SmallNet
 from tests.increments.test_decomposed import LAYERS
-from zoo.compression.fine_tuned import FORMS, Factorised, factorise, fill
+from zoo.compression.fine_tuned import Factorised, factorise
+from zoo.compression.forms import FORMS, fill
 from zoo.errors import OptionError, WeightsError
 from zoo.increments import get_method
 from zoo.increments.base import Increment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ from safetensors.torch import save_file
 
 import zoo
 from zoo.catalog.registry import Registry, default_registry
+from zoo.catalog.store import adapter_files
 from zoo.cli.base import main
-from zoo.loader import load
+from zoo.compression.factors import compress_entry
+from zoo.errors import OptionError
+from zoo.loader import counted_parameters, load
+from zoo.storage.tensors import read
 
 BACKBONE, TUNED = "zoo/resnet20@shapes", "resnet20-finetune-shapes"
 
@@ -55,7 +60,7 @@ def test_several_networks_become_one_entry_with_a_small_file_each(caplog: pytest
 def test_the_table_as_json() -> None:
     words = ["--backbone", BACKBONE, "--form", "tt", "--name", "other", "-o", "out", "--json"]
     rows = json.loads(CliRunner().invoke(main, ["factorise", f"{TUNED}/sketch", *words]).stdout)
-    assert len(rows) == 18 and {"task", "layer", "parameters", "‖ΔW‖", "relative error"} == set(rows[0])
+    assert len(rows) == 18 and {"task", "layer", "rank", "parameters", "‖ΔW‖", "relative error"} == set(rows[0])
     assert all(0 < row["relative error"] < 1 for row in rows)
 
 
@@ -79,3 +84,98 @@ def test_what_cannot_be_read_is_told_and_nothing_is_written() -> None:
         Path(name).mkdir()
         save_file(zoo.load(TUNED, task="sketch", fuse=True).state_dict(), f"{name}/one.safetensors")
     assert "Two sources make the task one" in run("a/one.safetensors", "b/one.safetensors").stderr
+
+
+def test_ranks_shares_and_budgets(caplog: pytest.LogCaptureFixture) -> None:
+    words = [f"{TUNED}/sketch", f"{TUNED}/painting", "--backbone", BACKBONE, "--form", "svd", "-o", "out"]
+    for name, more in (("share", ["--rank", "0.9"]), ("budget", ["--budget", "20k"]), ("rest", ["--keep-rest"])):
+        done = CliRunner().invoke(main, ["factorise", *words, "--name", name, *more])
+        assert done.exit_code == 0, done.output
+    registry = default_registry().merged(Registry.read(Path("out/registry.yaml")))
+    share, budget = registry.entry("share"), registry.entry("budget")
+    assert (share.benchmark, share.recipe) == ("shapes", "shapes/ftn") and set(share.task_methods) == {
+        "sketch",
+        "painting",
+    }
+    for entry in (share, budget, registry.entry("rest")):
+        model = load(entry.name, registry=registry)
+        assert entry.parameters is not None
+        assert {task: entry.parameters.of(task) for task in model.tasks} == {
+            task: model.count_parameters(task) for task in model.tasks
+        }
+        assert counted_parameters(entry, registry) == entry.parameters
+    norms = 1376
+    assert budget.parameters is not None and 19_000 < budget.parameters.of("sketch").per_task - norms <= 20_000
+    stem = load("rest", task="sketch", registry=registry).fuse("sketch").get_parameter("conv1.weight")
+    tuned = zoo.load(TUNED, task="sketch", fuse=True).get_parameter("conv1.weight")
+    torch.testing.assert_close(stem, tuned, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--rank", "1.5"], "share between 0 and 1"), (["--rank", "0"], "share"), (["--budget", "some"], "200k"),
+     (["--budget", "0"], "200k"), (["--rank", "4", "--budget", "20k"], "either --rank or --budget"),
+     (["--apart"], "belongs to --joint"), (["--joint"], "--joint takes one entry")],
+)  # fmt: skip
+def test_what_does_not_go_together_is_told(words: list[str], told: str) -> None:
+    done = CliRunner().invoke(
+        main, ["factorise", f"{TUNED}/sketch", "--backbone", BACKBONE, "--name", "mine", "-o", "out", *words]
+    )
+    assert done.exit_code == 2 and told in done.stderr, done.output
+    assert not Path("out").exists()
+
+
+def test_compress_is_its_joint_form() -> None:
+    outputs = [
+        CliRunner().invoke(
+            main, [*words, "resnet20-parallel-shapes", "--rank", "4", "--name", "one", "-o", out, "--json"]
+        )
+        for words, out in ((["compress"], "a"), (["factorise", "--joint"], "b"))
+    ]
+    assert outputs[0].exit_code == 0 and outputs[0].stdout == outputs[1].stdout
+    assert Path("a/one/shared.safetensors").read_bytes() == Path("b/one/shared.safetensors").read_bytes()
+
+
+def test_training_goes_on_from_the_labels_or_from_the_fine_tuned_networks() -> None:
+    done = run(f"{TUNED}/sketch")
+    assert done.exit_code == 0, done.output
+    common = ["train", "mine", "--registry", "out", "--from", "out/mine", "--steps-per-epoch", "20", "--epochs", "1"]
+    for out, more in (("labels", []), ("learnt", ["--distil"])):
+        done = CliRunner().invoke(main, [*common, "--out", out, "--quiet", *more])
+        assert done.exit_code == 0, done.output
+    before, labels, learnt = (read(Path(d) / "sketch.safetensors") for d in ("out/mine", "labels", "learnt"))
+    assert learnt[1]["recipe"]["distil"] is True and "distil" not in labels[1]["recipe"]
+    assert any(not torch.equal(t, labels[0][name]) for name, t in before[0].items())
+    assert any(not torch.equal(t, labels[0][name]) for name, t in learnt[0].items())
+    images = torch.rand(64, 3, 32, 32)
+    tuned = zoo.load(TUNED, task="sketch", fuse=True)
+    registry = default_registry().merged(Registry.read(Path("out/registry.yaml")))
+    with torch.no_grad():
+        wanted = tuned(images).softmax(1)
+        off = [
+            float(
+                (
+                    load("mine", weights=d, fuse=True, task="sketch", registry=registry)(images).softmax(1) - wanted
+                ).norm()
+            )
+            for d in ("out/mine", "learnt")
+        ]
+    assert off[1] < off[0]
+    for words, told in ((["--overwrite"], "needs --from"), (["--from", "labels"], "does not say what it was made of")):
+        done = CliRunner().invoke(main, ["train", "mine", "--registry", "out", "--out", "x", "--distil", *words])
+        assert done.exit_code == 2 and told in done.stderr, done.output
+
+
+def test_an_entry_of_a_form_is_its_source_factorised(tmp_path: Path) -> None:
+    entry = default_registry().entry("resnet20-post_svd-r8-shapes")
+    assert (entry.form, entry.source) == ("svd", TUNED)
+    tuned, base = (zoo.load(name, task="sketch", fuse=True) for name in (TUNED, "resnet20-features-shapes"))
+    made = zoo.factorise(tuned, base, "svd", 8, task="sketch").model.task_tensors("sketch")
+    published = read(adapter_files(entry, ("sketch",), "published")["sketch"])
+    for name, tensor in made.items():
+        torch.testing.assert_close(published[0][name], tensor, rtol=1e-4, atol=1e-6)
+    assert (published[1]["source"], published[1]["form"]) == (TUNED, "svd")
+    done = CliRunner().invoke(main, ["train", entry.name, "--out", "x", "--epochs", "3"])
+    assert done.exit_code == 2 and "has no training" in done.stderr
+    with pytest.raises(OptionError, match="svd by the method svd"):
+        compress_entry(replace(entry, form="tt"), default_registry(), tmp_path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from zoo.catalog.options import check_ranks
 from zoo.catalog.task import CLASSIFICATION, METRICS, Metric, check_outputs
 from zoo.errors import OptionError, UnknownNameError
 from zoo.storage.files import WeightsFile
@@ -85,11 +86,13 @@ class Entry:
     classes: dict[str, int]  # number of classes of each task, or of channels of its output
     recipe: str
     kinds: dict[str, str] = field(default_factory=dict)  # of the tasks; one that is not named here classifies
+    task_methods: dict[str, dict[str, Any]] = field(default_factory=dict)  # its options, where a task's differ
     parameters: Parameters | None = None
     backbone_weights: WeightsFile | None = None  # in place of those that the backbone's name means
     weights: dict[str, WeightsFile] | None = None  # by task
     shared: WeightsFile | None = None  # what the tasks' increments have in common
     source: str = ""  # the entry that the adapters are compressed from
+    form: str = ""  # in which ΔW of the source's fine-tuned networks is kept, without any training; of `zoo.factorise`
     reported: Reported | None = None
     measured: dict[str, float] | None = None  # by task, in its metric's unit; written by `zoo pack`
     tolerance: float = 0.5  # by which a verification may differ from `measured`: points, or per cent of an error
@@ -105,10 +108,13 @@ class Entry:
             raise OptionError("method needs a name")
         ranks = self.method.get("rank", 1)
         for rank in ranks if isinstance(ranks, list) and self.networks else [ranks]:
-            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                raise OptionError(f"method.rank must be a whole number of at least 1, not {rank!r}")
+            check_ranks("method.rank", rank)
+        for own in self.task_methods.values():
+            check_ranks("rank", own.get("rank", 1))
         if not self.classes or min(self.classes.values()) < 1:
             raise OptionError(f"classes must give at least one class to each task, not {self.classes}")
+        if self.form and not self.source:
+            raise OptionError("form needs source, the entry whose fine-tuned networks are factorised")
         if not self.backbone and not self.networks:
             raise OptionError("an entry needs a backbone, or networks of its tasks' own")
         if self.networks and set(self.networks) != set(self.classes):
@@ -118,7 +124,7 @@ class Entry:
                 check_outputs(self.kind(task), outputs)
             except OptionError as error:
                 raise OptionError(f"{task} {error}") from None
-        for key in ("weights", "measured", "kinds"):
+        for key in ("weights", "measured", "kinds", "task_methods"):
             strange = sorted(set(getattr(self, key) or {}) - set(self.tasks))
             if strange:
                 raise OptionError(f"{key} names tasks that the entry does not have: {', '.join(strange)}")
@@ -196,6 +202,16 @@ class Entry:
     def adapter_method(self) -> dict[str, Any]:
         """The method as adapter files state it: without the choice of layers."""
         return {key: value for key, value in self.method.items() if key not in PLACEMENT}
+
+    def method_of(self, task: str) -> dict[str, Any]:
+        """The method as the adapter file of a task states it."""
+        return self.adapter_method | self.task_methods.get(task, {})
+
+    @property
+    def rank(self) -> int | None:
+        """The rank of all layers and tasks; None where they have several, or none."""
+        found = None if self.task_methods else self.method.get("rank")
+        return found if isinstance(found, int) else None
 
 
 def as_data(item: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,3 +25,28 @@ def whole_number(what: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise OptionError(f"The {what} must be a whole number of at least 1, not {value!r}.")
     return value
+
+
+def check_ranks(what: str, ranks: Any) -> None:
+    """Raise OptionError unless `ranks` is a whole number of at least 1, or a mapping of patterns to whole numbers."""
+    if not isinstance(ranks, Mapping):
+        whole_number(what, ranks)
+        return
+    for pattern, rank in ranks.items():
+        if not isinstance(pattern, str) or isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
+            raise OptionError(f"The {what} of {pattern!r} must be a whole number, 0 for none at all, not {rank!r}.")
+
+
+def rank_at(ranks: Mapping[str, int], path: str) -> int:
+    """The rank of a layer: what that pattern says of those that match its path which spells out most of it; where none
+    does, 0: nothing at all.
+    """
+    found = [pattern for pattern in ranks if fnmatch.fnmatchcase(path, pattern)]
+    return ranks[max(found, key=lambda pattern: len(pattern.replace("*", "")))] if found else 0
+
+
+def as_patterns(ranks: Mapping[str, int]) -> dict[str, int]:
+    """The ranks of layers by their paths, said shortly: the most frequent one is everyone's, "*"."""
+    values = list(ranks.values())
+    usual = max(dict.fromkeys(values), key=values.count, default=0)
+    return {"*": usual} | {path: rank for path, rank in ranks.items() if rank != usual}

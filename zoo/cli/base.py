@@ -6,6 +6,7 @@ A command's file is imported when the command is called, and a command imports w
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import itertools
@@ -22,6 +23,38 @@ from zoo.errors import UnknownNameError, ZooError
 FILE = click.Path(path_type=Path, dir_okay=False)
 COUNT, POSITIVE = click.IntRange(0), click.IntRange(1)
 FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class Rank(click.ParamType[int | float]):
+    """A rank, a whole number of at least 1; or a share, above 0 and below 1."""
+
+    name = "rank"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        with contextlib.suppress(ValueError):
+            number = float(value)
+            if number.is_integer() and number >= 1:
+                return int(number)
+            if 0 < number < 1:
+                return number
+        self.fail(f"{value!r} is neither a whole number of at least 1 nor a share between 0 and 1.", param, ctx)
+
+
+class Number(click.ParamType[int]):
+    """A whole number of at least 1, such as 200000, 200k or 1.5M."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value).replace(",", "").lower()
+        with contextlib.suppress(ValueError):
+            number = float(text.rstrip("km")) * {"k": 1e3, "m": 1e6}.get(text[-1:], 1)
+            if number.is_integer() and number >= 1:
+                return int(number)
+        self.fail(f"{value!r} is no whole number of at least 1, such as 200000, 200k or 1.5M.", param, ctx)
+
+
+RANK, NUMBER = Rank(), Number()
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 data_root = click.option("--data-root", type=FOLDER, help="Where the benchmark's images lie.")
 skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave out images that do not decode.")
@@ -29,19 +62,22 @@ skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave ou
 
 COMMANDS = {  # and the file of this folder that each stands in
     **dict.fromkeys(("ls", "info", "download", "compare", "plot", "data"), "look"),
-    **dict.fromkeys(("train", "compress", "factorise", "convert", "search-sharing", "pack", "cp"), "make"),
+    **dict.fromkeys(("train", "convert", "search-sharing", "pack", "cp"), "make"),
+    **dict.fromkeys(("factorise", "compress", "prune", "merge"), "shrink"),
     **dict.fromkeys(("eval", "verify", "predict", "bench"), "use"),
     **dict.fromkeys(("export", "app"), "deploy"),
 }
 SECTIONS = {  # of the help
     "Every day": ("ls", "info", "train", "eval", "compare", "predict", "app", "export", "cp"),
-    "Papers": ("data", "plot", "compress", "search-sharing", "factorise", "convert"),
+    "Small files": ("factorise", "prune", "merge", "convert"),
+    "Papers": ("data", "plot", "compress", "search-sharing"),
     "Upkeep": ("download", "verify", "bench", "pack"),
 }
 MEANT = {  # what other tools call them
     **dict.fromkeys(("adapt", "finetune", "fine-tune", "fit", "retrain"), "train"),
     **dict.fromkeys(("infer", "inference", "classify", "run"), "predict"),
-    **dict.fromkeys(("deploy", "onnx", "fuse", "merge"), "export"),
+    **dict.fromkeys(("deploy", "onnx", "fuse"), "export"),
+    **dict.fromkeys(("factorize", "decompose", "shrink"), "factorise"),
     **dict.fromkeys(("serve", "demo", "ui", "gradio", "try"), "app"),
     **dict.fromkeys(("evaluate", "test", "validate", "score"), "eval"),
     **dict.fromkeys(("list", "models", "search"), "ls"),

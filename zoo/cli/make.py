@@ -1,4 +1,4 @@
-"""Making adapters: train, compress, convert, search-sharing, pack, cp."""
+"""Making adapters: train, convert, search-sharing, pack, cp."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.catalog.changes import Changes
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.cli.base import COUNT, FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
-from zoo.cli.tables import show
+from zoo.cli.tables import show, written
 from zoo.errors import OptionError
 from zoo.storage import resources
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @skip_unreadable
 @click.option("--resume", is_flag=True, help="Go on from the last finished epoch.")
 @click.option("--from", "begin", type=FOLDER, help="Begin with the adapter files DIR/<task>.safetensors.")
+@click.option("--distil", is_flag=True, help="Learn from the networks that those files are made of, not from labels.")
 @click.option("--overwrite", is_flag=True, help="Discard what was trained, and train anew.")
 @click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True)
 @click.option("--channels-last/--no-channels-last", default=True, show_default=True, help="Memory layout.")
@@ -118,67 +119,7 @@ def _train_own(
     entry, _ = train_own(backbone, data, spec, out, registry, settings, name)
     if entry.measured:
         show([{"task": task, "accuracy %": value} for task, value in entry.measured.items()])
-        click.echo(_written(entry, out, "eval"))
-
-
-def _written(entry: Entry, out: Path, command: str) -> str:
-    return f"Wrote {entry.name}. Use it with: zoo {command} {entry.name} --registry {out}"
-
-
-@main.command()
-@click.argument("name")
-@click.option("--rank", type=POSITIVE, help="K of the basis.  [default: half the channels of each layer]")
-@click.option("--apart", is_flag=True, help="Give each task a basis of its own, instead of one for all.")
-@click.option("--name", "own_name", help="The new entry's name.")
-@click.option("-o", "--out", type=FOLDER, required=True, help="Where the new entry's registry and files go.")
-@as_json
-@click.pass_obj
-def compress(
-    registry: Registry, name: str, rank: int | None, apart: bool, own_name: str | None, out: Path, as_json: bool
-) -> None:
-    """Compress NAME's parallel adapters to a low rank, jointly over its tasks; training goes on from there."""
-    from zoo.compression.factors import compressed_entry
-
-    made, errors = compressed_entry(registry.entry(name), registry, out, rank, apart, own_name or "")
-    show([{"layer": path, "relative error": round(error, 4)} for path, error in errors.items()], as_json)
-    if not as_json:
-        click.echo(f"{_written(made, out, 'eval')}, and go on training with: zoo train {made.name} --registry {out}")
-
-
-@main.command()
-@click.argument("sources", nargs=-1, required=True)
-@click.option("--backbone", required=True, help="What they were fine-tuned from, such as torchvision/resnet50.")
-@click.option("--form", type=click.Choice(["cp", "tt", "svd", "tucker"]), default="cp", show_default=True)
-@click.option("--rank", type=POSITIVE, default=8, show_default=True, help="R of each layer, or as much as it has.")
-@click.option("--name", "own_name", required=True, help="Of the new entry.")
-@click.option("-o", "--out", type=FOLDER, required=True, help="Where the new entry's registry and files go.")
-@as_json
-@click.pass_obj
-def factorise(
-    registry: Registry, sources: tuple[str, ...], backbone: str, form: str, rank: int, own_name: str, out: Path,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Bring fine-tuned networks to one backbone and small files: ΔW of each layer in a form of low rank.
-
-    SOURCES are files of their tensors (safetensors, or .pth of tensors alone), each of which becomes a task by its
-    file's name; or ENTRY/TASK.
-    """
-    from zoo.compression.small_files import factorised_entry
-
-    narrate()
-    made, found = factorised_entry(sources, backbone, registry, out, own_name, form, rank)
-    rows = [
-        {"task": task, "layer": layer.path, "parameters": layer.parameters, "‖ΔW‖": round(layer.norm, 4),
-         "relative error": round(layer.error, 4)}
-        for task, each in found.items()
-        for layer in each.layers
-    ]  # fmt: skip
-    show(rows, as_json)
-    if not as_json:
-        for task, each in found.items():
-            left = ", ".join(f"{name} ({norm:.3g})" for name, norm in each.left.items()) or "nothing"
-            click.echo(f"{task}: {each.error:.1%} of ‖ΔW‖ is left out, and of what else changed: {left}.")
-        click.echo(_written(made, out, "predict") + f" --task {made.tasks[0]} IMAGE")
+        click.echo(written(entry, out, "eval"))
 
 
 @main.command()
@@ -198,7 +139,7 @@ def convert(
     if backbone:
         name = own_name or Path(source).resolve().name
         made = interchange.converted_entry(Path(source), backbone, registry, out, name, task or "task")
-        click.echo(f"{_written(made, out, 'predict')} IMAGE")
+        click.echo(f"{written(made, out, 'predict')} IMAGE")
         return
     entry = registry.entry(source)
     if task is None or own_name:
@@ -246,7 +187,7 @@ def search_sharing(
         return
     differences = [{"layer": n, "core": p, "difference": round(d, 2)} for (n, p), d in found.differences.items()]
     show(differences)
-    click.echo(_written(found.entry, out, "eval"))
+    click.echo(written(found.entry, out, "eval"))
 
 
 def _search_ranks(

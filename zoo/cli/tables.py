@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+
+from zoo.catalog.entry import Entry
 
 
 def show(rows: Sequence[Mapping[str, Any]], as_json: bool = False) -> None:
@@ -59,3 +62,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(_cell, value))
     return str(value)
+
+
+def written(entry: Entry, out: Path, command: str) -> str:
+    """That an entry of the user's own was made, and how it is used."""
+    return f"Wrote {entry.name}. Use it with: zoo {command} {entry.name} --registry {out}"

@@ -13,6 +13,8 @@ from zoo.catalog.handover import put_in
 from zoo.catalog.recipe import recipe_names
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED, adapter_files
+from zoo.compression.fine_tuned import add_fine_tuned
+from zoo.compression.forms import FORMS
 from zoo.errors import OptionError
 from zoo.increments.residual import Basis
 from zoo.joint import JointModel
@@ -127,12 +129,31 @@ def compress_entry(
     tasks = [task for task in known.tasks if task in entry.tasks]
     source = load_adapters(known, registry, adapter_files(known, tasks, weights), backbone_file)
     target = fresh_model(entry, registry, backbone_file=backbone_file)
-    errors = begin_jointly(source, target) if isinstance(target, JointModel) else compress(source, target)
+    if entry.form:
+        errors = _factorised(source, target, entry)
+    else:
+        errors = begin_jointly(source, target) if isinstance(target, JointModel) else compress(source, target)
     provenance = {"entry": entry.name, "backbone": entry.backbone, "source": entry.source}
     if target.shared_tensors():
         write(folder / SHARED, target.shared_tensors(), provenance)
     for task in target.tasks:
         target.save_adapter(task, folder / f"{task}.safetensors", provenance)
+    return errors
+
+
+def _factorised(source: MultiTaskModel, target: MultiTaskModel, entry: Entry) -> dict[str, float]:
+    """Give a model without tasks those of fine-tuned networks, factorised; the relative error of each layer."""
+    if not isinstance(target, TaskModel) or FORMS.get(entry.form) != target.method_name:
+        known = ", ".join(f"{form} by the method {method}" for form, method in FORMS.items())
+        raise OptionError(f"{entry.name} is of the form {entry.form!r} and the method {entry.method['name']}: {known}.")
+    errors = {}
+    for task in source.tasks:
+        known_as = source.task(task)
+        rank = entry.method_of(task)["rank"]
+        made = add_fine_tuned(
+            target, source.fuse(task), rank, None, task, list(known_as.classes), known_as.preprocessing
+        )  # fmt: skip
+        errors |= {f"{task}/{layer.path}": layer.error for layer in made.layers}
     return errors
 
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
+from zoo.catalog.options import as_patterns, whole_number
+from zoo.catalog.registry import default_registry
 from zoo.catalog.task import Preprocessing, Task
-from zoo.errors import OptionError, WeightsError, extra
+from zoo.compression.forms import FORMS, fill, largest
+from zoo.compression.ranks import Curve, split
+from zoo.errors import OptionError, WeightsError
 from zoo.increments.base import Increment
-from zoo.increments.cp import CP
-from zoo.increments.decomposed import TensorTrain, Tucker, Unfolded
-from zoo.increments.forms import turned
-from zoo.loader import adapt
+from zoo.increments.forms import CONVOLUTIONS, WEIGHTED, turned
+from zoo.loader import pretrained_network
 from zoo.models.adapted import TaskModel
+from zoo.models.frozen import copy_of
 from zoo.models.layers import AdaptedLayer
+from zoo.models.placement import Placement, heads_of
 
 log = logging.getLogger(__name__)
-FORMS = {"cp": "ftn", "tt": "tt", "svd": "svd", "tucker": "tucker"}  # and the methods whose increments have them
 PREFIXES = "module.", "_orig_mod."  # of names that DataParallel and torch.compile write
-STARTS, ITERATIONS, TOLERANCE = 3, 300, 1e-8  # of ALS; it ends where the relative error changes by less
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Layer:
     """What became of the ΔW of one layer."""
 
     path: str
+    rank: int
     parameters: int  # of the factors
     norm: float  # ‖ΔW‖
     error: float  # ‖ΔW − factors‖ / ‖ΔW‖
@@ -45,7 +44,7 @@ class Factorised:
     """A fine-tuned network on its backbone.
 
     Attributes:
-        model: with the one task, whose norms and head are the fine-tuned network's own.
+        model: with the task, whose norms and head are the fine-tuned network's own.
         layers: what was brought into the form.
         left: the norm of each further change, which is left out: of the stem, of biases, of other parameters.
     """
@@ -62,8 +61,9 @@ class Factorised:
 
 
 def factorise(
-    tuned: nn.Module | Mapping[str, Tensor], base: nn.Module | str, form: str = "cp", rank: int = 8, *,
-    task: str = "task", classes: list[str] | None = None, preprocessing: Preprocessing | None = None, **options: Any,
+    tuned: nn.Module | Mapping[str, Tensor], base: nn.Module | str, form: str = "cp", rank: int | float = 8, *,
+    budget: int | None = None, keep_rest: bool = False, task: str = "task", classes: list[str] | None = None,
+    preprocessing: Preprocessing | None = None, **options: Any,
 ) -> Factorised:  # fmt: skip
     """Bring a fine-tuned copy of a network to its backbone and a small file, without training.
 
@@ -75,140 +75,148 @@ def factorise(
         tuned: the fine-tuned network, or its state dict.
         base: the network that it was fine-tuned from, which stays as it is; or its name, as of `zoo.adapt`.
         form: "cp" (FTN's), "tt", "svd" or "tucker".
-        rank: R, at least 1; a layer takes as much of it as it has.
+        rank: R, at least 1, of which a layer takes as much as it has; or a number below 1: the smallest rank in each
+            layer that keeps that share of ‖ΔW‖².
+        budget: parameters in all; each layer's rank is then what makes the most of them, and `rank` is not asked.
+        keep_rest: adapt the stem too, exactly.
         classes: their names; by default their numbers, of as many as the tuned head has.
         preprocessing: by default the network's own, as of `zoo.adapt`.
         options: `layers`, `norms`, `head` and `placement`, as of `zoo.adapt`.
 
     Raises:
-        OptionError: there is no such form, or the rank or an option is none.
+        OptionError: there is no such form, or the rank, the budget or an option is none.
         WeightsError: the two are not of one architecture, or a tensor holds a value that is not finite.
     """
+    check_size(rank, budget)
+    network = pretrained_network(base, default_registry()) if isinstance(base, str) else copy_of(base)
+    model = without_tasks(network, form, keep_rest, **options)
+    return add_fine_tuned(model, tuned, rank, budget, task, classes, preprocessing, keep_rest)
+
+
+def without_tasks(network: nn.Module, form: str, keep_rest: bool = False, **options: Any) -> TaskModel:
+    """A model around a network, for tasks of a form; the arguments are those of `factorise`."""
     if form not in FORMS:
         raise OptionError(f"The form is one of {', '.join(FORMS)}, not {form!r}.")
-    given = _state(tuned)
-    model = adapt(base, {}, FORMS[form], rank=rank, **options)
+    if keep_rest:
+        if options.get("layers") is not None:
+            raise OptionError("keep_rest names all layers itself; leave out layers=….")
+        options["layers"] = _all_layers(network, options.get("head"))
+    return TaskModel(network, FORMS[form], {"rank": 1}, Placement(**options))
+
+
+def check_size(rank: Any, budget: int | None) -> None:
+    """Raise OptionError unless `rank` is a rank or a share, and `budget` a number of parameters."""
+    if budget is not None:
+        whole_number("budget", budget)
+    elif not isinstance(rank, float):
+        whole_number("rank", rank)
+    elif not 0 < rank < 1:
+        raise OptionError(f"The rank must be a whole number of at least 1, or a share between 0 and 1, not {rank!r}.")
+
+
+def _all_layers(network: nn.Module, head: str | None = None) -> list[str]:
+    """The paths of all layers that can be adapted, the stem among them, the classifier left out."""
+    heads = tuple(f"{path}." for path in ([head] if head else heads_of(network)))
+    found = [path for path, module in network.named_modules() if isinstance(module, WEIGHTED)]
+    return [path for path in found if not f"{path}.".startswith(heads)]
+
+
+def _stem(model: TaskModel) -> str | None:
+    """The first convolution, which methods leave as it is unless they are told otherwise."""
+    return next((path for path, site in model.adapted() if issubclass(site.frozen_class, CONVOLUTIONS)), None)
+
+
+def add_fine_tuned(
+    model: TaskModel, tuned: nn.Module | Mapping[str, Tensor], rank: float, budget: int | None, task: str,
+    classes: list[str] | None = None, preprocessing: Preprocessing | None = None, keep_rest: bool = False,
+) -> Factorised:  # fmt: skip
+    """Give a model `without_tasks` one of a fine-tuned copy of its backbone; the arguments are those of `factorise`."""
+    given = tensors_of(tuned)
     model.backbone_among(given, "The fine-tuned network")
     if missing := [f"{head}weight" for head in model.left_aside if f"{head}weight" not in given]:
         raise WeightsError(f"The fine-tuned network has no classifier: {', '.join(missing)} is missing.")
+    if unlike := [f"{head}weight" for head in model.left_aside if given[f"{head}weight"].ndim < 2]:
+        raise WeightsError(f"The fine-tuned network's {unlike[0]} is no classifier's weight.")
+    ranks = _ranks(model, given, rank, budget, _stem(model) if keep_rest else None)
     number = len(given[f"{model.left_aside[0]}weight"])
-    model.add_task(Task.of(task, classes or number, preprocessing or Preprocessing.of(model.backbone)))
+    known = Task.of(task, classes or number, preprocessing or Preprocessing.of(model.backbone))
+    model.add_task(known, {"rank": ranks if isinstance(ranks, int) else as_patterns(ranks)})
     own = {name: given[name] for name in model.task_tensors(task) if name in given}
-    layers, factors = [], dict[str, Tensor]()
-    for path, site in model.sites(task):
-        if not isinstance(site, AdaptedLayer):
+    try:
+        layers, factors = _filled(model, given, task)
+        model.load_task_tensors(task, {**model.task_tensors(task), **own, **factors}, "the fine-tuned network")
+    except BaseException:
+        model.remove_task(task)
+        raise
+    return Factorised(model, layers, _left(model, given, [layer.path for layer in layers]))
+
+
+def deltas(model: TaskModel, given: Mapping[str, Tensor]) -> Iterator[tuple[str, AdaptedLayer, Tensor]]:
+    """ΔW (C_out, C_in, …) of each layer that a model adapts, in double precision, one after another."""
+    for path, site in model.adapted():
+        frozen = site.frozen_weight
+        yield path, site, turned(given[f"{path}.weight"].to(frozen), site).double() - frozen.double()
+
+
+def _ranks(
+    model: TaskModel, given: Mapping[str, Tensor], rank: float, budget: int | None, exact: str | None
+) -> int | dict[str, int]:
+    """The rank of all layers, or each one's.
+
+    Args:
+        exact: the path of a layer that is to lose nothing.
+    """
+    form = form_of(model)
+    if isinstance(rank, int) and budget is None and not exact:
+        return rank
+    found, choices, kept = dict[str, int](), {}, 0
+    for path, site, delta in deltas(model, given):
+        curve = Curve(form, functools.partial(_increment, model, site), delta)
+        if path == exact:
+            found[path] = curve.most
+            kept = sum(p.numel() for p in curve.build(curve.most).parameters())
+        elif budget is not None:
+            choices[path] = curve.choices()
+        else:
+            found[path] = curve.smallest(rank) if isinstance(rank, float) else rank
+            log.info("%s: rank %d", path, found[path])
+    if budget is not None:
+        found |= split(choices, budget - kept)
+    return found
+
+
+def _increment(model: TaskModel, site: AdaptedLayer, rank: int) -> Increment:
+    return model.method.build(site, {"rank": rank})
+
+
+def _filled(model: TaskModel, given: Mapping[str, Tensor], task: str) -> tuple[list[Layer], dict[str, Tensor]]:
+    """What became of each layer, and the task's factors."""
+    layers, factors, small = [], dict[str, Tensor](), []
+    number = sum(isinstance(site, AdaptedLayer) for _, site in model.sites(task))
+    for path, site, delta in deltas(model, given):
+        if task not in site.tasks:
+            layers.append(Layer(path, 0, 0, float(delta.norm()), 1.0 if delta.any() else 0.0))
             continue
         increment = site.tasks[task]
         assert isinstance(increment, Increment)
-        frozen = site.frozen_weight
-        delta = (turned(given[f"{path}.weight"].to(frozen), site) - frozen).double()
-        layers.append(Layer(path, sum(p.numel() for p in increment.parameters()), *fill(increment, delta)))
-        log.info("%s: relative error %.3f", path, layers[-1].error)
+        rank = int(increment.rank)  # type: ignore[arg-type]
+        layers.append(Layer(path, rank, sum(p.numel() for p in increment.parameters()), *fill(increment, delta)))
+        small += [path] if rank > largest(form_of(model), delta.shape) else []
+        done = len([layer for layer in layers if layer.rank])
+        log.info("%s, layer %d of %d: %s, relative error %.3f", task, done, number, path, layers[-1].error)
         factors |= {f"{path}.{name}": tensor for name, tensor in increment.state_dict().items()}
-    model.load_task_tensors(task, {**model.task_tensors(task), **own, **factors}, "the fine-tuned network")
-    return Factorised(model, layers, _left(model, given, {f"{layer.path}.weight" for layer in layers}))
+    if small:
+        log.info("Too small for that rank, and kept whole: %s", ", ".join(small))
+    return layers, factors
 
 
-def fill(increment: Increment, delta: Tensor) -> tuple[float, float]:
-    """Set the factors of an increment to what comes near to ΔW (C_out, C_in, …), in double precision.
-
-    Returns:
-        ‖ΔW‖, and ‖ΔW − factors‖ / ‖ΔW‖.
-    """
-    whole = delta.reshape(*delta.shape[:2], -1)  # (C_out, C_in, k²)
-    if isinstance(increment, CP):
-        found = _cp(whole, increment.rank)
-    elif isinstance(increment, Unfolded):
-        found = _unfolded(increment, whole)
-    elif isinstance(increment, TensorTrain):
-        found = _train(increment, whole)
-    elif isinstance(increment, Tucker):
-        found = _tucker(increment, whole)
-    else:
-        raise OptionError(f"No ΔW can be brought into the form of {type(increment).__name__}.")
-    for name, factor in found.items():
-        increment.get_parameter(name).data.copy_(factor)
-    with torch.no_grad():
-        missed = delta - increment.delta(delta)
-    norm = float(delta.norm())
-    return norm, float(missed.norm()) / norm if norm else 0.0
+def form_of(model: TaskModel) -> str:
+    """The form of a model's increments."""
+    return next(form for form, method in FORMS.items() if method == model.method_name)
 
 
-def _unfolded(increment: Unfolded, whole: Tensor) -> dict[str, Tensor]:
-    split = whole.view(increment.c_out, increment.c_in, increment.high, increment.wide)
-    up, down = _matrix(split.transpose(1, 2).reshape(len(increment.out_factor), -1), increment.in_factor.shape[0])
-    return {"out_factor": up, "in_factor": down}
-
-
-def _matrix(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The nearest product (rows, R) by (R, columns), each with its share of the singular values; zeros beyond them."""
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    values, missing = values[:rank].sqrt(), max(0, rank - len(values))
-    up, down = left[:, :rank] * values, values[:, None] * right[:rank]
-    return nn.functional.pad(up, (0, missing)), nn.functional.pad(down, (0, 0, 0, missing))
-
-
-def _train(increment: TensorTrain, whole: Tensor) -> dict[str, Tensor]:
-    with extra("rings", "A tensor train"):
-        import tensorly
-        from tensorly.decomposition import tensor_train
-
-    ranks = [1, increment.first.shape[1], increment.last.shape[0], 1]
-    with tensorly.backend_context("numpy", local_threadsafe=True):
-        cores = tensor_train(_modes(whole), ranks).factors
-    first, middle, last = (torch.from_numpy(np.array(core)) for core in cores)
-    return {"first": first[0], "middle": middle, "last": last[..., 0]}
-
-
-def _tucker(increment: Tucker, whole: Tensor) -> dict[str, Tensor]:
-    with extra("rings", "Tucker's form"):
-        import tensorly
-        from tensorly.decomposition import tucker
-
-    with tensorly.backend_context("numpy", local_threadsafe=True):
-        core, factors = tucker(_modes(whole), list(increment.core.shape), n_iter_max=ITERATIONS, tol=TOLERANCE)
-    taps, out, in_ = (torch.from_numpy(np.array(factor)) for factor in factors)
-    return {"core": torch.from_numpy(np.array(core)), "taps_factor": taps, "out_factor": out, "in_factor": in_}
-
-
-def _cp(whole: Tensor, rank: int) -> dict[str, Tensor]:
-    if whole.shape[2] == 1:
-        up, down = _matrix(whole[..., 0], rank)
-        return {"out_factor": up, "in_factor": down, "spatial_factor": torch.ones(rank, 1)}
-    with extra("rings", "FTN's form of a ΔW"):
-        import tensorly
-        from tensorly.decomposition import parafac
-
-    best, least = None, np.inf
-    modes = _modes(whole)
-    with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a rank is above a mode's size, which tensorly then fills at random
-        for start in range(STARTS if np.any(modes) else 0):
-            (_, factors), errors = parafac(
-                modes, rank, n_iter_max=ITERATIONS, tol=TOLERANCE, init="random" if start else "svd",
-                random_state=start, return_errors=True,
-            )  # fmt: skip
-            if errors[-1] < least:
-                best, least = factors, errors[-1]
-    if best is None:  # nothing changed
-        return {"out_factor": torch.zeros(whole.shape[0], rank)}
-    taps, out, in_ = _balanced([torch.from_numpy(np.array(factor)) for factor in best])
-    return {"out_factor": out, "in_factor": in_.T, "spatial_factor": taps.T}
-
-
-def _balanced(factors: list[Tensor]) -> list[Tensor]:
-    """The same outer products, the three vectors of each of one length: none is huge beside another."""
-    norms = torch.stack([factor.norm(dim=0).clamp(min=1e-30) for factor in factors])
-    return [factor / norm * norms.prod(0) ** (1 / 3) for factor, norm in zip(factors, norms, strict=True)]
-
-
-def _modes(whole: Tensor) -> Array:
-    """(k², C_out, C_in), the order of the paper."""
-    return whole.permute(2, 0, 1).cpu().numpy()
-
-
-def _state(tuned: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a network by their names in it; raises WeightsError where one is not finite."""
+def tensors_of(tuned: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a fine-tuned network by their names in it; raises WeightsError where one is not finite."""
     found = dict(tuned.state_dict() if isinstance(tuned, nn.Module) else tuned)
     while prefix := next((p for p in PREFIXES if found and all(name.startswith(p) for name in found)), None):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
@@ -218,12 +226,13 @@ def _state(tuned: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _left(model: TaskModel, given: Mapping[str, Tensor], taken: set[str]) -> dict[str, float]:
+def _left(model: TaskModel, given: Mapping[str, Tensor], taken: list[str]) -> dict[str, float]:
     """The norms of the changes that no task's tensor holds, the largest first."""
+    weights = {f"{path}.weight" for path in taken}
     norms = {
         name: float((given[name].to(tensor) - tensor).norm())
         for name, tensor in model.backbone_tensors().items()
-        if tensor.is_floating_point() and name in given and name not in taken
+        if tensor.is_floating_point() and name in given and name not in weights
     }
     own = {name for task in model.tasks for name in model.task_tensors(task)}
     changed = {name: norm for name, norm in norms.items() if norm and name not in own}

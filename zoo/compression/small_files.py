@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,75 +17,154 @@ from zoo.catalog.handover import check_new, put_in
 from zoo.catalog.recipe import recipe_names
 from zoo.catalog.registry import Registry
 from zoo.catalog.task import Task
-from zoo.compression.fine_tuned import FORMS, Factorised, factorise
+from zoo.compression.fine_tuned import Factorised, add_fine_tuned, check_size, tensors_of, without_tasks
 from zoo.errors import OptionError, WeightsError
 from zoo.loader import load, pretrained_network
+from zoo.models.adapted import TaskModel
+from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import heads_of
 from zoo.storage.files import sha256
-from zoo.storage.tensors import read
+from zoo.storage.tensors import check_tensors, read
 
 log = logging.getLogger(__name__)
+MADE_OF = "made_of"  # in the header of a file, which fine-tuned network stands behind it
 WRAPPED = "state_dict", "model", "model_state_dict"  # what training scripts call the tensors in a larger checkpoint
+Source = tuple[Mapping[str, Tensor], Task | None]
 
 
 def factorised_entry(
-    sources: Sequence[str], backbone: str, registry: Registry, out: Path, name: str, form: str = "cp", rank: int = 8
-) -> tuple[Entry, dict[str, Factorised]]:
+    sources: Sequence[str], backbone: str, registry: Registry, out: Path, name: str, form: str = "cp",
+    rank: int | float = 8, budget: int | None = None, keep_rest: bool = False,
+) -> tuple[Entry, dict[str, Factorised]]:  # fmt: skip
     """A new entry of fine-tuned checkpoints in `out`, listed in `out/registry.yaml`, and what became of each.
+
+    Of all checkpoints one is in memory at a time.
 
     Args:
         sources: files of tensors (safetensors, or `.pth` of tensors alone), each of which is a task by its file's name;
             or ENTRY/TASK of the registry.
-        form, rank: as of `zoo.factorise`.
+        form, rank, budget, keep_rest: as of `zoo.factorise`.
 
     Raises:
         OptionError: the entry's name is taken, or two sources make one task.
         WeightsError: a source cannot be read, or is not of the backbone's architecture.
     """
     check_new(name, out, registry)
-    tuned: dict[str, tuple[Mapping[str, Tensor], Task | None]] = {}
+    check_size(rank, budget)
+    readers: dict[str, Callable[[], Source]] = {}
+    origins: dict[str, str] = {}
     for source in sources:
-        task, tensors, known = _read(source, registry)
-        if task in tuned:
+        task, reader = _reader(source, registry)
+        if task in readers:
             raise OptionError(f"Two sources make the task {task}: rename one of the files.")
-        tuned[task] = tensors, known
-    base, found, files = _network(backbone, registry), {}, {}
-    for task, (tensors, known) in tuned.items():
+        readers[task] = reader
+        origins[task] = source if _of_entry(source, registry) else str(Path(source).resolve())
+    # Its classifier, which may be of another size, stays fresh.
+    network = pretrained_network(backbone, registry, heads_of(architecture(backbone, registry)))
+    model = without_tasks(network, form, keep_rest)
+    found, files = dict[str, Factorised](), {}
+    for task, reader in readers.items():
         log.info("%s:", task)
+        tensors, known = reader()
         said: dict[str, Any] = {"classes": list(known.classes), "preprocessing": known.preprocessing} if known else {}
-        made = factorise(tensors, base, form, rank, task=task, **said)
+        found[task] = add_fine_tuned(model, tensors, rank, budget, task, keep_rest=keep_rest, **said)
+    for task in found:
         files[task] = out / name / f"{task}.safetensors"
-        made.model.save_adapter(task, files[task], {"entry": name, "backbone": backbone})
-        found[task] = made
-    classes = {task: len(made.model.task(task).classes) for task, made in found.items()}
-    recipe = f"folder/{FORMS[form]}"
-    entry = Entry(
-        {"name": FORMS[form], "rank": rank}, "folder", classes, recipe if recipe in recipe_names() else "folder/ftn",
-        backbone=backbone, name=name, folder=out, parameters=made.model.count_parameters(task),
+        model.save_adapter(task, files[task], {"entry": name, "backbone": backbone, MADE_OF: origins[task]})
+    return put_in(out, _entry(model, found, backbone, _origin(sources, registry), name, out, keep_rest), files), found
+
+
+def _entry(
+    model: TaskModel, found: Mapping[str, Factorised], backbone: str, origin: Entry | None, name: str, out: Path,
+    keep_rest: bool,
+) -> Entry:  # fmt: skip
+    """The entry of what was made, on the benchmark of the entry that all of it comes from, if there is one."""
+    ranks = {task: {"rank": model.task_options(task)["rank"]} for task in found}
+    usual, alike = next(iter(ranks.values())), len({str(each) for each in ranks.values()}) == 1
+    counted = {task: model.count_parameters(task) for task in found}
+    sizes = {task: each.per_task for task, each in counted.items()}
+    parameters = replace(
+        next(iter(counted.values())), per_task=round(sum(sizes.values()) / len(sizes)),
+        by_task=sizes if len(set(sizes.values())) > 1 else {},
     )  # fmt: skip
-    return put_in(out, entry, files), found
+    method = {"name": model.method_name, **usual} | (
+        {"layers": [path for path, _ in model.adapted()]} if keep_rest else {}
+    )
+    of = origin.benchmark if origin else "folder"
+    recipes = [f"{of}/{model.method_name}", f"{of}/ftn", "folder/ftn"]
+    recipe = next(name for name in recipes if name in recipe_names())
+    made = Entry(
+        method, "folder", {task: len(model.task(task).classes) for task in found}, recipe, parameters=parameters,
+        backbone=backbone, name=name, folder=out, task_methods={} if alike else ranks,
+    )  # fmt: skip
+    if origin is None:
+        return made
+    there = origin.at(out)
+    return replace(
+        made, benchmark=there.benchmark, kinds={task: there.kind(task) for task in found if task in there.kinds},
+        data_root=there.data_root, test_share=there.test_share, backbone_weights=there.backbone_weights,
+    )  # fmt: skip
 
 
-def _network(backbone: str, registry: Registry) -> nn.Module:
-    """A backbone with its weights; its classifier, which may be of another size, stays fresh."""
-    return pretrained_network(backbone, registry, heads_of(architecture(backbone, registry)))
+def _origin(sources: Sequence[str], registry: Registry) -> Entry | None:
+    """The entry that all sources are tasks of, or one of those of a single benchmark; None of other files."""
+    if not all(_of_entry(source, registry) for source in sources):
+        return None
+    entries = [registry.entry(source.rpartition("/")[0]) for source in sources]
+    images = {(entry.benchmark, entry.images_root()) for entry in entries}
+    return entries[0] if len(images) == 1 else None
 
 
-def _read(source: str, registry: Registry) -> tuple[str, Mapping[str, Tensor], Task | None]:
-    """What a source is called as a task, the tensors of its network, and what is known of the task."""
-    file = Path(source)
-    name, _, task = source.rpartition("/")
-    if not file.exists() and name in registry.names():
-        model = load(name, task=registry.entry(name).known_task(task), registry=registry)
-        return task, model.fuse(task).state_dict(), model.task(task)
-    if file.suffix == ".safetensors":
-        return file.stem, read(file)[0], None
+def teacher(model: MultiTaskModel, task: str, file: Path, registry: Registry) -> nn.Module:
+    """The fine-tuned network that an adapter file was made of.
+
+    Args:
+        model: has the task.
+
+    Raises:
+        OptionError: the file does not say what it was made of.
+        WeightsError: that is not there any more, or is another network.
+    """
+    source = read(file)[1].get(MADE_OF)
+    if not isinstance(source, str):
+        raise OptionError(f"{file} does not say what it was made of; --distil is for what `zoo factorise` made.")
+    network = model.fuse(task)
+    given = tensors_of(_reader(source, registry)[1]()[0])
+    counters = {name: tensor for name, tensor in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    check_tensors(network.state_dict(), {**counters, **given}, source)
+    network.load_state_dict({**counters, **given})
+    return network.requires_grad_(False)
+
+
+def _of_entry(source: str, registry: Registry) -> bool:
+    """Whether a source is ENTRY/TASK."""
+    return not Path(source).exists() and source.rpartition("/")[0] in registry.names()
+
+
+def _reader(source: str, registry: Registry) -> tuple[str, Callable[[], Source]]:
+    """What a source is called as a task, and what reads the tensors of its network and what is known of the task."""
+    file, (name, _, task) = Path(source), source.rpartition("/")
+    if _of_entry(source, registry):
+        registry.entry(name).known_task(task)
+        return task, lambda: _fused(name, task, registry)
     if not file.is_file():
         raise WeightsError(f"There is no file {file}, and no entry {name!r} with such a task.")
+    return file.stem, lambda: (_tensors(file), None)
+
+
+def _fused(name: str, task: str, registry: Registry) -> Source:
+    model = load(name, task=task, registry=registry)
+    return model.fuse(task).state_dict(), model.task(task)
+
+
+def _tensors(file: Path) -> Mapping[str, Tensor]:
+    """The tensors of a network in a file."""
+    if file.suffix == ".safetensors":
+        return read(file)[0]
     found = restricted(file)
     log.info("%s: SHA-256 %s", file, sha256(file))
     if isinstance(found, Mapping):
         found = next((found[key] for key in WRAPPED if isinstance(found.get(key), Mapping)), found)
     if not isinstance(found, Mapping) or not all(isinstance(each, Tensor) for each in found.values()):
         raise WeightsError(f"{file} is no state dict: write torch.save(network.state_dict(), FILE), or safetensors.")
-    return file.stem, found, None
+    return found

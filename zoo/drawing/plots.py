@@ -25,8 +25,8 @@ def accuracy_by_rank(entries: Sequence[Entry], registry: Registry, stem: Path) -
     Raises:
         OptionError: the entries are of several benchmarks or backbones, or fewer than two ranks have been measured.
     """
-    measured = [entry for entry in entries if "rank" in entry.method and entry.measured]
-    ranked = {entry.method["rank"]: entry for entry in measured}
+    measured = [entry for entry in entries if entry.rank and entry.measured]
+    ranked = {entry.rank or 0: entry for entry in measured}
     if len({(e.backbone, e.benchmark, e.method["name"]) for e in measured}) > 1 or len(ranked) < len(measured):
         raise OptionError(
             "These entries are of several backbones, benchmarks or methods, or share a rank; name one family."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import inspect
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from zoo.catalog.options import check_ranks, rank_at
 from zoo.catalog.task import Task
 from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
@@ -107,7 +109,7 @@ class TaskModel(proof.Provable):
             if isinstance(site, AdaptedLayer):
                 site.role = layers.adapted.get(path, site.role)
                 if self.method.shared:
-                    site.shared = _named(path, self.method.share, site, self.options)
+                    site.shared = _named(path, self.method.share, site, self._options_at(path, self.options))
         self.left_aside = tuple(f"{path}." for path in layers.heads)
         places = [p for p, m in backbone.named_modules(remove_duplicate=False) if isinstance(m, Site)]
         self._task_prefixes = tuple(f"{path}.tasks." for path in places)
@@ -123,7 +125,9 @@ class TaskModel(proof.Provable):
         """Give the model a further task, with fresh increments, the backbone's norms and a fresh head.
 
         Args:
-            options: overrides of the model's method options for this task alone, such as another rank.
+            options: overrides of the model's method options for this task alone, such as another rank. A rank may be
+                a mapping of patterns to ranks: a layer's is what the pattern says that spells out most of its path,
+                and a layer of the rank 0, or that none matches, stays the backbone's.
 
         Raises:
             OptionError: a name that is taken or that cannot stand in a file name, or a method option out of range.
@@ -134,9 +138,13 @@ class TaskModel(proof.Provable):
         peers: list[Increment] = []
         try:
             with torch.inference_mode(False):
+                self._check_ranks(fresh)
                 for path, site in self._sites:
                     if isinstance(site, AdaptedLayer):
-                        peers.append(_named(path, self.method.build, site, fresh, peers))
+                        own = self._options_at(path, fresh)
+                        if own.get("rank") == 0:
+                            continue
+                        peers.append(_named(path, self.method.build, site, own, peers))
                         site.add(task.name, peers[-1])
                     elif isinstance(site, TaskHead):
                         _named(path, site.add, task.name, len(task.classes))
@@ -153,6 +161,22 @@ class TaskModel(proof.Provable):
         self._task_options[task.name] = fresh
         self.first_passes.begin(self, task.name)
         self._drawn[task.name] = self._head_rows(task.name)
+
+    def _check_ranks(self, options: Mapping[str, Any]) -> None:
+        """Raise OptionError where a rank by layers is no such, or names a layer that the model does not adapt."""
+        ranks = options.get("rank")
+        if not isinstance(ranks, Mapping):
+            return
+        check_ranks("rank", ranks)
+        paths = [path for path, _ in self.adapted()]
+        if odd := [pattern for pattern in ranks if not fnmatch.filter(paths, pattern)]:
+            raise OptionError(f"The rank of {odd[0]!r} is no adapted layer's; such are {', '.join(paths[:8])}.")
+
+    @staticmethod
+    def _options_at(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The method's options for one layer, whose rank may be 0."""
+        ranks = options.get("rank")
+        return {**options, "rank": rank_at(ranks, path)} if isinstance(ranks, Mapping) else dict(options)
 
     def remove_task(self, name: str) -> None:
         """Forget a task; the others stay as they are, bit for bit."""
@@ -455,6 +479,10 @@ class TaskModel(proof.Provable):
         for path, site in self._sites:
             if task in site.tasks:
                 yield path, site
+
+    def adapted(self) -> Iterator[tuple[str, AdaptedLayer]]:
+        """The layers that tasks may add to, by their paths."""
+        return ((path, site) for path, site in self._sites if isinstance(site, AdaptedLayer))
 
     def _task_modules(self, task: str) -> Iterator[tuple[str, nn.Module]]:
         for path, site in self.sites(task):

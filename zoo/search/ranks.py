@@ -53,7 +53,7 @@ def family(entry: Entry, registry: Registry) -> dict[int, Entry]:
         return other.backbone, other.backbone_weights, method, images, other.recipe_source
 
     alike = [other for name in registry.names() if but_rank(other := registry.entry(name)) == but_rank(entry)]
-    found = {other.method["rank"]: other for other in alike if "rank" in other.method}
+    found = {other.rank: other for other in alike if other.rank}
     if len(found) < 2:
         raise OptionError(f"{entry.name} has no relatives of other ranks to choose among.")
     return dict(sorted(found.items()))

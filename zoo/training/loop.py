@@ -13,18 +13,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DataLoaderConfiguration
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.catalog.recipe import Recipe, settings
 from zoo.datasets import Splits, Transformed
 from zoo.errors import OptionError, TrainingError
 from zoo.kinds import get_kind
-from zoo.kinds.base import Kind, main_output
+from zoo.kinds.base import Kind, LabelKind, main_output
 from zoo.models.multitask import MultiTaskModel
 from zoo.progress.reporter import Reporter
 from zoo.training import checkpoint
@@ -51,12 +52,13 @@ class Execution:
     test_share: float | None = None  # of images of one's own without a split, to test on
     hold_out: float = 0.0  # share of the training images to test on, in place of the test images
     begun_with: str = ""  # the SHA-256 of the adapter files that tasks begin with, in place of fresh ones
+    distil: bool = False  # learn what the fine-tuned networks answer that those files were made of, not the labels
 
 
 def train_tasks(
     model: MultiTaskModel, data: Mapping[str, Splits], recipe: Recipe, *, accelerator: Accelerator | None = None,
     checkpoint_file: Path | None = None, resume: bool = False, execution: Execution | None = None, quiet: bool = False,
-    cache: bool = False, later: int = 0,
+    cache: bool = False, later: int = 0, teachers: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> dict[str, float]:  # fmt: skip
     """Train what tasks own in `model`, and what is trained beside it, on their training images: one task, or several.
 
@@ -68,6 +70,7 @@ def train_tasks(
 
     Args:
         later: steps of other trainings that follow, for an estimate of the whole time.
+        teachers: by task, a network whose answers are to be learnt, in place of the labels.
 
     Returns:
         The mean training loss of the last epoch and, of answers that are right or wrong, the training accuracy in per
@@ -79,7 +82,7 @@ def train_tasks(
         TrainingError: there is no full batch, or the loss is no longer finite.
     """
     execution = execution or Execution()
-    run = _Run(model, data, recipe, accelerator or make_accelerator(execution.precision), execution, cache)
+    run = _Run(model, data, recipe, accelerator or make_accelerator(execution.precision), execution, cache, teachers)
     start, figures = 0, {"loss": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
         start, figures = run.resume(checkpoint_file)
@@ -128,7 +131,7 @@ class _Run:
 
     def __init__(
         self, model: MultiTaskModel, data: Mapping[str, Splits], recipe: Recipe, accelerator: Accelerator,
-        execution: Execution, cache: bool = False,
+        execution: Execution, cache: bool = False, teachers: Mapping[str, nn.Module] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         if len(data) > 1 and accelerator.num_processes > 1:
             raise OptionError("Tasks that share weights are trained by one process; start it without torchrun.")
@@ -143,6 +146,9 @@ class _Run:
         self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         model.to(memory_format=self.layout)
         self.kinds = {task: _kind(model, task, own) for task, own in self.recipes.items()}
+        self.teachers = {task: teacher.to(accelerator.device).eval() for task, teacher in teachers.items()}
+        if odd := [task for task in self.teachers if not isinstance(self.kinds[task], LabelKind)]:
+            raise OptionError(f"{odd[0]} answers with maps; --distil is for tasks that label whole images.")
         self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe), accelerator.scaler
         self.network = accelerator.prepare(model)
         self.feed = Turns(data, self.recipes, accelerator, execution.workers, cache)
@@ -187,11 +193,19 @@ class _Run:
         set_learning_rates(self.optimizers, self.recipe, number / self.steps)
         inputs = self.model.taken(inputs.to(memory_format=self.layout) if inputs.ndim == 4 else inputs)
         outputs = main_output(self.network(inputs, task=task))
-        loss = recipe.loss_weight * kind.loss(outputs, targets, recipe)
+        loss = recipe.loss_weight * kind.loss(outputs, self._wanted(task, inputs, targets), recipe)
         penalty = self.model.penalty(task)
         self.accelerator.backward(loss if penalty is None else loss + penalty)
         update(self.optimizers, self.scaler)
         return loss.item(), *kind.right(outputs.detach(), targets)
+
+    def _wanted(self, task: str, inputs: Tensor, targets: Tensor) -> Tensor:
+        """What the outputs are to be: the labels, or a teacher's probabilities of them."""
+        kind = self.kinds[task]
+        if task not in self.teachers or not isinstance(kind, LabelKind):
+            return targets
+        with torch.no_grad():
+            return kind.probabilities(main_output(self.teachers[task](inputs)))
 
     def save(self, file: Path, epochs_done: int, figures: Mapping[str, float]) -> None:
         """Write all that the rest of the training depends on."""

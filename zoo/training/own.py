@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from zoo.catalog.changes import Changes
 from zoo.catalog.recipe import Recipe, load_recipe
+from zoo.catalog.registry import default_registry
 from zoo.catalog.task import CLASSIFICATION
 from zoo.datasets import Splits, get_benchmark
 from zoo.errors import DataError, OptionError
@@ -28,6 +29,7 @@ from zoo.training.runs import (
     checkpoint_of,
     pending,
     provenance,
+    teachers_of,
     train_and_test,
 )
 
@@ -62,7 +64,7 @@ def train(
         resume: go on from the last checkpoint in `out`, and take finished tasks from there.
         options: settings in place of the recipe's, `epochs`, `lr`, `batch_size`, `image_size` or others as
             `set=["rest.momentum=0.8"]`; and those of `zoo.training.RunOptions`, such as `precision="bf16"`, `seed=1`,
-            `begin="DIR"` (with adapter files to begin with),
+            `begin="DIR"` (with adapter files to begin with), `distil=True` (from the networks that those are made of),
             `test_share=0.2` (of images that have no split, to test on), `overwrite=True` or `quiet=True`.
 
     Returns:
@@ -90,7 +92,7 @@ def train(
         identity, figures = run_identity(chosen, run), {}
         for name, file in files.items():
             own = {name: splits[name]}
-            if not pending({name: file}, {name: identity}, chosen, run, methods[name]):
+            if not pending({name: file}, {name: identity}, chosen, run, methods):
                 _check_same_images(file, splits[name], resume)
                 model.begin_task(name, file)
                 figures[name] = dict(read(file)[1].get("metrics", {}))
@@ -99,7 +101,8 @@ def train(
                 begin_with(model, [name], Path(run.begin))
             accelerator = make_accelerator(run.precision, run.cpu, run.tracker, None if out is None else folder)
             kept = None if out is None else file
-            figures |= train_and_test(model, own, chosen, kept, accelerator, run)
+            teachers = teachers_of(model, [name], run, default_registry())
+            figures |= train_and_test(model, own, chosen, kept, accelerator, run, teachers=teachers)
             if kept and accelerator.is_main_process:
                 facts = amounts_of(own, chosen, run)[name] | {"images": _counts(splits[name])}
                 model.save_adapter(name, file, facts | provenance(name, chosen, figures[name], run))

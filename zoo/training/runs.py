@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from torch import nn
 
 import zoo
 from zoo.backbones import build
@@ -26,6 +27,7 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED
 from zoo.catalog.task import Task
 from zoo.compression.factors import compress_entry
+from zoo.compression.small_files import teacher
 from zoo.datasets import Splits, benchmark_of, fraction_of, get_benchmark, held_out, some_of
 from zoo.errors import DataError, OptionError
 from zoo.loader import card, fresh_model, load_shared
@@ -90,10 +92,9 @@ def train_entry(
     groups = [list(tasks)] if entry.networks else [[task] for task in tasks]
     options_of = {task: begun(options, group) for group in groups for task in group}
     identities = {task: run_identity(recipe, options_of[task]) for task in tasks}
-    unfinished = pending(files, identities, recipe, options, entry.adapter_method)
-    if unfinished and entry.source and options.begin:
-        raise OptionError(f"{entry.name} begins with what {entry.source} has, compressed; it takes no --from.")
+    unfinished = pending(files, identities, recipe, options, {task: entry.method_of(task) for task in tasks})
     if unfinished and entry.source:
+        _check_begun_once(entry, options)
         with PartialState().main_process_first():
             if PartialState().is_main_process:
                 _compress_source(entry, registry, out, tasks, options)
@@ -105,18 +106,31 @@ def train_entry(
         _begin_compressed(model, entry, group, out)
         for task in group:
             if task not in model.tasks:
-                model.add_task(Task.of(task, data[task].classes, recipe.of(task).input, entry.kind(task)))
+                known = Task.of(task, data[task].classes, recipe.of(task).input, entry.kind(task))
+                model.add_task(known, entry.task_methods.get(task))
             model.rename(replace(model.task(task), preprocessing=recipe.of(task).input))  # of one that was compressed
         if options.begin:
             begin_with(model, group, options.begin)
         own = options_of[group[0]]
         later = sum(planned.get(task, 0) for task in itertools.chain(*to_do[number:]))
-        metrics = train_and_test(model, data, recipe, files[group[0]], accelerator, own, later)
+        if entry.form:
+            metrics = tested(model, {task: given(data[task], task, recipe, own) for task in group}, accelerator, own)
+        else:
+            teachers = teachers_of(model, group, own, registry)
+            metrics = train_and_test(model, data, recipe, files[group[0]], accelerator, own, later, teachers)
         if accelerator.is_main_process:
             _save(model, entry, recipe, metrics, files, own, data)
         accelerator.wait_for_everyone()
     _finish_trackers(accelerator)
     return files
+
+
+def _check_begun_once(entry: Entry, options: RunOptions) -> None:
+    """Raise OptionError for options that an entry with a source cannot have."""
+    if options.begin:
+        raise OptionError(f"{entry.name} begins with what {entry.source} has, compressed; it takes no --from.")
+    if entry.form and (options.distil or options.changes != Changes()):
+        raise OptionError(f"{entry.name} is {entry.source} factorised; it has no training whose settings could change.")
 
 
 def begun(options: RunOptions, group: Sequence[str]) -> RunOptions:
@@ -137,6 +151,17 @@ def begin_with(model: MultiTaskModel, tasks: Sequence[str], folder: Path) -> Non
         model.begin_task(task, folder / f"{task}.safetensors")
 
 
+def teachers_of(
+    model: MultiTaskModel, tasks: Sequence[str], options: RunOptions, registry: Registry
+) -> dict[str, nn.Module]:
+    """The fine-tuned networks that the files were made of which tasks begin with, where these are to be learnt from."""
+    if not options.distil:
+        return {}
+    if options.begin is None:
+        raise OptionError("--distil needs --from, a folder of what `zoo factorise` made.")
+    return {task: teacher(model, task, Path(options.begin) / f"{task}.safetensors", registry) for task in tasks}
+
+
 def splits_of(entry: Entry, task: str, options: RunOptions) -> Splits:
     """A task's images; raises DataError where they have other classes than the entry was made for."""
     root = entry.images_root(options.data_root)
@@ -153,7 +178,8 @@ def _save(
     options: RunOptions, data: Mapping[str, Splits],
 ) -> None:  # fmt: skip
     """Write the files of tasks that have just been trained and, if it was trained with them, what they share."""
-    facts = {"entry": entry.name, **({"backbone": entry.backbone} if entry.backbone else {})}
+    facts = {key: value for key in ("backbone", "source", "form") if (value := getattr(entry, key))}
+    facts |= {"entry": entry.name}
     if entry.networks and (shared := model.shared_tensors()):
         write(next(iter(files.values())).parent / SHARED, shared, facts | provenance(entry.name, recipe, {}, options))
     amounts = amounts_of(data, recipe, options)
@@ -243,29 +269,43 @@ def _accelerator(options: RunOptions, out: Path) -> Accelerator:
 
 def train_and_test(
     model: MultiTaskModel, data: Mapping[str, Splits], recipe: Recipe, file: Path | None, accelerator: Accelerator,
-    options: RunOptions, later: int = 0,
+    options: RunOptions, later: int = 0, teachers: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Train one task, or several together, and test each; the metrics by task.
 
     Args:
         file: what the training is for, beside which its checkpoint is kept; None keeps none.
         later: steps of other trainings that follow, for an estimate of the whole time.
+        teachers: see `loop.train_tasks`.
     """
     used = {task: given(splits, task, recipe, options) for task, splits in data.items()}
     figures = loop.train_tasks(
         model, used, recipe, accelerator=accelerator, checkpoint_file=checkpoint_of(file) if file else None,
         resume=options.resume, execution=options, quiet=options.quiet, cache=options.cache, later=later,
+        teachers=teachers,
     )  # fmt: skip
+    metrics = tested(model, used, accelerator, options)
+    for task, found in metrics.items():
+        own = f"{task}/" if len(used) > 1 else ""
+        trained = {f"train_{key.removeprefix(own)}": value for key, value in figures.items() if key.startswith(own)}
+        metrics[task] = trained | found
+    return metrics
+
+
+def tested(
+    model: MultiTaskModel, data: Mapping[str, Splits], accelerator: Accelerator, options: RunOptions
+) -> dict[str, dict[str, float]]:
+    """How well each task is done on its test images."""
     metrics = {}
-    for task, splits in used.items():
-        known, own = model.task(task), f"{task}/" if len(used) > 1 else ""
-        found = {f"train_{key.removeprefix(own)}": value for key, value in figures.items() if key.startswith(own)}
-        found[known.metric.name] = measure(
+    model.to(accelerator.device)
+    for task, splits in data.items():
+        known = model.task(task)
+        value = measure(
             model.answering(task), splits.test, known, device=accelerator.device, workers=options.workers,
             accelerator=accelerator,
         )  # fmt: skip
-        metrics[task] = found
-        log.info("%s: test %s", task, known.metric.told(found[known.metric.name], len(splits.test)))  # type: ignore[arg-type]
+        metrics[task] = {known.metric.name: value}
+        log.info("%s: test %s", task, known.metric.told(value, len(splits.test)))  # type: ignore[arg-type]
     return metrics
 
 
@@ -288,7 +328,7 @@ def recipe_of(name: str, options: RunOptions) -> Recipe:
 
 def pending(
     files: Mapping[str, Path], identities: Mapping[str, dict[str, Any]], recipe: Recipe, options: RunOptions,
-    method: dict[str, Any] | None = None,
+    methods: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> list[str]:  # fmt: skip
     """The tasks that are still to be trained; raises OptionError where what is there was made otherwise."""
     for file in files.values():
@@ -297,7 +337,7 @@ def pending(
             checkpoint_of(file).unlink(missing_ok=True)
     done = [task for task, file in files.items() if file.exists()]
     for task in done:
-        header, wanted = read(files[task])[1], {**identities[task], "method": method}
+        header, wanted = read(files[task])[1], {**identities[task], "method": methods.get(task)}
         made = {**header.get("recipe", {}), "method": header.get("method")}
         if made != wanted:
             changed = differences(header.get("settings"), settings(recipe))

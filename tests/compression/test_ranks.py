@@ -1,0 +1,108 @@
+"""The rank of each layer: against every smaller rank, every other split, and what was planted."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.compression.test_fine_tuned import increment_of, tuned_net
+from tests.increments.test_decomposed import LAYERS
+from zoo.compression.fine_tuned import factorise
+from zoo.compression.forms import FORMS, fill, largest
+from zoo.compression.ranks import Choice, Curve, split
+from zoo.errors import OptionError
+from zoo.increments.forms import weight_of
+
+
+def delta_of(layer: nn.Module, seed: int = 0) -> Tensor:
+    return torch.randn(weight_of(layer).shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@settings(max_examples=20, deadline=None)
+@given(layer=st.sampled_from(LAYERS), form=st.sampled_from(sorted(FORMS)))
+def test_at_the_largest_rank_nothing_is_lost(layer: nn.Module, form: str) -> None:
+    delta = delta_of(layer)
+    most = largest(form, delta.shape)
+    assert fill(increment_of(layer, form, most), delta)[1] < 1e-5
+    if form != "cp" and most > 1:  # whose bound is no exact one
+        assert fill(increment_of(layer, form, most - 1), delta)[1] > 1e-4
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+def test_a_share_is_kept_by_no_smaller_rank(form: str, share: float) -> None:
+    layer = nn.Conv2d(5, 6, 3)
+    delta = delta_of(layer)
+    found = Curve(form, lambda rank: increment_of(layer, form, rank), delta).smallest(share)
+    lost = [fill(increment_of(layer, form, rank), delta)[1] ** 2 for rank in range(1, found + 1)]
+    assert lost[-1] <= 1 - share + 1e-6
+    assert all(each > 1 - share for each in lost[:-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.lists(st.floats(0.01, 9), min_size=1, max_size=4), min_size=2, max_size=3),
+    price=st.integers(1, 5),
+    data=st.data(),
+)
+def test_no_other_split_of_equal_components_loses_less(
+    values: list[list[float]], price: int, data: st.DataObject
+) -> None:
+    layers = {}
+    for number, each in enumerate(values):
+        ordered = sorted(each, reverse=True)
+        layers[str(number)] = [Choice(r, price * r, sum(ordered[r:])) for r in range(len(ordered) + 1)]
+    budget = data.draw(st.integers(price, price * 13))
+    found = split(layers, budget)
+    lost = sum(layers[path][rank].lost for path, rank in found.items())
+    assert sum(layers[path][rank].parameters for path, rank in found.items()) <= budget
+    others = itertools.product(*layers.values())
+    best = min(sum(c.lost for c in each) for each in others if sum(c.parameters for c in each) <= budget)
+    assert lost <= best + 1e-9
+
+
+@pytest.mark.parametrize("form", ["cp", "svd", "tt"])
+def test_what_was_planted_comes_back(form: str) -> None:
+    base, tuned = tuned_net()
+    planted = {"body.0": 3, "body.3": 1, "hidden": 1}
+    with torch.no_grad():
+        for path, rank in planted.items():
+            layer = base.get_submodule(path)
+            own = increment_of(layer, form, rank)
+            for parameter in own.parameters():
+                parameter.normal_()
+            tuned.get_submodule(path).weight.copy_(layer.weight + own.delta(layer.weight))  # type: ignore[operator]
+    found = {layer.path: layer.rank for layer in factorise(tuned, base, form, 0.9999).layers}
+    assert found == planted
+    size = sum(layer.parameters for layer in factorise(tuned, base, form, 0.9999).layers)
+    made = factorise(tuned, base, form, budget=size)
+    assert {layer.path: layer.rank for layer in made.layers} == planted and made.error < 1e-3
+    less = factorise(tuned, base, form, budget=size - 1)
+    assert sum(layer.parameters for layer in less.layers) < size and less.error > made.error
+
+
+def test_a_budget_that_is_too_small_or_no_number_is_told() -> None:
+    base, tuned = tuned_net()
+    with pytest.raises(OptionError, match=r"3 parameters are too few: .* has 28"):
+        factorise(tuned, base, "svd", budget=3)
+    for rank in (0.0, 1.5, -1, True, 1.0):
+        with pytest.raises(OptionError, match="rank"):
+            factorise(tuned, base, "svd", rank)
+    with pytest.raises(OptionError, match="budget"):
+        factorise(tuned, base, "svd", budget=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_rest_is_kept_exactly(form: str) -> None:
+    base, tuned = tuned_net()
+    made = factorise(tuned, base, form, 2, keep_rest=True)
+    assert set(made.left) == {"stem.bias", "body.3.bias", "hidden.bias"}
+    stem = made.model.fuse("task").get_parameter("stem.weight")
+    torch.testing.assert_close(stem, tuned.get_parameter("stem.weight"), rtol=0, atol=1e-6)
+    with pytest.raises(OptionError, match="layers"):
+        factorise(tuned, base, form, 2, keep_rest=True, layers=["*"])

@@ -1,0 +1,127 @@
+"""The rank of each layer: the smallest that keeps a share of its ΔW, or the best split of so many parameters."""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.compression.forms import fill, largest, unfolded
+from zoo.errors import OptionError
+from zoo.increments.base import Increment
+
+log = logging.getLogger(__name__)
+ROUNDING = 1e-9
+GROWTH = 1.25  # between the ranks that are tried for a budget, in forms without a spectrum
+
+
+class Choice(NamedTuple):
+    """What a layer costs at one rank, and what is then left out of it."""
+
+    rank: int
+    parameters: int
+    lost: float
+
+
+class Curve:
+    """What is left out of one layer's ΔW (C_out, C_in, …) at each rank, as a share of ‖ΔW‖².
+
+    Args:
+        form: "cp", "tt", "svd" or "tucker".
+        build: makes a fresh increment of a rank.
+    """
+
+    def __init__(self, form: str, build: Callable[[int], Increment], delta: Tensor) -> None:
+        self.form, self.build, self.delta = form, build, delta
+        self.most = largest(form, delta.shape)
+        self.norm = float(delta.norm())
+        self._known = {0: 1.0, self.most: 0.0} if self.norm else {0: 0.0}
+        if form == "svd" and self.norm:
+            energies = torch.linalg.svdvals(unfolded(delta.double())).square()
+            tails = energies.flip(0).cumsum(0).flip(0) / energies.sum()
+            self._known |= dict(enumerate(tails.tolist()))
+
+    def lost(self, rank: int) -> float:
+        """The share at one rank."""
+        rank = min(rank, self.most)
+        if rank not in self._known:
+            self._known[rank] = fill(self.build(rank), self.delta)[1] ** 2
+        return self._known[rank]
+
+    def smallest(self, share: float) -> int:
+        """The smallest rank that keeps so much of ‖ΔW‖²; 0 of a layer that has not changed.
+
+        It is found by halving, as if no larger rank lost more.
+        """
+        if not self.norm:
+            return 0
+        kept = 1e-12 + 1 - share
+        return bisect.bisect_left(range(self.most + 1), True, lo=1, hi=self.most, key=lambda r: self.lost(r) <= kept)
+
+    def choices(self) -> list[Choice]:
+        """What some ranks cost and lose, from the first that adds nothing on."""
+        if not self.norm:
+            return [Choice(0, 0, 0.0)]
+        ranks = [0, 1]
+        while ranks[-1] < self.most:
+            ranks.append(min(self.most, ranks[-1] + 1 if self.form == "svd" else int(ranks[-1] * GROWTH) + 1))
+        with torch.device("meta"):
+            sizes = [sum(p.numel() for p in self.build(rank).parameters()) if rank else 0 for rank in ranks]
+        return [Choice(r, n, self.norm**2 * self.lost(r)) for r, n in zip(ranks, sizes, strict=True)]
+
+
+def split(layers: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, int]:
+    """A rank for each layer, of no more parameters than the budget in all, so that little is lost.
+
+    Each layer goes from rank to rank along the convex hull of its choices; of all layers' next steps the one is taken
+    that saves most for its parameters. For "svd", whose components all cost the same, no other split of as many
+    parameters loses less.
+
+    Args:
+        layers: the choices of each, smallest first; the first one is had for nothing.
+
+    Raises:
+        OptionError: the budget is not enough for a single component.
+    """
+    steps = {path: _hull(choices) for path, choices in layers.items()}
+    at, left = dict.fromkeys(steps, 0), budget
+    queue = [(-_gain(hull[0], hull[1]), path) for path, hull in steps.items() if len(hull) > 1]
+    heapq.heapify(queue)
+    while queue:
+        _, path = heapq.heappop(queue)
+        hull, now = steps[path], at[path]
+        price = hull[now + 1].parameters - hull[now].parameters
+        if price > left:
+            continue  # a cheaper step of another layer may still fit
+        left -= price
+        at[path] = now + 1
+        if now + 2 < len(hull):
+            heapq.heappush(queue, (-_gain(hull[now + 1], hull[now + 2]), path))
+    if not any(at.values()) and any(len(hull) > 1 for hull in steps.values()):
+        least = min(hull[1].parameters for hull in steps.values() if len(hull) > 1)
+        raise OptionError(
+            f"{budget:,} parameters are too few: the first component of the cheapest layer has {least:,}."
+        )
+    return {path: steps[path][number].rank for path, number in at.items()}
+
+
+def _gain(before: Choice, after: Choice) -> float:
+    """What a step saves for each of its parameters."""
+    return (before.lost - after.lost) / max(1, after.parameters - before.parameters)
+
+
+def _hull(choices: Sequence[Choice]) -> list[Choice]:
+    """Those of the choices that no two others surround: from one to the next, a parameter saves ever less."""
+    found: list[Choice] = []
+    for choice in choices:
+        if found and choice.lost >= found[-1].lost:
+            continue
+        while len(found) > 1 and _gain(found[-2], found[-1]) < _gain(found[-1], choice) * (1 - ROUNDING):
+            found.pop()
+        found.append(choice)
+    return found
