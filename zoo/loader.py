@@ -6,6 +6,7 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, overload
 
 import torch
@@ -188,6 +189,25 @@ def counted_parameters(entry: Entry, registry: Registry) -> Parameters:
     each = {task: found.per_task for task, found in counted.items()}
     mean = round(sum(each.values()) / len(each))
     return replace(counted[entry.tasks[0]], per_task=mean, by_task=each if len(set(each.values())) > 1 else {})
+
+
+def described(model: TaskModel, placement: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """What an entry says of an adapted network: its method, where tasks differ in that, and numbers of parameters.
+
+    Args:
+        placement: the entry's choice of layers.
+    """
+    options = {task: model.task_options(task) for task in model.tasks}
+    usual = next(iter(options.values()))
+    counted = {task: model.count_parameters(task) for task in model.tasks}
+    sizes = {task: each.per_task for task, each in counted.items()}
+    mean = round(sum(sizes.values()) / len(sizes))
+    by_task = sizes if len(set(sizes.values())) > 1 else {}
+    return {
+        "method": {"name": model.method_name, **usual, **placement},
+        "task_methods": {task: own for task, own in options.items() if own != usual},
+        "parameters": replace(next(iter(counted.values())), per_task=mean, by_task=by_task),
+    }
 
 
 def plain_network(entry: Entry, registry: Registry, model: MultiTaskModel, fused: nn.Module) -> nn.Module:

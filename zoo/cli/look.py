@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -115,9 +115,7 @@ def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out
     from zoo.verification.comparison import compare as measure
     from zoo.verification.provenance import differences
 
-    entries = registry.entries(pattern)
-    if not entries:
-        raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
+    entries = named(registry, pattern)
     if out:
         pyplot()  # where it is not installed, it is told before anything is timed
     rows = measure(entries, registry, task, rounds)
@@ -133,6 +131,21 @@ def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out
     if out:
         for path in accuracy_by_parameters(rows, out, entries, entries[0].metric(first).name):
             click.echo(path, err=as_json)
+
+
+def named(registry: Registry, pattern: str) -> list[Entry]:
+    """The models whose names match a pattern; raises OptionError if there are none."""
+    if entries := registry.entries(pattern):
+        return entries
+    raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
+
+
+def common_task(entries: list[Entry]) -> str:
+    """The first task that all of several models have; raises OptionError if there is none."""
+    for task in entries[0].tasks:
+        if all(task in entry.tasks for entry in entries):
+            return task
+    raise OptionError(f"{', '.join(entry.name for entry in entries)} have no task in common.")
 
 
 # Of a comparison's rows, in a table of their own.
@@ -164,6 +177,80 @@ def plot_ranks(registry: Registry, pattern: str, out: Path) -> None:
 
     for path in accuracy_by_rank(registry.entries(pattern), registry, out):
         click.echo(path)
+
+
+@plot.command("norms")
+@click.argument("pattern")
+@click.option("--task", help="With several models: of this task. Default: the first that they have in common.")
+@click.option("--of", "what", type=click.Choice(["delta", "factors"]), default="delta", show_default=True)
+@click.option("--absolute", is_flag=True, help="Do not scale each network to [0, 1].")
+@click.option("-o", "--out", type=FILE, default=Path("norms"), show_default=True, help="Name without .png and .svg.")
+@as_json
+@click.pass_obj
+def plot_norms(
+    registry: Registry, pattern: str, task: str | None, what: str, absolute: bool, out: Path, as_json: bool
+) -> None:
+    """Draw how much is added to each layer: by task, for one model; by rank or model, for several.
+
+    It is the norm of ΔW, whatever the method, or of its factors.
+    """
+    from zoo.compression import layers
+    from zoo.drawing.heat import by_layer
+    from zoo.drawing.plots import pyplot
+    from zoo.loader import load
+
+    pyplot()  # where it is not installed, it is told before anything is loaded
+    entries = named(registry, pattern)
+    measure = layers.norms if what == "delta" else layers.factor_norms
+    if len(entries) == 1:
+        model = load(entries[0].name, registry=registry)
+        columns = {name: measure(model, name) for name in ([task] if task else model.tasks)}
+        title = entries[0].name
+    else:
+        task = task or common_task(entries)
+        ranks = [entry.rank for entry in entries]
+        by_rank = None not in ranks and len(set(ranks)) == len(ranks)
+        names = [f"R = {entry.rank}" if by_rank else entry.name for entry in entries]
+        models = (load(entry.name, task=entry.known_task(task), registry=registry) for entry in entries)
+        columns = {name: measure(model, task) for name, model in zip(names, models, strict=True)}
+        title = f"{pattern}, {task}"
+    if not absolute:
+        columns = {name: layers.scaled(values) for name, values in columns.items()}
+    words = "‖ΔW‖" if what == "delta" else "norm of the factors"
+    label = words if absolute else f"{words}, each column from 0 to 1"
+    for path in by_layer(columns, title, label, out):
+        click.echo(path, err=as_json)
+    if as_json:
+        show([{"column": name, **values} for name, values in columns.items()], as_json)
+
+
+@plot.command("similarity")
+@click.argument("name")
+@click.option(
+    "--of", "measure", type=click.Choice(["cosine", "angle"]), default="cosine", show_default=True,
+    help="Of ΔW as vectors, or degrees between the output channels that they mostly write to.",
+)  # fmt: skip
+@click.option("-o", "--out", type=FILE, default=Path("similarity"), show_default=True, help="Without .png and .svg.")
+@as_json
+@click.pass_obj
+def plot_similarity(
+    registry: Registry, name: str, measure: Literal["cosine", "angle"], out: Path, as_json: bool
+) -> None:
+    """Draw how alike the tasks of NAME are in what they add to each layer."""
+    from zoo.compression import layers
+    from zoo.drawing.heat import side_by_side
+    from zoo.drawing.plots import pyplot
+    from zoo.loader import load
+
+    pyplot()
+    model = load(name, registry=registry)
+    found = {path: matrix.numpy() for path, matrix in layers.similarity(model, measure).items()}
+    label, limits = ("cosine", (-1.0, 1.0)) if measure == "cosine" else ("degrees", (0.0, 90.0))
+    for path in side_by_side(found, model.tasks, f"{name}: {label} between tasks", label, limits, out):
+        click.echo(path, err=as_json)
+    if as_json:
+        tables = {path: matrix.tolist() for path, matrix in found.items()}
+        show([{"layer": path, "tasks": list(model.tasks), measure: table} for path, table in tables.items()], as_json)
 
 
 @main.group()

@@ -10,7 +10,7 @@ import click
 from zoo.catalog.changes import Changes
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
-from zoo.cli.base import COUNT, FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
+from zoo.cli.base import COUNT, FILE, FOLDER, NUMBER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
 from zoo.cli.tables import show, written
 from zoo.errors import OptionError
 from zoo.storage import resources
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     "--rank", help="With --backbone: the rank of ftn, by default 4. With NAME: auto, to choose one for each task."
 )
 @click.option("--margin", type=click.FloatRange(0), help="Points that --rank auto may give away.  [default: 1]")
+@click.option(
+    "--budget", type=NUMBER, help="With --rank auto: parameters of all tasks' factors, split over the layers."
+)
+@click.option(
+    "--by", type=click.Choice(["sensitivity", "energy", "adalora"]), help="With --budget: how they are split."
+)
 @click.option(
     "--out", type=FOLDER, help="Where the adapter files go. Default: the local store; with --data, DIR-adapters."
 )
@@ -66,7 +72,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def train(
     registry: Registry, /, name: str | None, tasks: tuple[str, ...], backbone: str | None, data: Path | None,
-    own_name: str | None, method: str | None, rank: str | None, margin: float | None, out: Path | None, **options: Any,
+    own_name: str | None, method: str | None, rank: str | None, margin: float | None, budget: int | None,
+    by: str | None, out: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
     from zoo.training import runs
@@ -78,8 +85,10 @@ def train(
     changed = {name: options.pop(name) for name in ("epochs", "lr", "batch_size", "image_size")}
     changes = Changes(**changed, set=options.pop("set_"))
     settings = runs.RunOptions(**options, changes=changes)
-    if margin is not None and rank != "auto":
-        raise OptionError("--margin belongs to --rank auto.")
+    if (margin is not None or budget) and rank != "auto":
+        raise OptionError("--margin and --budget belong to --rank auto.")
+    if (budget and margin is not None) or (by and not budget):
+        raise OptionError("--rank auto takes --margin, a rank for each task; or --budget, perhaps with --by.")
     if backbone or data:
         if name or tasks or settings.data_root or not (backbone and data):
             raise OptionError("For domains of your own give --backbone and --data; no NAME, --task or --data-root.")
@@ -99,6 +108,9 @@ def train(
         return
     entry = registry.entry(name)
     chosen = [entry.known_task(task) for task in tasks] or list(entry.tasks)
+    if budget:
+        _split_budget(entry, registry, chosen, out, settings, budget, by or "sensitivity")
+        return
     if rank:
         _search_ranks(entry, registry, chosen, out, settings, 1.0 if margin is None else margin)
         return
@@ -190,13 +202,31 @@ def search_sharing(
     click.echo(written(found.entry, out, "eval"))
 
 
+def _split_budget(
+    entry: Entry, registry: Registry, tasks: list[str], out: Path | None, settings: RunOptions, budget: int, by: str
+) -> None:
+    from zoo.search.budget import search
+
+    folder = out or _folder_of(entry, f"auto_{budget}")
+    found = search(entry, registry, tasks, folder, settings, budget, by)
+    show([{"layer": path, **{each.task: each.ranks[path] for each in found}} for path in found[0].ranks])
+    figures = {each.task: entry.metric(each.task).text(each.figure) for each in found}
+    click.echo(f"{sum(each.parameters for each in found):,} of {budget:,} parameters; on the test images {figures}.")
+    click.echo(f"Use them with: zoo eval {entry.name} --weights {folder}")
+
+
+def _folder_of(entry: Entry, word: str) -> Path:
+    """Where the local store keeps an entry at ranks of its own."""
+    name = entry.name.replace(f"-r{entry.rank}-", f"-{word}-")
+    return resources.store_dir() / (name if name != entry.name else f"{name}-{word}")
+
+
 def _search_ranks(
     entry: Entry, registry: Registry, tasks: list[str], out: Path | None, settings: RunOptions, margin: float
 ) -> None:
     from zoo.search import ranks
 
-    name = entry.name.replace(f"-r{entry.method.get('rank')}-", "-auto-")
-    folder = out or resources.store_dir() / (name if name != entry.name else f"{name}-auto")
+    folder = out or _folder_of(entry, "auto")
     choices = list(ranks.search(entry, registry, tasks, folder, settings, margin))
     rows: list[dict[str, Any]] = [
         {

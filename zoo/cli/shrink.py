@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.catalog.handover import check_new
 from zoo.catalog.registry import Registry
-from zoo.cli.base import FOLDER, NUMBER, POSITIVE, RANK, as_json, main, narrate
+from zoo.cli.base import FOLDER, NUMBER, POSITIVE, RANK, as_json, data_root, main, narrate
 from zoo.cli.tables import show, written
 from zoo.errors import OptionError
 
@@ -98,3 +101,101 @@ def _compress(
     show([{"layer": path, "relative error": round(error, 4)} for path, error in errors.items()], as_json)
     if not as_json:
         click.echo(f"{written(made, out, 'eval')}, and go on training with: zoo train {made.name} --registry {out}")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--task", "tasks", multiple=True, help="This task; may be given several times. Default: all.")
+@click.option("--steps", type=click.IntRange(2), default=10, show_default=True, help="Thresholds to try.")
+@click.option("--keep-within", type=click.FloatRange(0), help="Write the smallest model that loses at most so much.")
+@click.option("--name", "own_name", help="Of the new entry.  [default: NAME-pruned]")
+@click.option("-o", "--out", type=FOLDER, required=True, help="Where the picture and the new entry's files go.")
+@data_root
+@as_json
+@click.pass_obj
+def prune(
+    registry: Registry, name: str, tasks: tuple[str, ...], steps: int, keep_within: float | None, own_name: str | None,
+    out: Path, data_root: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Leave out the layers of NAME that add little: accuracy against what remains, at rising thresholds of ‖ΔW‖.
+
+    --keep-within is in points of a percentage, or per cent of an error, on a fifth of the training images.
+    """
+    from zoo.drawing.plots import curves, pyplot
+    from zoo.search import pruning
+
+    narrate()
+    pyplot()  # where it is not installed, it is told before anything is measured
+    entry = registry.entry(name)
+    own_name = own_name or f"{name}-pruned"
+    if keep_within is not None:
+        check_new(own_name, out, registry)
+    chosen = [entry.known_task(task) for task in tasks] or list(entry.tasks)
+    choosing = keep_within is not None
+    found = {task: list(pruning.pruned(entry, registry, task, steps, data_root, choosing)) for task in chosen}
+    rows = [
+        {
+            "task": task,
+            "threshold": round(step.threshold, 4),
+            "layers": step.layers,
+            "parameters": step.parameters,
+            entry.metric(task).name: entry.metric(task).rounded(step.figure),
+            **({} if step.chosen_by is None else {"on training images": entry.metric(task).rounded(step.chosen_by)}),
+        }
+        for task, each in found.items()
+        for step in each
+    ]
+    show(rows, as_json)
+    out.mkdir(parents=True, exist_ok=True)
+    lines = {task: [(step.parameters, step.figure) for step in each] for task, each in found.items()}
+    labels = ("parameters that remain, head left out", entry.metric(chosen[0]).name)
+    for path in curves(lines, f"{name}, layers left out by ‖ΔW‖", labels, out / "pruned"):
+        click.echo(path, err=as_json)
+    if keep_within is not None:
+        kept = {task: pruning.smallest(entry, each, keep_within) for task, each in found.items()}
+        made = pruning.pruned_entry(entry, registry, kept, out, own_name)
+        told = ", ".join(f"{task} {step.layers} of {found[task][0].layers} layers" for task, step in kept.items())
+        click.echo(f"{told}. {written(made, out, 'eval')}", err=as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.argument("parts", nargs=-1, required=True, metavar="TASK[:WEIGHT]...")
+@click.option("--tasks", is_flag=True, help="May stand before the tasks.")
+@click.option("--as", "task", required=True, help="What the new task is called.")
+@click.option("--how", type=click.Choice(["sum", "ties", "dare"]), default="sum", show_default=True)
+@click.option("--density", type=click.FloatRange(0, 1, min_open=True), default=0.2, show_default=True,
+              help="Share of each task's entries that ties and dare keep.")  # fmt: skip
+@click.option("--rank", type=POSITIVE, help="Of the new task.  [default: the entry's]")
+@click.option("--form", type=click.Choice(["cp", "tt", "svd", "tucker"]), default="svd", show_default=True,
+              help="Of an entry whose method has no rank, such as fine-tuning.")  # fmt: skip
+@click.option("--head", default="side-by-side", show_default=True, help="Or the task whose head it has.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of dare's draws.")
+@click.option("--name", "own_name", help="Of the new entry.  [default: NAME-TASK]")
+@click.option("-o", "--out", type=FOLDER, required=True, help="Where the new entry's registry and files go.")
+@data_root
+@as_json
+@click.pass_obj
+def merge(
+    registry: Registry, /, name: str, parts: tuple[str, ...], tasks: bool, task: str, own_name: str | None, out: Path,
+    data_root: Path | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Make one task of several of NAME: a weighted sum of what they add to each layer. A weight below 0 forgets.
+
+    A weight is 1 unless it is written behind the task: zoo merge NAME --tasks a b:-0.5 --as both -o OUT
+    """
+    from zoo.search.merging import merged_entry
+
+    narrate()
+    weights = {}
+    for part in parts:
+        word, _, weight = part.partition(":")
+        with contextlib.suppress(ValueError):
+            weights[word] = float(weight or 1)
+        if word not in weights or not math.isfinite(weights[word]):
+            raise OptionError(f"{part!r} is no TASK or TASK:WEIGHT, such as sketch:0.5.")
+    entry = registry.entry(name)
+    made, rows = merged_entry(entry, registry, weights, own_name or f"{name}-{task}", task, out, data_root, **options)
+    show(rows, as_json)
+    if not as_json:
+        click.echo(written(made, out, "predict") + f" --task {task} IMAGE")

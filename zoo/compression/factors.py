@@ -146,7 +146,7 @@ def _factorised(source: MultiTaskModel, target: MultiTaskModel, entry: Entry) ->
     if not isinstance(target, TaskModel) or FORMS.get(entry.form) != target.method_name:
         known = ", ".join(f"{form} by the method {method}" for form, method in FORMS.items())
         raise OptionError(f"{entry.name} is of the form {entry.form!r} and the method {entry.method['name']}: {known}.")
-    errors = {}
+    errors: dict[str, float] = {}
     for task in source.tasks:
         known_as = source.task(task)
         rank = entry.method_of(task)["rank"]

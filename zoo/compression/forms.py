@@ -107,6 +107,9 @@ def _cp(whole: Tensor, rank: int) -> dict[str, Tensor]:
     if whole.shape[2] == 1:
         up, down = _matrix(whole[..., 0], rank)
         return {"out_factor": up, "in_factor": down, "spatial_factor": torch.ones(rank, 1)}
+    if whole.shape[1] == 1:  # a depthwise convolution's
+        up, down = _matrix(whole[:, 0], rank)
+        return {"out_factor": up, "in_factor": torch.ones(rank, 1), "spatial_factor": down}
     modes = _modes(whole)
     if not np.any(modes):  # nothing changed
         return {"out_factor": torch.zeros(whole.shape[0], rank)}

@@ -6,7 +6,7 @@ import bisect
 import heapq
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from zoo.errors import OptionError
 from zoo.increments.base import Increment
 
 log = logging.getLogger(__name__)
+Key = TypeVar("Key", bound=Any)  # a layer's path, or of which task and its path
 ROUNDING = 1e-9
 GROWTH = 1.25  # between the ranks that are tried for a budget, in forms without a spectrum
 
@@ -75,7 +76,7 @@ class Curve:
         return [Choice(r, n, self.norm**2 * self.lost(r)) for r, n in zip(ranks, sizes, strict=True)]
 
 
-def split(layers: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, int]:
+def split(layers: Mapping[Key, Sequence[Choice]], budget: int) -> dict[Key, int]:
     """A rank for each layer, of no more parameters than the budget in all, so that little is lost.
 
     Each layer goes from rank to rank along the convex hull of its choices; of all layers' next steps the one is taken

@@ -19,7 +19,7 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.task import Task
 from zoo.compression.fine_tuned import Factorised, add_fine_tuned, check_size, tensors_of, without_tasks
 from zoo.errors import OptionError, WeightsError
-from zoo.loader import load, pretrained_network
+from zoo.loader import described, load, pretrained_network
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import heads_of
@@ -79,23 +79,13 @@ def _entry(
     keep_rest: bool,
 ) -> Entry:  # fmt: skip
     """The entry of what was made, on the benchmark of the entry that all of it comes from, if there is one."""
-    ranks = {task: {"rank": model.task_options(task)["rank"]} for task in found}
-    usual, alike = next(iter(ranks.values())), len({str(each) for each in ranks.values()}) == 1
-    counted = {task: model.count_parameters(task) for task in found}
-    sizes = {task: each.per_task for task, each in counted.items()}
-    parameters = replace(
-        next(iter(counted.values())), per_task=round(sum(sizes.values()) / len(sizes)),
-        by_task=sizes if len(set(sizes.values())) > 1 else {},
-    )  # fmt: skip
-    method = {"name": model.method_name, **usual} | (
-        {"layers": [path for path, _ in model.adapted()]} if keep_rest else {}
-    )
+    layers = {"layers": [path for path, _ in model.adapted()]} if keep_rest else {}
     of = origin.benchmark if origin else "folder"
     recipes = [f"{of}/{model.method_name}", f"{of}/ftn", "folder/ftn"]
     recipe = next(name for name in recipes if name in recipe_names())
     made = Entry(
-        method, "folder", {task: len(model.task(task).classes) for task in found}, recipe, parameters=parameters,
-        backbone=backbone, name=name, folder=out, task_methods={} if alike else ranks,
+        benchmark="folder", classes={task: len(model.task(task).classes) for task in found}, recipe=recipe,
+        backbone=backbone, name=name, folder=out, **described(model, layers),
     )  # fmt: skip
     if origin is None:
         return made

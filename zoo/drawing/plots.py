@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,6 +109,30 @@ def accuracy_by_parameters(
     for row in measured:
         name = "-".join(row["model"].split("-")[1:-1]) or row["model"]  # METHOD of BACKBONE-METHOD-BENCHMARK
         taken.append(_label(axes, name, (row["parameters"], row["mean %"]), taken))
+    return save(figure, stem)
+
+
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float]]], title: str, labels: tuple[str, str], stem: Path,
+    dashed: float | None = None, named: str = "", logarithmic: bool = False,
+) -> list[Path]:  # fmt: skip
+    """Draw lines through points (x, y), as `<stem>.png` and `<stem>.svg`.
+
+    Args:
+        labels: of the two axes.
+        dashed, named: a level to compare with, and what it is.
+        logarithmic: the first axis.
+    """
+    figure, axes = pyplot().subplots(figsize=(7, 4.5), layout="constrained")
+    for marker, (name, points) in zip(itertools.cycle(MARKERS), lines.items(), strict=False):
+        axes.plot(*zip(*sorted(points), strict=True), marker=marker, markersize=4, label=name)
+    if dashed is not None:
+        axes.axhline(dashed, color="black", linestyle="--", linewidth=0.9, label=named, zorder=0)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize=8)
     return save(figure, stem)
 
 

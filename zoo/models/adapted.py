@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from zoo.catalog.options import check_ranks, rank_at
+from zoo.catalog.options import as_patterns, check_ranks, rank_at
 from zoo.catalog.task import Task
 from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
@@ -177,6 +177,26 @@ class TaskModel(proof.Provable):
         """The method's options for one layer, whose rank may be 0."""
         ranks = options.get("rank")
         return {**options, "rank": rank_at(ranks, path)} if isinstance(ranks, Mapping) else dict(options)
+
+    def leave(self, task: str, paths: Collection[str]) -> None:
+        """Drop what a task adds to some layers: these are then as the backbone has them, and their ranks 0.
+
+        Raises:
+            OptionError: the method has no rank.
+        """
+        ranks = self._task_options[self.task(task).name].get("rank")
+        if ranks is None:
+            raise OptionError(f"Layers are left out by a rank of 0, and {self.method_name} has no rank here.")
+        now = {path: rank_at(ranks, path) if isinstance(ranks, Mapping) else ranks for path, _ in self.adapted()}
+        for path, site in self.adapted():
+            if path in paths and task in site.tasks:
+                del site.tasks[task]
+        own = {path: 0 if path in paths else rank for path, rank in now.items()}
+        self._task_options[task] = {**self._task_options[task], "rank": as_patterns(own)}
+        self._mixes.clear()
+        self._stacks.clear()
+        self.first_passes.forget(task)
+        self.first_passes.begin(self, task)
 
     def remove_task(self, name: str) -> None:
         """Forget a task; the others stay as they are, bit for bit."""

@@ -1,0 +1,64 @@
+"""Ranks chosen for each layer against one rank for all, at equal parameters (`zoo train NAME --rank auto --budget P`).
+
+    python benchmarks/rank_budget.py --out DIR [--like 2] [--by sensitivity] [--seeds 3] [--json FILE]
+
+The budget of each task is what the uniform rank `--like` has; the same training on one rank for all layers begins with
+the same adapters, cut to that rank. Trains what DIR does not hold yet.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from record import save
+
+from zoo.catalog.registry import default_registry
+from zoo.search.budget import MEASURES, search, trained_on
+from zoo.storage.tensors import read
+from zoo.training.runs import RunOptions
+
+TASKS = ("painting", "quickdraw", "infograph")  # those of shapes that are far from a hundred per cent
+NORMS = 1376  # of a task, which are no factors
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--like", default=2, show_default=True, help="The uniform rank whose parameters are the budget.")
+@click.option("--by", type=click.Choice(MEASURES), default="sensitivity", show_default=True)
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all that DIR holds here.")
+def main(out: Path, like: int, by: str, seeds: int, json_file: Path | None) -> None:
+    registry = default_registry()
+    entry = registry.entry(f"resnet20-ftn-r{like}-shapes")
+    assert entry.parameters is not None
+    budget = entry.parameters.per_task - NORMS
+    for seed in range(seeds):
+        options = RunOptions(seed=seed, resume=True, quiet=True)
+        for task in TASKS:
+            store = out / f"seed-{seed}"
+            file = store / f"{task}_r{like}_{by}.json"
+            if file.exists():
+                continue
+            folder = store / f"{by}-r{like}"
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "tried").exists():  # the same for all measures and budgets
+                (store / "tried").mkdir(exist_ok=True)
+                (folder / "tried").symlink_to(store / "tried", target_is_directory=True)
+            chosen = search(entry, registry, [task], folder, options, budget, by)[0]
+            tried = {task: folder / "tried" / "r16" / f"{task}.safetensors"}
+            ranks = {task: dict.fromkeys(chosen.ranks, like)}
+            uniform = trained_on(entry, registry, ranks, tried, store / f"uniform-r{like}", options)[task]
+            metric = entry.metric(task).name
+            row = {
+                "task": task, "seed": seed, "like": like, "by": by, "figure": chosen.figure, "ranks": chosen.ranks,
+                "parameters": chosen.parameters, "uniform": float(read(uniform)[1]["metrics"][metric]),
+            }  # fmt: skip
+            click.echo(row)
+            file.write_text(json.dumps(row))
+    save(json_file, [json.loads(file.read_text()) for file in sorted(out.glob("seed-*/*.json"))])
+
+
+if __name__ == "__main__":
+    main()
