@@ -27,6 +27,7 @@ def with_increments(model: MultiTaskModel) -> TaskModel:
 
 def deltas(model: TaskModel, task: str) -> Iterator[tuple[str, Tensor]]:
     """ΔW (C_out, C_in, …) of each adapted layer, in double precision, by the layer's path; zeros where it has none."""
+    model.task(task)  # which says if there is none
     for path, site in model.adapted():
         frozen = site.frozen_weight.detach()
         if task not in site.tasks:
@@ -47,6 +48,7 @@ def norms(model: MultiTaskModel, task: str) -> dict[str, float]:
 def factor_norms(model: MultiTaskModel, task: str) -> dict[str, float]:
     """The norm of what each layer's increment has for parameters, all together: √Σ‖factor‖²."""
     model = with_increments(model)
+    model.task(task)
     found = {}
     for path, site in model.adapted():
         own = site.tasks[task].parameters() if task in site.tasks else ()
