@@ -38,11 +38,12 @@ def tuned(entry: Entry, task: str, seed: int, out: Path, data_root: Path | None)
     return model.fuse(task), model.task(task)
 
 
-def factorised(entry: Entry, network: Any, known: Any, form: str, rank: int) -> Factorised:
+def factorised(entry: Entry, network: Any, known: Any, form: str, rank: int, rest: bool) -> Factorised:
     registry = default_registry()
     heads = heads_of(architecture(entry.backbone, registry))
-    model = without_tasks(pretrained_network(entry.backbone, registry, heads), form)
-    return add_fine_tuned(model, network, rank, None, known.name, list(known.classes), known.preprocessing)
+    model = without_tasks(pretrained_network(entry.backbone, registry, heads), form, rest)
+    classes = list(known.classes)
+    return add_fine_tuned(model, network, rank, None, known.name, classes, known.preprocessing, rest)
 
 
 @click.command()
@@ -50,12 +51,13 @@ def factorised(entry: Entry, network: Any, known: Any, form: str, rank: int) -> 
 @click.option("--entry", "name", default="resnet20-finetune-shapes", show_default=True)
 @click.option("--task", "tasks", multiple=True)
 @click.option("--rank", "ranks", multiple=True, type=int, default=(1, 2, 4, 8, 16, 32), show_default=True)
+@click.option("--keep-rest", is_flag=True, help="With the stem kept.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all that DIR holds here.")
 def main(
-    out: Path, name: str, tasks: tuple[str, ...], ranks: tuple[int, ...], seeds: int, data_root: Path | None,
-    json_file: Path | None,
+    out: Path, name: str, tasks: tuple[str, ...], ranks: tuple[int, ...], keep_rest: bool, seeds: int,
+    data_root: Path | None, json_file: Path | None,
 ) -> None:  # fmt: skip
     entry = default_registry().entry(name)
     images = {task: benchmark_of(entry).splits(task, data_root).test for task in tasks or entry.tasks}
@@ -63,15 +65,15 @@ def main(
         for task, test in images.items():
             file = out / "factorised" / f"{name}_{task}_{seed}.json"
             rows = json.loads(file.read_text()) if file.exists() else []
-            done = {(row["form"], row["rank"]) for row in rows}
+            done = {(row["form"], row["rank"]) for row in rows if row.get("rest", False) == keep_rest}
             wanted = [(form, rank) for form in FORMS for rank in ranks if (form, rank) not in done]
             if not wanted:
                 continue
             network, known = tuned(entry, task, seed, out, data_root)
             for form, rank in wanted:
-                made = factorised(entry, network, known, form, rank)
+                made = factorised(entry, network, known, form, rank, keep_rest)
                 rows.append({
-                    "entry": name, "task": task, "seed": seed, "form": form, "rank": rank,
+                    "rest": keep_rest, "entry": name, "task": task, "seed": seed, "form": form, "rank": rank,
                     "parameters": sum(layer.parameters for layer in made.layers), "error": made.error,
                     "figure": measure(made.model.answering(task), test, known),
                 })  # fmt: skip

@@ -78,6 +78,7 @@ ELSEWHERE = {
     r"-o (whole|shared|all.onnx|adapters)$": "the test of deployment.md runs them",
     r"search-sharing|--rank auto": "tests/search runs them on a few images",
     r"^zoo train mlp|--retrain": "tests/verification trains that again",
+    r"^zoo prune": "tests/search prunes two tasks in fewer steps",
 }
 QUICKER = {  # of words, so that it does not take long
     r"^zoo (bench|compare) .*": " --rounds 1",

@@ -67,6 +67,10 @@ def test_what_was_planted_comes_back(by: str) -> None:
 
 def test_measures_are_what_autograd_says() -> None:
     model, data = planted({"body.0": 5, "body.3": 2, "hidden": 3}), images(2 * BATCH)
+    with torch.no_grad():  # singular values that differ, and so vectors that are no others'
+        for _, site in model.adapted():
+            increment: Any = site.tasks["a"]
+            increment.out_factor.mul_(torch.arange(1, 9))
     inputs = torch.stack([SMALL.transform()(image) for image, _ in data.test])  # type: ignore[attr-defined]
     labels = torch.tensor([label for _, label in data.test])  # type: ignore[attr-defined]
     found = {by: component_costs(model, "a", data, by, RECIPE)["hidden"] for by in MEASURES}

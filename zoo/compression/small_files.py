@@ -68,6 +68,7 @@ def factorised_entry(
         tensors, known = reader()
         said: dict[str, Any] = {"classes": list(known.classes), "preprocessing": known.preprocessing} if known else {}
         found[task] = add_fine_tuned(model, tensors, rank, budget, task, keep_rest=keep_rest, **said)
+        del tensors  # before the next are read
     for task in found:
         files[task] = out / name / f"{task}.safetensors"
         model.save_adapter(task, files[task], {"entry": name, "backbone": backbone, MADE_OF: origins[task]})
