@@ -51,12 +51,13 @@ def factorised(entry: Entry, network: Any, known: Any, form: str, rank: int, res
 @click.option("--entry", "name", default="resnet20-finetune-shapes", show_default=True)
 @click.option("--task", "tasks", multiple=True)
 @click.option("--rank", "ranks", multiple=True, type=int, default=(1, 2, 4, 8, 16, 32), show_default=True)
+@click.option("--form", "forms", multiple=True, type=click.Choice(list(FORMS)), default=tuple(FORMS))
 @click.option("--keep-rest", is_flag=True, help="With the stem kept.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all that DIR holds here.")
 def main(
-    out: Path, name: str, tasks: tuple[str, ...], ranks: tuple[int, ...], keep_rest: bool, seeds: int,
+    out: Path, name: str, tasks: tuple[str, ...], ranks: tuple[int, ...], forms: tuple[str, ...], keep_rest: bool, seeds: int,
     data_root: Path | None, json_file: Path | None,
 ) -> None:  # fmt: skip
     entry = default_registry().entry(name)
@@ -66,7 +67,7 @@ def main(
             file = out / "factorised" / f"{name}_{task}_{seed}.json"
             rows = json.loads(file.read_text()) if file.exists() else []
             done = {(row["form"], row["rank"]) for row in rows if row.get("rest", False) == keep_rest}
-            wanted = [(form, rank) for form in FORMS for rank in ranks if (form, rank) not in done]
+            wanted = [(form, rank) for form in forms for rank in ranks if (form, rank) not in done]
             if not wanted:
                 continue
             network, known = tuned(entry, task, seed, out, data_root)

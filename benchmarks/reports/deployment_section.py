@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from figures import measured_on, read
-from markdown_table import table
+from markdown_table import between, table
 
 MIXED = """A batch of rows of several tasks against one fused task at the same batch, in torch and in ONNX Runtime (six
 tasks); what is kept whole for each task; and the difference of a row from its fused network, relative to the largest
@@ -30,13 +28,8 @@ def deployment(text: str) -> str:
 Times are ratios to the whole graph's, medians of {rows["rounds"]} rounds in turn: to open one session, and to run a
 batch. Memory is what a process grows by at its peak that serves all six. A swap is torch's: it takes what the backbone
 and the adapters take, and then runs the fused network; one of {"; one of ".join(swaps)}. {measured_on("deployment")}"""
-    text = _between(text, "forms", words)
+    text = between(text, "forms", words)
     mixed = [{key: "–" if value is None else value for key, value in row.items()} for row in rows["mixed"]]
-    text = _between(text, "mixed", f"{MIXED}\n\n{table(mixed)}")
-    text = _between(text, "profile", table(read("deployment_profile")))
-    return _between(text, "int8", f"{table(read('int8'))}\n\n{INT8} {measured_on('int8')}")
-
-
-def _between(text: str, name: str, words: str) -> str:
-    made = f"<!-- {name} -->\n\n{words}\n\n<!-- /{name} -->"
-    return re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _: made, text, flags=re.DOTALL)
+    text = between(text, "mixed", f"{MIXED}\n\n{table(mixed)}")
+    text = between(text, "profile", table(read("deployment_profile")))
+    return between(text, "int8", f"{table(read('int8'))}\n\n{INT8} {measured_on('int8')}")

@@ -1,4 +1,5 @@
-"""Writes docs/results.md, docs/zoo.md, and the tables of README.md and docs/deployment.md, of what was measured.
+"""Writes docs/results.md, docs/zoo.md, and the tables of README.md, docs/deployment.md and docs/small-files.md, of what
+was measured.
 
     python benchmarks/reports/report.py
 
@@ -8,16 +9,16 @@ figure in them is anybody's typing.
 
 from __future__ import annotations
 
-import re
-
 from deployment_section import deployment
 from figures import ROOT
 from joint_section import draw_sharing, joint_section, ring_section
+from markdown_table import between
 from methods_section import draw_methods, methods_section, rooms_section
 from networks_section import networks_section
 from papers_section import papers_section
 from pictures_section import peft_section, pictures_section, streets_section
 from ranks_section import ranks_section
+from small_files_section import draw, small_files
 from speed_section import (
     all_tasks_section,
     execution_section,
@@ -73,8 +74,7 @@ figures. Entries that differ in rank alone share a line."""
 
 def readme(text: str) -> str:
     """The README with its table of the zoo made anew."""
-    table_of_the_zoo = f"<!-- zoo -->\n\n{families_table()}\n\n<!-- /zoo -->"
-    return re.sub("<!-- zoo -->.*?<!-- /zoo -->", lambda _: table_of_the_zoo, text, flags=re.DOTALL)
+    return between(text, "zoo", families_table())
 
 
 def main() -> None:
@@ -82,7 +82,13 @@ def main() -> None:
     draw_sharing(ROOT / "docs" / "sharing")
     (ROOT / "docs" / "results.md").write_text(results(), encoding="utf-8")
     (ROOT / "docs" / "zoo.md").write_text(zoo_page(), encoding="utf-8")
-    for path, renewed in ((ROOT / "README.md", readme), (ROOT / "docs" / "deployment.md", deployment)):
+    draw()
+    for name, renewed in (
+        ("README.md", readme),
+        ("docs/deployment.md", deployment),
+        ("docs/small-files.md", small_files),
+    ):
+        path = ROOT / name
         path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -148,7 +148,8 @@ def prune(
     show(rows, as_json)
     out.mkdir(parents=True, exist_ok=True)
     lines = {task: [(step.parameters, step.figure) for step in each] for task, each in found.items()}
-    labels = ("parameters that remain, head left out", f"{entry.metric(chosen[0]).name}, {entry.metric(chosen[0]).unit}")
+    metric = entry.metric(chosen[0])
+    labels = ("parameters that remain, head left out", f"{metric.name}, {metric.unit}")
     for path in curves(lines, f"{name}, layers left out by ‖ΔW‖", labels, out / "pruned"):
         click.echo(path, err=as_json)
     if keep_within is not None:
