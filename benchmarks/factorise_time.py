@@ -53,7 +53,7 @@ def main(forms: tuple[str, ...], tasks: int, rank: int, json_file: Path | None) 
             begun, before = time.monotonic(), megabytes()
             for number in range(tasks):
                 given = read(Path(folder) / f"{number}.safetensors")[0]
-                made = add_fine_tuned(model, given, rank, None, f"t{number}")
+                made = add_fine_tuned(model, given, rank, f"t{number}")
                 del given
             rows.append({
                 "form": form, "tasks": tasks, "rank": rank, "threads": torch.get_num_threads(),

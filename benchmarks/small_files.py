@@ -19,7 +19,7 @@ from record import save
 from zoo.backbones import architecture
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import default_registry
-from zoo.compression.fine_tuned import Factorised, add_fine_tuned, without_tasks
+from zoo.compression.fine_tuned import Factorised, add_fine_tuned, ranks_for, without_tasks
 from zoo.compression.forms import FORMS
 from zoo.datasets import benchmark_of
 from zoo.loader import load, pretrained_network
@@ -43,7 +43,8 @@ def factorised(entry: Entry, network: Any, known: Any, form: str, rank: int, res
     heads = heads_of(architecture(entry.backbone, registry))
     model = without_tasks(pretrained_network(entry.backbone, registry, heads), form, rest)
     classes = list(known.classes)
-    return add_fine_tuned(model, network, rank, None, known.name, classes, known.preprocessing, rest)
+    ranks = ranks_for(model, network, rank, None, rest)
+    return add_fine_tuned(model, network, ranks, known.name, classes, known.preprocessing)
 
 
 @click.command()
@@ -57,8 +58,8 @@ def factorised(entry: Entry, network: Any, known: Any, form: str, rank: int, res
 @click.option("--data-root", type=click.Path(path_type=Path))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all that DIR holds here.")
 def main(
-    out: Path, name: str, tasks: tuple[str, ...], ranks: tuple[int, ...], forms: tuple[str, ...], keep_rest: bool, seeds: int,
-    data_root: Path | None, json_file: Path | None,
+    out: Path, name: str, tasks: tuple[str, ...], ranks: tuple[int, ...], forms: tuple[str, ...], keep_rest: bool,
+    seeds: int, data_root: Path | None, json_file: Path | None,
 ) -> None:  # fmt: skip
     entry = default_registry().entry(name)
     images = {task: benchmark_of(entry).splits(task, data_root).test for task in tasks or entry.tasks}

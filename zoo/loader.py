@@ -220,18 +220,21 @@ def plain_network(entry: Entry, registry: Registry, model: MultiTaskModel, fused
     return plain
 
 
-def pretrained_network(backbone: str, registry: Registry, apart: Collection[str] = ()) -> nn.Module:
+def pretrained_network(
+    backbone: str, registry: Registry, apart: Collection[str] = (), file: Path | None = None
+) -> nn.Module:
     """A backbone by name, with its pre-trained weights, its classifier's among them.
 
     Args:
         apart: modules that keep fresh weights.
+        file: a safetensors file of the weights, in place of those that the name means.
 
     Raises:
         WeightsError: the weights do not fit the network; all that is missing or odd is named.
     """
     network = architecture(backbone, registry)
     own, inside = network.state_dict(), tuple(f"{path}." for path in apart)
-    given = {name: t for name, t in _backbone_tensors(backbone, registry, None).items() if not name.startswith(inside)}
+    given = {name: t for name, t in _backbone_tensors(backbone, registry, file).items() if not name.startswith(inside)}
     fresh = {name: t for name, t in own.items() if name.startswith(inside) or name.endswith("num_batches_tracked")}
     check_tensors(own, fresh | given, backbone)
     network.load_state_dict(fresh | given)

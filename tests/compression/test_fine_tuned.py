@@ -15,7 +15,8 @@ import zoo
 from tests.conftest import SmallNet
 from tests.increments.test_decomposed import LAYERS
 from zoo.compression.fine_tuned import Factorised, factorise
-from zoo.compression.forms import FORMS, fill
+from zoo.compression.forms import FORMS, fill, largest
+from zoo.compression.layers import norms
 from zoo.errors import OptionError, WeightsError
 from zoo.increments import get_method
 from zoo.increments.base import Increment
@@ -146,3 +147,38 @@ def test_the_result_is_saved_fused_and_trained_on(tmp_path: object) -> None:
         torch.testing.assert_close(made.fuse("task")(images), made(images, task="task"), rtol=1e-4, atol=1e-4)
     made(images, task="task").sum().backward()
     assert all(p.grad is not None for p in made.increment_parameters("task"))
+
+
+def test_a_rank_above_what_a_layer_has_is_what_it_has_and_small_changes_survive_few_bits() -> None:
+    base, tuned = tuned_net()
+    for form in FORMS:
+        made = factorise(tuned, base, form, 1000)
+        assert {layer.path: layer.rank for layer in made.layers} == {
+            path: largest(form, site.frozen_weight.shape) for path, site in made.model.adapted()
+        }
+    half = copy.deepcopy(base).to(torch.bfloat16)
+    exact = float((tuned.get_parameter("hidden.weight") - half.hidden.weight.float()).detach().norm())  # type: ignore[union-attr, operator]
+    made = factorise(tuned, half, "svd", 100)
+    assert {layer.path: layer.norm for layer in made.layers}["hidden"] == pytest.approx(exact, rel=1e-5)
+    assert norms(made.model, "task")["hidden"] == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_layer_that_did_not_change_can_be_trained_on(form: str) -> None:
+    base, _ = tuned_net()
+    made = factorise(copy.deepcopy(base), base, form, 2, preprocessing=zoo.Preprocessing(16, None)).model
+    assert all(size == 0 for size in norms(made, "task").values())
+    made.train()
+    made(torch.randn(4, 3, 16, 16), task="task").square().sum().backward()
+    for path, site in made.adapted():
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in site.tasks["task"].parameters()), path
+
+
+def test_what_a_checkpoint_lacks_of_norms_and_head_is_told() -> None:
+    base, tuned = tuned_net()
+    for missing in ("classifier.bias", "bn.running_mean"):
+        state = {name: tensor for name, tensor in tuned.state_dict().items() if name != missing}
+        with pytest.raises(WeightsError, match=missing):
+            factorise(state, base, "svd", 2)
+    with pytest.raises(WeightsError, match="no tensor, but str"):
+        factorise({"a": "b"}, base)  # type: ignore[dict-item]

@@ -116,6 +116,7 @@ def test_what_cannot_be_merged_is_told() -> None:
     for weights, options, words in (
         ({"a": 1}, {}, "two tasks"), ({"a": 1, "b": 1}, {"how": "mean"}, "sum, ties, dare"),
         ({"a": 1, "b": 1}, {"head": "c"}, "side-by-side"), ({"a": 1, "b": 1}, {"density": 0}, "density"),
+        ({"a": 1, "b": 1}, {"form": "zzz"}, "cp, tt, svd, tucker"),
     ):  # fmt: skip
         with pytest.raises(OptionError, match=words):
             merged(model, weights, "both", **options)  # type: ignore[arg-type]

@@ -13,12 +13,14 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 import zoo
+from zoo.catalog.handover import put_in
 from zoo.catalog.registry import Registry, default_registry
 from zoo.catalog.store import adapter_files
 from zoo.cli.base import main
 from zoo.compression.factors import compress_entry
 from zoo.errors import OptionError
 from zoo.loader import counted_parameters, load
+from zoo.storage.files import weights_file
 from zoo.storage.tensors import read
 
 BACKBONE, TUNED = "zoo/resnet20@shapes", "resnet20-finetune-shapes"
@@ -93,10 +95,7 @@ def test_ranks_shares_and_budgets(caplog: pytest.LogCaptureFixture) -> None:
         assert done.exit_code == 0, done.output
     registry = default_registry().merged(Registry.read(Path("out/registry.yaml")))
     share, budget = registry.entry("share"), registry.entry("budget")
-    assert (share.benchmark, share.recipe) == ("shapes", "shapes/ftn") and set(share.task_methods) == {
-        "sketch",
-        "painting",
-    }
+    assert (share.benchmark, share.recipe) == ("shapes", "shapes/ftn") and set(share.task_methods) == {"painting"}
     for entry in (share, budget, registry.entry("rest")):
         model = load(entry.name, registry=registry)
         assert entry.parameters is not None
@@ -179,3 +178,43 @@ def test_an_entry_of_a_form_is_its_source_factorised(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "has no training" in done.stderr
     with pytest.raises(OptionError, match="svd by the method svd"):
         compress_entry(replace(entry, form="tt"), default_registry(), tmp_path)
+
+
+def test_a_file_s_images_are_prepared_as_the_zoo_s_backbone_wants_them() -> None:
+    save_file(zoo.load(TUNED, task="sketch", fuse=True).state_dict(), "drawings.safetensors")
+    assert run("drawings.safetensors").exit_code == 0
+    registry = default_registry().merged(Registry.read(Path("out/registry.yaml")))
+    known = zoo.load(TUNED, task="sketch").task("sketch").preprocessing
+    assert load("mine", registry=registry).task("drawings").preprocessing == known  # type: ignore[attr-defined]
+
+
+def test_backbone_weights_of_one_s_own_go_along(tmp_path: Path) -> None:
+    """From an entry of a folder whose backbone lies beside its registry, into another folder."""
+    Path("first").mkdir()
+    model = zoo.load("resnet20-ftn-r4-shapes", task="sketch")
+    with torch.no_grad():
+        model.backbone_tensors()["conv1.weight"].mul_(1.5)
+    save_file({k: t.contiguous() for k, t in model.backbone_tensors().items()}, "first/own.safetensors")
+    model.save_adapter("sketch", "first/mine/sketch.safetensors", {"entry": "mine"})
+    own = weights_file(Path("first/own.safetensors"), "file:own.safetensors")
+    entry = replace(
+        default_registry().entry("resnet20-ftn-r4-shapes"),
+        name="mine",
+        backbone_weights=own,
+        weights=None,
+        folder=Path("first"),
+        classes={"sketch": 12},
+        measured=None,
+    )
+    put_in(Path("first"), entry, {"sketch": Path("first/mine/sketch.safetensors")})
+    images = torch.rand(2, 3, 32, 32)
+    expected = model(images, task="sketch")
+    whole = ["factorise", "mine/sketch", "--backbone", BACKBONE, "--form", "svd", "--rank", "500", "--name", "again"]
+    for command in (whole, ["prune", "mine", "--steps", "2", "--keep-within", "100", "--name", "again"]):
+        done = CliRunner().invoke(main, [*command, "-o", command[0], "--registry", "first"])
+        assert done.exit_code == 0, done.output
+        registry = default_registry().merged(Registry.read(Path(command[0]) / "registry.yaml"))
+        found = load("again", registry=registry)
+        assert found.backbone_sha256() == model.backbone_sha256()
+        if command[0] == "factorise":
+            torch.testing.assert_close(found(images, task="sketch"), expected, rtol=1e-3, atol=1e-3)

@@ -28,7 +28,7 @@ def model_of(method: str, **more: Any) -> TaskModel:
     """Task "a" leaves body.0 as it is, "b" adapts every layer, "c" none."""
     torch.manual_seed(0)
     model = zoo.adapt(SmallNet(), {}, method, rank=2, **more)
-    for name, rank in {"a": RANKS, "b": 3, "c": {}}.items():
+    for name, rank in {"a": RANKS, "b": 3, "c": {"*": 0}}.items():
         model.add_task(zoo.Task.of(name, 4, SMALL), {"rank": rank})
         disturb(model, name)
     return model
@@ -51,6 +51,7 @@ def by_hand(model: TaskModel, task: str, images: Tensor) -> Tensor:
 def test_the_pattern_that_spells_out_most_counts() -> None:
     assert [rank_at(RANKS, path) for path in ("hidden", "body.3", "body.0")] == [2, 1, 0]
     assert rank_at({"layer1.*": 4}, "layer2.0") == 0
+    assert rank_at({"b?": 4, "b[cd]": 5, "bc": 16}, "bc") == rank_at({"conv[12]": 4, "conv1": 16}, "conv1") == 16
     ranks = {"a": 2, "b": 2, "c": 0, "d": 5}
     assert as_patterns(ranks) == {"*": 2, "c": 0, "d": 5}
     assert all(rank_at(as_patterns(ranks), path) == rank for path, rank in ranks.items())
@@ -124,7 +125,7 @@ def test_an_entry_counts_each_task() -> None:
 @pytest.mark.parametrize(
     ("ranks", "words"),
     [({"layer9.*": 2}, "'layer9.*' is no adapted layer's"), ({"*": -1}, "0 for none"), ({"*": True}, "0 for none"),
-     ({"*": 1.5}, "0 for none"), ({1: 2}, "must be a whole number")],
+     ({"*": 1.5}, "0 for none"), ({1: 2}, "must be a whole number"), ({}, "names no layer")],
 )  # fmt: skip
 def test_what_is_no_rank_is_told(ranks: dict[Any, Any], words: str) -> None:
     model = zoo.adapt(SmallNet(), {}, rank=2)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 
 import zoo
-from tests.conftest import SmallNet
+from tests.conftest import SmallNet, disturb
+from tests.models.test_mixing import Forms
 from zoo.catalog.recipe import load_recipe
 from zoo.cli.base import main
 from zoo.compression.ranks import split
@@ -73,6 +74,8 @@ def test_measures_are_what_autograd_says() -> None:
             increment.out_factor.mul_(torch.arange(1, 9))
     inputs = torch.stack([SMALL.transform()(image) for image, _ in data.test])  # type: ignore[attr-defined]
     labels = torch.tensor([label for _, label in data.test])  # type: ignore[attr-defined]
+    order = torch.randperm(2 * BATCH, generator=torch.Generator().manual_seed(RECIPE.seed))
+    inputs, labels = inputs[order], labels[order]
     found = {by: component_costs(model, "a", data, by, RECIPE)["hidden"] for by in MEASURES}
     plain = model.fused("a")
     layer: Any = plain.get_submodule("hidden")
@@ -126,3 +129,28 @@ def test_what_does_not_go_together_is_told(words: list[str], told: str) -> None:
     assert done.exit_code == 2 and told in done.stderr, done.output
     done = CliRunner().invoke(main, ["train", "resnet20-parallel-shapes", "--rank", "auto", "--budget", "3k"])
     assert done.exit_code == 2 and "Ranks are chosen for the methods" in done.stderr
+
+
+def test_what_cannot_be_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    for words, told in ((["20"], "20 parameters are too few"), (["3k", "--distil"], "from the labels")):
+        command = [
+            "train",
+            "resnet20-ftn-r4-shapes",
+            "--rank",
+            "auto",
+            "--out",
+            str(tmp_path / "no"),
+            "--budget",
+            *words,
+        ]
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 2 and told in done.stderr and not (tmp_path / "no").exists(), done.output
+
+
+@pytest.mark.parametrize("by", MEASURES)
+@pytest.mark.parametrize("method", ["ftn", "svd", "tt"])
+def test_every_form_of_layer_has_its_components(by: str, method: str) -> None:
+    model = zoo.adapt(Forms(), {"a": 4}, method, rank=2, preprocessing=SMALL)
+    disturb(model, "a")
+    for path, costs in component_costs(model, "a", images(8), by, RECIPE).items():
+        assert float(costs.sum()) > 0 and bool((costs[:-1] >= costs[1:]).all()), path

@@ -16,7 +16,6 @@ from zoo.cli.base import main
 from zoo.compression.layers import norms
 from zoo.errors import OptionError
 from zoo.loader import counted_parameters, load
-from zoo.search import pruning
 from zoo.search.pruning import Step, pruned, smallest, thresholds
 
 NAME = "resnet20-ftn-r2-shapes"
@@ -79,9 +78,11 @@ def test_the_command_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_cannot_be_pruned_is_told(tmp_path: Path) -> None:
-    for name, words in (("resnet20-bn-shapes", "adds nothing"), ("resnet20-parallel-shapes", "has no rank")):
+    for name, words in (("resnet20-bn-shapes", "adds nothing"), ("resnet20-parallel-shapes", "has no rank"),
+                        ("vit_micro-kadaptation-r4-shapes", "share factors")):  # fmt: skip
         done = CliRunner().invoke(main, ["prune", name, "--task", "sketch", "-o", str(tmp_path / "no")])
         assert done.exit_code == 2 and words in done.stderr, done.output
+    done = CliRunner().invoke(main, ["prune", "resnet20-ftn-r8-rooms", "-o", str(tmp_path / "no")])
+    assert done.exit_code == 2 and "name those of one metric" in done.stderr
     with pytest.raises(OptionError, match="two steps"):
         list(pruned(default_registry().entry(NAME), default_registry(), "sketch", 1))
-    assert pruning.HELD_OUT == 0.2

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import OWN, Registry
 from zoo.catalog.store import with_files
 from zoo.catalog.task import is_dense
-from zoo.storage.files import atomic_path
+from zoo.storage.fetch import fetch
+from zoo.storage.files import WeightsFile, atomic_path
 
 README = "README.md"
 MARK = "<!-- Written anew with each entry. To keep a text of your own, take this line out. -->"
@@ -19,6 +22,17 @@ def check_new(name: str, folder: Path, registry: Registry) -> None:
     """Raise OptionError where a new entry of a folder cannot be called so: it is taken, or cannot stand in a path."""
     for known in (Registry.at(folder), registry):
         known.check_new(name)
+
+
+def carried(origin: Entry, folder: Path) -> WeightsFile | None:
+    """An entry's own backbone weights, as one of another folder names them: a file beside its registry is copied."""
+    own = origin.backbone_weights
+    if own is None or not own.uri.startswith("file:"):
+        return own
+    source = fetch(own, origin.folder)
+    with atomic_path(folder / source.name) as temporary:
+        shutil.copyfile(source, temporary)
+    return replace(own, uri=f"file:{source.name}")
 
 
 def put_in(folder: Path, entry: Entry, files: Mapping[str, Path]) -> Entry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,17 +33,21 @@ def check_ranks(what: str, ranks: Any) -> None:
     if not isinstance(ranks, Mapping):
         whole_number(what, ranks)
         return
+    if not ranks:
+        raise OptionError(f"The {what} names no layer; a rank of 0 for all is {{'*': 0}}.")
     for pattern, rank in ranks.items():
         if not isinstance(pattern, str) or isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
             raise OptionError(f"The {what} of {pattern!r} must be a whole number, 0 for none at all, not {rank!r}.")
 
 
 def rank_at(ranks: Mapping[str, int], path: str) -> int:
-    """The rank of a layer: what that pattern says of those that match its path which spells out most of it; where none
-    does, 0: nothing at all.
+    """The rank of a layer: what its path says, else what that pattern says of those that match which spells out most of
+    it; where none does, 0: nothing at all.
     """
+    if path in ranks:
+        return ranks[path]
     found = [pattern for pattern in ranks if fnmatch.fnmatchcase(path, pattern)]
-    return ranks[max(found, key=lambda pattern: len(pattern.replace("*", "")))] if found else 0
+    return ranks[max(found, key=lambda pattern: len(re.sub(r"\[.*?\]|[*?]", "", pattern)))] if found else 0
 
 
 def as_patterns(ranks: Mapping[str, int]) -> dict[str, int]:

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import itertools
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,12 @@ class Rank(click.ParamType[int | float]):
     name = "rank"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value)
+        if text.isdecimal() and int(text) >= 1:
+            return int(text)
         with contextlib.suppress(ValueError):
-            number = float(value)
-            if number.is_integer() and number >= 1:
-                return int(number)
-            if 0 < number < 1:
-                return number
+            if 0 < float(text) < 1:
+                return float(text)
         self.fail(f"{value!r} is neither a whole number of at least 1 nor a share between 0 and 1.", param, ctx)
 
 
@@ -46,9 +47,9 @@ class Number(click.ParamType[int]):
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        text = str(value).replace(",", "").lower()
-        with contextlib.suppress(ValueError):
-            number = float(text.rstrip("km")) * {"k": 1e3, "m": 1e6}.get(text[-1:], 1)
+        found = re.fullmatch(r"(\d+|\d{1,3}(?:,\d{3})+|\d*\.\d+)([kKmM]?)", str(value))
+        if found:
+            number = float(found[1].replace(",", "")) * {"": 1, "k": 1e3, "m": 1e6}[found[2].lower()]
             if number.is_integer() and number >= 1:
                 return int(number)
         self.fail(f"{value!r} is no whole number of at least 1, such as 200000, 200k or 1.5M.", param, ctx)

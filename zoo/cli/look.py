@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,7 +210,8 @@ def plot_norms(
     else:
         task = task or common_task(entries)
         ranks = [entry.rank for entry in entries]
-        by_rank = None not in ranks and len(set(ranks)) == len(ranks)
+        alike = len({entry.method["name"] for entry in entries}) == 1
+        by_rank = alike and None not in ranks and len(set(ranks)) == len(ranks)
         names = [f"R = {entry.rank}" if by_rank else entry.name for entry in entries]
         models = (load(entry.name, task=entry.known_task(task), registry=registry) for entry in entries)
         columns = {name: measure(model, task) for name, model in zip(names, models, strict=True)}
@@ -249,7 +251,9 @@ def plot_similarity(
     for path in side_by_side(found, model.tasks, f"{name}: {label} between tasks", label, limits, out):
         click.echo(path, err=as_json)
     if as_json:
-        tables = {path: matrix.tolist() for path, matrix in found.items()}
+        tables = {
+            path: [[None if math.isnan(v) else v for v in row] for row in m.tolist()] for path, m in found.items()
+        }
         show([{"layer": path, "tasks": list(model.tasks), measure: table} for path, table in tables.items()], as_json)
 
 

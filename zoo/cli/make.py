@@ -210,7 +210,7 @@ def _split_budget(
     folder = out or _folder_of(entry, f"auto_{budget}")
     found = search(entry, registry, tasks, folder, settings, budget, by)
     show([{"layer": path, **{each.task: each.ranks[path] for each in found}} for path in found[0].ranks])
-    figures = {each.task: entry.metric(each.task).text(each.figure) for each in found}
+    figures = ", ".join(f"{each.task} {entry.metric(each.task).text(each.figure)}" for each in found)
     click.echo(f"{sum(each.parameters for each in found):,} of {budget:,} parameters; on the test images {figures}.")
     click.echo(f"Use them with: zoo eval {entry.name} --weights {folder}")
 

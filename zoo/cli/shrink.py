@@ -131,6 +131,9 @@ def prune(
     if keep_within is not None:
         check_new(own_name, out, registry)
     chosen = [entry.known_task(task) for task in tasks] or list(entry.tasks)
+    metric, *others = dict.fromkeys(entry.metric(task) for task in chosen)
+    if others:
+        raise OptionError(f"Not all tasks of {name} are measured in {metric.name}: name those of one metric, --task.")
     choosing = keep_within is not None
     found = {task: list(pruning.pruned(entry, registry, task, steps, data_root, choosing)) for task in chosen}
     rows = [
@@ -148,7 +151,6 @@ def prune(
     show(rows, as_json)
     out.mkdir(parents=True, exist_ok=True)
     lines = {task: [(step.parameters, step.figure) for step in each] for task, each in found.items()}
-    metric = entry.metric(chosen[0])
     labels = ("parameters that remain, head left out", f"{metric.name}, {metric.unit}")
     for path in curves(lines, f"{name}, layers left out by ‖ΔW‖", labels, out / "pruned"):
         click.echo(path, err=as_json)
@@ -191,6 +193,8 @@ def merge(
     weights = {}
     for part in parts:
         word, _, weight = part.partition(":")
+        if word in weights:
+            raise OptionError(f"{word} is named twice.")
         with contextlib.suppress(ValueError):
             weights[word] = float(weight or 1)
         if word not in weights or not math.isfinite(weights[word]):

@@ -149,9 +149,10 @@ def _factorised(source: MultiTaskModel, target: MultiTaskModel, entry: Entry) ->
     errors: dict[str, float] = {}
     for task in source.tasks:
         known_as = source.task(task)
-        rank = entry.method_of(task)["rank"]
+        ranks = entry.method_of(task)["rank"]
+        classes = list(known_as.classes)
         made = add_fine_tuned(
-            target, source.fuse(task), rank, None, task, list(known_as.classes), known_as.preprocessing
+            target, source.fuse(task), ranks, task, classes, known_as.preprocessing, known_as.kind
         )  # fmt: skip
         errors |= {f"{task}/{layer.path}": layer.error for layer in made.layers}
     return errors

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zoo.catalog.options import as_patterns, whole_number
 from zoo.catalog.registry import default_registry
-from zoo.catalog.task import Preprocessing, Task
+from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.compression.forms import FORMS, fill, largest
 from zoo.compression.ranks import Curve, split
 from zoo.errors import OptionError, WeightsError
@@ -90,7 +91,7 @@ def factorise(
     check_size(rank, budget)
     network = pretrained_network(base, default_registry()) if isinstance(base, str) else copy_of(base)
     model = without_tasks(network, form, keep_rest, **options)
-    return add_fine_tuned(model, tuned, rank, budget, task, classes, preprocessing, keep_rest)
+    return add_fine_tuned(model, tuned, ranks_for(model, tuned, rank, budget, keep_rest), task, classes, preprocessing)
 
 
 def without_tasks(network: nn.Module, form: str, keep_rest: bool = False, **options: Any) -> TaskModel:
@@ -127,73 +128,91 @@ def _stem(model: TaskModel) -> str | None:
 
 
 def add_fine_tuned(
-    model: TaskModel, tuned: nn.Module | Mapping[str, Tensor], rank: float, budget: int | None, task: str,
-    classes: list[str] | None = None, preprocessing: Preprocessing | None = None, keep_rest: bool = False,
+    model: TaskModel, tuned: nn.Module | Mapping[str, Tensor], ranks: int | Mapping[str, int], task: str,
+    classes: list[str] | None = None, preprocessing: Preprocessing | None = None, kind: str = CLASSIFICATION,
 ) -> Factorised:  # fmt: skip
-    """Give a model `without_tasks` one of a fine-tuned copy of its backbone; the arguments are those of `factorise`."""
-    given = tensors_of(tuned)
-    model.backbone_among(given, "The fine-tuned network")
-    if missing := [f"{head}weight" for head in model.left_aside if f"{head}weight" not in given]:
-        raise WeightsError(f"The fine-tuned network has no classifier: {', '.join(missing)} is missing.")
-    if unlike := [f"{head}weight" for head in model.left_aside if given[f"{head}weight"].ndim < 2]:
-        raise WeightsError(f"The fine-tuned network's {unlike[0]} is no classifier's weight.")
-    ranks = _ranks(model, given, rank, budget, _stem(model) if keep_rest else None)
+    """Give a model `without_tasks` one of a fine-tuned copy of its backbone, at one rank or at each layer's."""
+    given = _fitting(model, tuned)
     number = len(given[f"{model.left_aside[0]}weight"])
-    known = Task.of(task, classes or number, preprocessing or Preprocessing.of(model.backbone))
-    model.add_task(known, {"rank": ranks if isinstance(ranks, int) else as_patterns(ranks)})
-    own = {name: given[name] for name in model.task_tensors(task) if name in given}
+    known = Task.of(task, classes or number, preprocessing or Preprocessing.of(model.backbone), kind)
+    model.add_task(known, {"rank": ranks})
     try:
-        layers, factors = _filled(model, given, task)
-        model.load_task_tensors(task, {**model.task_tensors(task), **own, **factors}, "the fine-tuned network")
+        layers = _filled(model, given, task)
+        tensors = model.task_tensors(task)
+        increments = tuple(f"{path}." for path, _ in model.adapted())
+        rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(increments)}
+        counters = {name: tensor for name, tensor in rest.items() if name.endswith("num_batches_tracked")}
+        own = {name: given[name] for name in rest if name in given}
+        factors = {name: tensor for name, tensor in tensors.items() if name.startswith(increments)}
+        model.load_task_tensors(task, {**counters, **own, **factors}, "the fine-tuned network")
     except BaseException:
         model.remove_task(task)
         raise
     return Factorised(model, layers, _left(model, given, [layer.path for layer in layers]))
 
 
-def deltas(model: TaskModel, given: Mapping[str, Tensor]) -> Iterator[tuple[str, AdaptedLayer, Tensor]]:
-    """ΔW (C_out, C_in, …) of each layer that a model adapts, in double precision, one after another."""
+def ranks_for(
+    model: TaskModel, tuned: nn.Module | Mapping[str, Tensor], rank: float, budget: int | None, keep_rest: bool
+) -> int | dict[str, int]:
+    """The rank of all layers, or each one's as patterns; the arguments are those of `factorise`.
+
+    Raises:
+        OptionError: the budget is not enough for a single component.
+    """
+    form, given = form_of(model), _fitting(model, tuned)
+    exact = _stem(model) if keep_rest else None
+    found, choices, left = dict[str, int](), {}, budget or 0
+    for path, site, delta in changes(model, given):
+        most = largest(form, delta.shape)
+        if path == exact:
+            found[path] = most if delta.any() else 0
+            left -= sum(p.numel() for p in _increment(model, site, most).parameters()) if delta.any() else 0
+        elif isinstance(rank, int) and budget is None:
+            found[path] = min(rank, most)
+        else:
+            curve = Curve(form, functools.partial(_increment, model, site), delta)
+            if budget is None:
+                found[path] = curve.smallest(rank)
+                log.info("%s: rank %d", path, found[path])
+            else:
+                choices[path] = curve.choices(budget)
+    if budget is not None:
+        if left < 1 or not any(len(each) > 1 for each in choices.values()):
+            of = " beside the stem, which is kept" if exact else ""
+            raise OptionError(f"{budget:,} parameters are too few for a single component of any layer{of}.")
+        found |= split(choices, left)
+    elif small := [path for path, own in found.items() if isinstance(rank, int) and path != exact and own < rank]:
+        log.info("Too small for a rank of %s, and kept whole: %s", rank, ", ".join(small))
+    ranks = as_patterns(found)
+    return ranks["*"] if len(ranks) == 1 and ranks["*"] else ranks
+
+
+def changes(model: TaskModel, given: Mapping[str, Tensor]) -> Iterator[tuple[str, AdaptedLayer, Tensor]]:
+    """What fine-tuning changed of each layer that a model adapts, (C_out, C_in, …), in double precision."""
     for path, site in model.adapted():
         frozen = site.frozen_weight
-        yield path, site, turned(given[f"{path}.weight"].to(frozen), site).double() - frozen.double()
+        yield path, site, turned(given[f"{path}.weight"].to(frozen.device, torch.float64), site) - frozen.double()
 
 
-def _ranks(
-    model: TaskModel, given: Mapping[str, Tensor], rank: float, budget: int | None, exact: str | None
-) -> int | dict[str, int]:
-    """The rank of all layers, or each one's.
-
-    Args:
-        exact: the path of a layer that is to lose nothing.
-    """
-    form = form_of(model)
-    if isinstance(rank, int) and budget is None and not exact:
-        return rank
-    found, choices, kept = dict[str, int](), {}, 0
-    for path, site, delta in deltas(model, given):
-        curve = Curve(form, functools.partial(_increment, model, site), delta)
-        if path == exact:
-            found[path] = curve.most
-            kept = sum(p.numel() for p in curve.build(curve.most).parameters())
-        elif budget is not None:
-            choices[path] = curve.choices()
-        else:
-            found[path] = curve.smallest(rank) if isinstance(rank, float) else rank
-            log.info("%s: rank %d", path, found[path])
-    if budget is not None:
-        found |= split(choices, budget - kept)
-    return found
+def _fitting(model: TaskModel, tuned: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a fine-tuned copy of the model's backbone; raises WeightsError where it is none."""
+    given = tensors_of(tuned)
+    model.backbone_among(given, "The fine-tuned network")
+    for head in model.left_aside:
+        if any(name.startswith(head) for name in given) and f"{head}weight" not in given:
+            raise WeightsError(f"The fine-tuned network's {head[:-1]} is no single layer: decoders are not factorised.")
+        if f"{head}weight" not in given:
+            raise WeightsError(f"The fine-tuned network has no classifier: {head}weight is missing.")
+        if given[f"{head}weight"].ndim < 2:
+            raise WeightsError(f"The fine-tuned network's {head}weight is no classifier's.")
+    return given
 
 
-def _increment(model: TaskModel, site: AdaptedLayer, rank: int) -> Increment:
-    return model.method.build(site, {"rank": rank})
-
-
-def _filled(model: TaskModel, given: Mapping[str, Tensor], task: str) -> tuple[list[Layer], dict[str, Tensor]]:
-    """What became of each layer, and the task's factors."""
-    layers, factors, small = [], dict[str, Tensor](), []
-    number = sum(isinstance(site, AdaptedLayer) for _, site in model.sites(task))
-    for path, site, delta in deltas(model, given):
+def _filled(model: TaskModel, given: Mapping[str, Tensor], task: str) -> list[Layer]:
+    """Bring each layer's change into its form; what became of each."""
+    layers = []
+    number = sum(task in site.tasks for _, site in model.adapted())
+    for path, site, delta in changes(model, given):
         if task not in site.tasks:
             layers.append(Layer(path, 0, 0, float(delta.norm()), 1.0 if delta.any() else 0.0))
             continue
@@ -201,13 +220,13 @@ def _filled(model: TaskModel, given: Mapping[str, Tensor], task: str) -> tuple[l
         assert isinstance(increment, Increment)
         rank = int(increment.rank)  # type: ignore[arg-type]
         layers.append(Layer(path, rank, sum(p.numel() for p in increment.parameters()), *fill(increment, delta)))
-        small += [path] if rank > largest(form_of(model), delta.shape) else []
-        done = len([layer for layer in layers if layer.rank])
+        done = sum(layer.rank > 0 for layer in layers)
         log.info("%s, layer %d of %d: %s, relative error %.3f", task, done, number, path, layers[-1].error)
-        factors |= {f"{path}.{name}": tensor for name, tensor in increment.state_dict().items()}
-    if small:
-        log.info("Too small for that rank, and kept whole: %s", ", ".join(small))
-    return layers, factors
+    return layers
+
+
+def _increment(model: TaskModel, site: AdaptedLayer, rank: int) -> Increment:
+    return model.method.build(site, {"rank": rank})
 
 
 def form_of(model: TaskModel) -> str:
@@ -221,6 +240,8 @@ def tensors_of(tuned: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     while prefix := next((p for p in PREFIXES if found and all(name.startswith(p) for name in found)), None):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     for name, tensor in found.items():
+        if not isinstance(tensor, Tensor):
+            raise WeightsError(f"The fine-tuned network's {name} is no tensor, but {type(tensor).__name__}.")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise WeightsError(f"The fine-tuned network's {name} holds a value that is not finite.")
     return found
@@ -230,7 +251,7 @@ def _left(model: TaskModel, given: Mapping[str, Tensor], taken: list[str]) -> di
     """The norms of the changes that no task's tensor holds, the largest first."""
     weights = {f"{path}.weight" for path in taken}
     norms = {
-        name: float((given[name].to(tensor) - tensor).norm())
+        name: float((given[name].to(tensor.device, torch.float64) - tensor.double()).norm())
         for name, tensor in model.backbone_tensors().items()
         if tensor.is_floating_point() and name in given and name not in weights
     }

@@ -18,6 +18,7 @@ from zoo.increments.decomposed import TensorTrain, Tucker, Unfolded
 
 FORMS = {"cp": "ftn", "tt": "tt", "svd": "svd", "tucker": "tucker"}  # and the methods whose increments have them
 STARTS, ITERATIONS, TOLERANCE = 3, 300, 1e-8  # of ALS; it ends where the relative error changes by less
+OUTWARD: dict[type, str] = {TensorTrain: "middle"}  # the factor of output channels, where it is called otherwise
 Array = npt.NDArray[np.float64]
 
 
@@ -28,6 +29,9 @@ def fill(increment: Increment, delta: Tensor) -> tuple[float, float]:
         ‖ΔW‖, and ‖ΔW − factors‖ / ‖ΔW‖.
     """
     whole = delta.double().reshape(*delta.shape[:2], -1)  # (C_out, C_in, k²)
+    if not whole.any():  # the factors stay such as training can begin with
+        increment.get_parameter(OUTWARD.get(type(increment), "out_factor")).data.zero_()
+        return 0.0, 0.0
     if isinstance(increment, CP):
         found = _cp(whole, increment.rank)
     elif isinstance(increment, Unfolded):
@@ -43,7 +47,7 @@ def fill(increment: Increment, delta: Tensor) -> tuple[float, float]:
     with torch.no_grad():
         missed = whole - increment.delta(delta.double()).reshape(whole.shape)
     norm = float(whole.norm())
-    return norm, float(missed.norm()) / norm if norm else 0.0
+    return norm, float(missed.norm()) / norm
 
 
 def largest(form: str, shape: Sequence[int]) -> int:
@@ -64,6 +68,14 @@ def unfolded(delta: Tensor) -> Tensor:
     c_out, c_in, *kernel = delta.shape
     split = delta.reshape(c_out, c_in, kernel[0] if kernel else 1, -1)
     return split.transpose(1, 2).reshape(c_out * split.shape[2], -1)
+
+
+def matrix_of(form: str, delta: Tensor) -> Tensor | None:
+    """ΔW (C_out, C_in, …) as the matrix whose singular values say what a form loses at each rank; None if none does."""
+    c_out, c_in, taps = len(delta), delta.shape[1], delta[0, 0].numel()
+    if form == "svd":
+        return unfolded(delta)
+    return delta.reshape(c_out, -1) if taps == 1 or (form == "cp" and c_in == 1) else None
 
 
 def _unfolded(increment: Unfolded, whole: Tensor) -> dict[str, Tensor]:
@@ -111,8 +123,6 @@ def _cp(whole: Tensor, rank: int) -> dict[str, Tensor]:
         up, down = _matrix(whole[:, 0], rank)
         return {"out_factor": up, "in_factor": torch.ones(rank, 1), "spatial_factor": down}
     modes = _modes(whole)
-    if not np.any(modes):  # nothing changed
-        return {"out_factor": torch.zeros(whole.shape[0], rank)}
     taps, out, in_ = _exactly(modes, rank) or _alternating(modes, rank)
     return {"out_factor": out, "in_factor": in_.T, "spatial_factor": taps.T}
 

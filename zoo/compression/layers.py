@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from zoo.compression.forms import fill
 from zoo.errors import OptionError
 from zoo.increments.base import Increment, folded
 from zoo.models.adapted import TaskModel
@@ -36,8 +37,19 @@ def deltas(model: TaskModel, task: str) -> Iterator[tuple[str, Tensor]]:
         increment = site.tasks[task]
         assert isinstance(increment, Increment)
         with torch.no_grad():
-            own, _ = folded(increment, frozen, site.frozen_bias)
-        yield path, own.detach().double() - frozen.double()
+            bias = site.frozen_bias
+            own, _ = folded(increment, frozen.double(), None if bias is None else bias.double())
+        yield path, own.detach() - frozen.double()
+
+
+def fill_sites(model: TaskModel, task: str, given: Iterable[tuple[str, Tensor]]) -> None:
+    """Bring ΔW of layers into the form of a task's increments; those of layers where it has none are passed over."""
+    sites = dict(model.adapted())
+    for path, delta in given:
+        if task in sites[path].tasks:
+            increment = sites[path].tasks[task]
+            assert isinstance(increment, Increment)
+            fill(increment, delta.to(sites[path].frozen_weight.device))
 
 
 def norms(model: MultiTaskModel, task: str) -> dict[str, float]:

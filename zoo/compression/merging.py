@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo.catalog.options import as_patterns
 from zoo.catalog.task import Task
-from zoo.compression.forms import FORMS, fill
-from zoo.compression.layers import deltas, with_increments
+from zoo.compression.fine_tuned import form_of
+from zoo.compression.forms import FORMS, largest
+from zoo.compression.layers import deltas, fill_sites, with_increments
 from zoo.errors import OptionError
-from zoo.increments.base import Increment
 from zoo.models.adapted import TaskModel
-from zoo.models.layers import TaskHead, TaskNorm
+from zoo.models.layers import TaskNorm
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import Placement
 
+log = logging.getLogger(__name__)
 SIDE_BY_SIDE = "side-by-side"
 Way = Callable[[Sequence[Tensor], Sequence[float], float, torch.Generator], Tensor]
 
@@ -28,11 +32,11 @@ def summed(each: Sequence[Tensor], weights: Sequence[float], density: float, dra
 
 
 def ties(each: Sequence[Tensor], weights: Sequence[float], density: float, draws: torch.Generator) -> Tensor:
-    """TIES (Yadav et al., NeurIPS 2023): of each task the largest entries; of those at one place, the mean of the ones
-    that have the sign of their sum.
+    """TIES (Yadav et al., NeurIPS 2023), layer by layer: of each task the largest entries; of those at one place, the
+    mean of the ones that have the sign of their sum.
 
     Args:
-        density: the share of entries that is kept of each task.
+        density: the share of entries that is kept of each task in a layer; the paper counts over all layers.
     """
     kept = torch.stack([weight * _largest(delta, density) for weight, delta in zip(weights, each, strict=True)])
     agree = (kept.sign() == kept.sum(0).sign()) & (kept != 0)
@@ -81,6 +85,10 @@ def merged(
     """
     model = with_increments(model)
     tasks = [model.task(task) for task in weights]
+    if len(model.head_paths) > 1:
+        raise OptionError(f"The network has several classifiers ({', '.join(model.head_paths)}); merging takes one.")
+    if form not in FORMS:
+        raise OptionError(f"The form is one of {', '.join(FORMS)}, not {form!r}.")
     if len(tasks) < 2 or how not in WAYS or not 0 < density <= 1:
         raise OptionError(f"Merging takes two tasks or more, one of {', '.join(WAYS)}, and a density in (0, 1].")
     if head != SIDE_BY_SIDE and head not in weights:
@@ -92,22 +100,36 @@ def merged(
     own = model.options if model.method_name in FORMS.values() else {"rank": None}
     rank = rank or (own["rank"] if isinstance(own["rank"], int) else None)
     if rank is None:
-        raise OptionError(f"The method {model.method_name} has no rank of its own: name the one to merge to.")
+        raise OptionError(f"{model.method_name} has no one rank for all layers here: name the one to merge to.")
     method = model.method_name if own["rank"] is not None else FORMS[form]
     made = _without_tasks(model, method, rank)
+    for task, norm in _biases(model, list(weights)).items():
+        log.warning("%s: its own biases are left out of what is merged, a change of %.3g.", task, norm)
     classes = [f"{task.name}: {label}" for task in tasks for label in task.classes]
     labels = tuple(classes) if head == SIDE_BY_SIDE else model.task(head).classes
-    made.add_task(Task(name, labels, tasks[0].preprocessing, tasks[0].kind))
+    ranks = as_patterns({p: min(rank, largest(form_of(made), s.frozen_weight.shape)) for p, s in made.adapted()})
+    known = Task(name, labels, tasks[0].preprocessing, tasks[0].kind)
+    made.add_task(known, {"rank": ranks["*"] if len(ranks) == 1 else ranks})
     draws = torch.Generator().manual_seed(seed)
     by_task = [dict(deltas(model, task)) for task in weights]
-    sites = dict(made.adapted())
     for path in by_task[0]:
-        increment = sites[path].tasks[name]
-        assert isinstance(increment, Increment)
         whole = WAYS[how]([each[path].cpu() for each in by_task], list(weights.values()), density, draws)
-        fill(increment, whole)
+        fill_sites(made, name, [(path, whole)])
     _rest(model, made, name, list(weights), head)
     return made
+
+
+def _biases(model: TaskModel, tasks: Sequence[str]) -> dict[str, float]:
+    """The norm of what tasks change of biases, those of norms and heads aside; of tasks that do."""
+    found = {}
+    for task in tasks:
+        plain, total = model.plain_tensors(task), 0.0
+        for path, site in model.adapted():
+            if site.frozen_bias is not None:
+                total += float((plain[f"{path}.bias"].detach().double() - site.frozen_bias.double()).square().sum())
+        if total:
+            found[task] = math.sqrt(total)
+    return found
 
 
 def _without_tasks(model: TaskModel, method: str, rank: int) -> TaskModel:
@@ -117,9 +139,10 @@ def _without_tasks(model: TaskModel, method: str, rank: int) -> TaskModel:
     frozen = model.backbone_tensors()
     network.load_state_dict({name: frozen.get(name, tensor) for name, tensor in state.items()})
     layers = [path for path, _ in model.adapted()]
-    heads = [path for path, site in model.sites(model.tasks[0]) if isinstance(site, TaskHead)]
     norms = [path for path, site in model.sites(model.tasks[0]) if isinstance(site, TaskNorm)]
-    return TaskModel(network, method, {"rank": rank}, Placement(layers, norms, heads[0]))
+    return TaskModel(
+        network, method, {"rank": rank}, Placement(layers, norms, model.head_paths[0], may_rest=model.may_rest or None)
+    )
 
 
 def _rest(model: TaskModel, made: TaskModel, name: str, tasks: Sequence[str], head: str) -> None:
@@ -130,6 +153,10 @@ def _rest(model: TaskModel, made: TaskModel, name: str, tasks: Sequence[str], he
     for key, tensor in own.items():
         if key.startswith(heads):
             parts = [each[key] for each in theirs]
+            if head == SIDE_BY_SIDE and tensor.shape[:1] != torch.Size([sum(len(part) for part in parts)]):
+                raise OptionError(
+                    f"{key} is of a head of several layers, which do not stand side by side: name one task's."
+                )
             tensor.copy_(torch.cat(parts) if head == SIDE_BY_SIDE else theirs[tasks.index(head)][key])
         elif key.startswith(norms):
             mean = torch.stack([each[key].double() for each in theirs]).mean(0)

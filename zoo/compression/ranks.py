@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from zoo.compression.forms import fill, largest, unfolded
+from zoo.compression.forms import fill, largest, matrix_of
 from zoo.errors import OptionError
 from zoo.increments.base import Increment
 
@@ -42,8 +42,9 @@ class Curve:
         self.most = largest(form, delta.shape)
         self.norm = float(delta.norm())
         self._known = {0: 1.0, self.most: 0.0} if self.norm else {0: 0.0}
-        if form == "svd" and self.norm:
-            energies = torch.linalg.svdvals(unfolded(delta.double())).square()
+        matrix = matrix_of(form, delta.double())
+        if matrix is not None and self.norm:
+            energies = torch.linalg.svdvals(matrix).square()
             tails = energies.flip(0).cumsum(0).flip(0) / energies.sum()
             self._known |= dict(enumerate(tails.tolist()))
 
@@ -51,29 +52,37 @@ class Curve:
         """The share at one rank."""
         rank = min(rank, self.most)
         if rank not in self._known:
-            self._known[rank] = fill(self.build(rank), self.delta)[1] ** 2
+            self._known[rank] = fill(self.build(rank).to(self.delta.device), self.delta)[1] ** 2
         return self._known[rank]
 
     def smallest(self, share: float) -> int:
         """The smallest rank that keeps so much of ‖ΔW‖²; 0 of a layer that has not changed.
 
-        It is found by halving, as if no larger rank lost more.
+        Ranks are doubled until one keeps it, and then halved between, as if no larger rank lost more.
         """
         if not self.norm:
             return 0
-        kept = 1e-12 + 1 - share
-        return bisect.bisect_left(range(self.most + 1), True, lo=1, hi=self.most, key=lambda r: self.lost(r) <= kept)
+        kept, top = 1e-12 + 1 - share, 1
+        while top < self.most and self.lost(top) > kept:
+            top = min(self.most, 2 * top)
+        return bisect.bisect_left(range(top + 1), True, lo=max(1, top // 2), hi=top, key=lambda r: self.lost(r) <= kept)
 
-    def choices(self) -> list[Choice]:
-        """What some ranks cost and lose, from the first that adds nothing on."""
+    def choices(self, budget: int) -> list[Choice]:
+        """What some ranks cost and lose, from the first that adds nothing to the last that so many parameters buy."""
         if not self.norm:
             return [Choice(0, 0, 0.0)]
-        ranks = [0, 1]
-        while ranks[-1] < self.most:
-            ranks.append(min(self.most, ranks[-1] + 1 if self.form == "svd" else int(ranks[-1] * GROWTH) + 1))
-        with torch.device("meta"):
-            sizes = [sum(p.numel() for p in self.build(rank).parameters()) if rank else 0 for rank in ranks]
-        return [Choice(r, n, self.norm**2 * self.lost(r)) for r, n in zip(ranks, sizes, strict=True)]
+        found = [Choice(0, 0, self.norm**2)]
+        step = 1.0 if len(self._known) > 2 else GROWTH  # where the singular values say it, of every rank
+        rank = 1
+        while True:
+            with torch.device("meta"):
+                size = sum(p.numel() for p in self.build(rank).parameters())
+            if size > budget:
+                return found
+            found.append(Choice(rank, size, self.norm**2 * self.lost(rank)))
+            if rank == self.most:
+                return found
+            rank = min(self.most, int(rank * step) + 1)
 
 
 def split(layers: Mapping[Key, Sequence[Choice]], budget: int) -> dict[Key, int]:
@@ -85,9 +94,6 @@ def split(layers: Mapping[Key, Sequence[Choice]], budget: int) -> dict[Key, int]
 
     Args:
         layers: the choices of each, smallest first; the first one is had for nothing.
-
-    Raises:
-        OptionError: the budget is not enough for a single component.
     """
     steps = {path: _hull(choices) for path, choices in layers.items()}
     at, left = dict.fromkeys(steps, 0), budget

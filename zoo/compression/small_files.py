@@ -13,16 +13,24 @@ from torch import Tensor, nn
 from zoo.backbones import architecture
 from zoo.backbones.weights import restricted
 from zoo.catalog.entry import Entry
-from zoo.catalog.handover import check_new, put_in
-from zoo.catalog.recipe import recipe_names
+from zoo.catalog.handover import carried, check_new, put_in
+from zoo.catalog.recipe import load_recipe, recipe_names
 from zoo.catalog.registry import Registry
-from zoo.catalog.task import Task
-from zoo.compression.fine_tuned import Factorised, add_fine_tuned, check_size, tensors_of, without_tasks
+from zoo.catalog.task import Preprocessing, Task
+from zoo.compression.fine_tuned import (
+    Factorised,
+    add_fine_tuned,
+    check_size,
+    ranks_for,
+    tensors_of,
+    without_tasks,
+)
 from zoo.errors import OptionError, WeightsError
 from zoo.loader import described, load, pretrained_network
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import heads_of
+from zoo.storage.fetch import fetch
 from zoo.storage.files import sha256
 from zoo.storage.tensors import check_tensors, read
 
@@ -56,23 +64,33 @@ def factorised_entry(
     for source in sources:
         task, reader = _reader(source, registry)
         if task in readers:
-            raise OptionError(f"Two sources make the task {task}: rename one of the files.")
+            raise OptionError(
+                f"Two sources make the task {task}; a task is called by the file's name, or the entry's task."
+            )
         readers[task] = reader
         origins[task] = source if _of_entry(source, registry) else str(Path(source).resolve())
+    origin = _origin(sources, registry)
+    of = origin if origin and origin.backbone == backbone else None
     # Its classifier, which may be of another size, stays fresh.
-    network = pretrained_network(backbone, registry, heads_of(architecture(backbone, registry)))
+    apart = heads_of(architecture(backbone, registry))
+    own = of.backbone_weights if of else None
+    network = pretrained_network(backbone, registry, apart, fetch(own, of.folder) if of and own else None)
     model = without_tasks(network, form, keep_rest)
+    card = _input_of(backbone, network, registry)
     found, files = dict[str, Factorised](), {}
     for task, reader in readers.items():
         log.info("%s:", task)
         tensors, known = reader()
-        said: dict[str, Any] = {"classes": list(known.classes), "preprocessing": known.preprocessing} if known else {}
-        found[task] = add_fine_tuned(model, tensors, rank, budget, task, keep_rest=keep_rest, **said)
+        ranks = ranks_for(model, tensors, rank, budget, keep_rest)
+        said: dict[str, Any] = {"preprocessing": card}
+        if known:
+            said = {"classes": list(known.classes), "preprocessing": known.preprocessing, "kind": known.kind}
+        found[task] = add_fine_tuned(model, tensors, ranks, task, **said)
         del tensors  # before the next are read
     for task in found:
         files[task] = out / name / f"{task}.safetensors"
         model.save_adapter(task, files[task], {"entry": name, "backbone": backbone, MADE_OF: origins[task]})
-    return put_in(out, _entry(model, found, backbone, _origin(sources, registry), name, out, keep_rest), files), found
+    return put_in(out, _entry(model, found, backbone, origin, name, out, keep_rest), files), found
 
 
 def _entry(
@@ -90,10 +108,11 @@ def _entry(
     )  # fmt: skip
     if origin is None:
         return made
-    there = origin.at(out)
+    there, kinds = origin.at(out), {task: origin.kind(task) for task in found if task in origin.kinds}
+    own = carried(origin, out) if origin.backbone == backbone else None
     return replace(
-        made, benchmark=there.benchmark, kinds={task: there.kind(task) for task in found if task in there.kinds},
-        data_root=there.data_root, test_share=there.test_share, backbone_weights=there.backbone_weights,
+        made, benchmark=there.benchmark, kinds=kinds, data_root=there.data_root, test_share=there.test_share,
+        backbone_weights=own,
     )  # fmt: skip
 
 
@@ -104,6 +123,12 @@ def _origin(sources: Sequence[str], registry: Registry) -> Entry | None:
     entries = [registry.entry(source.rpartition("/")[0]) for source in sources]
     images = {(entry.benchmark, entry.images_root()) for entry in entries}
     return entries[0] if len(images) == 1 else None
+
+
+def _input_of(backbone: str, network: nn.Module, registry: Registry) -> Preprocessing:
+    """How a backbone wants its images: as it was pre-trained by the zoo, or as its card says."""
+    known = registry.backbone(backbone)
+    return load_recipe(known.recipe).of(known.task).input if known else Preprocessing.of(network)
 
 
 def teacher(model: MultiTaskModel, task: str, file: Path, registry: Registry) -> nn.Module:

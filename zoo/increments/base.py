@@ -197,6 +197,11 @@ class Method:
     shared: Callable[..., nn.Module] | None = None  # made of a layer and the options: what its tasks' increments share
     trains_backbone: bool = False  # whether the backbone's own weights are trained (pre-training)
 
+    @property
+    def shares_factors(self) -> bool:
+        """Whether several layers of a task have factors in common."""
+        return self.increment is not None and "peers" in inspect.signature(self.increment).parameters
+
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise OptionError unless the method takes just these options."""
         taken = list(inspect.signature(self.increment).parameters.values())[1:] if self.increment else []
@@ -217,6 +222,6 @@ class Method:
         """
         assert self.increment is not None
         self.check(options)
-        if "peers" in inspect.signature(self.increment).parameters:
+        if self.shares_factors:
             return self.increment(layer, **options, peers=peers)
         return self.increment(layer, **options)

@@ -182,11 +182,13 @@ class TaskModel(proof.Provable):
         """Drop what a task adds to some layers: these are then as the backbone has them, and their ranks 0.
 
         Raises:
-            OptionError: the method has no rank.
+            OptionError: the method has no rank, or layers or tasks share factors.
         """
         ranks = self._task_options[self.task(task).name].get("rank")
         if ranks is None:
             raise OptionError(f"Layers are left out by a rank of 0, and {self.method_name} has no rank here.")
+        if self.method.shared or self.method.shares_factors:
+            raise OptionError(f"No layer can be left out of {self.method_name}, whose layers or tasks share factors.")
         now = {path: rank_at(ranks, path) if isinstance(ranks, Mapping) else ranks for path, _ in self.adapted()}
         for path, site in self.adapted():
             if path in paths and task in site.tasks:

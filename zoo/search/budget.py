@@ -13,18 +13,19 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from zoo.catalog.entry import Entry
 from zoo.catalog.options import as_patterns
 from zoo.catalog.recipe import Recipe
 from zoo.catalog.registry import Registry
-from zoo.compression.forms import FORMS, fill
-from zoo.compression.layers import deltas, with_increments
+from zoo.compression.fine_tuned import form_of
+from zoo.compression.forms import FORMS, unfolded
+from zoo.compression.layers import deltas, fill_sites, with_increments
 from zoo.compression.ranks import Choice, split
 from zoo.datasets import Splits, Transformed
 from zoo.errors import OptionError
-from zoo.increments.base import Increment
+from zoo.increments.forms import turned
 from zoo.kinds import get_kind
 from zoo.kinds.base import main_output
 from zoo.loader import fresh_model, load_adapters
@@ -78,7 +79,12 @@ def search(
         raise OptionError(
             f"Ranks are chosen for the methods {', '.join(FORMS.values())}, not {entry.method['name']!r}."
         )
+    if entry.source:
+        raise OptionError(f"{entry.name} begins with what {entry.source} has; ranks are chosen of entries that do not.")
+    if options.distil:
+        raise OptionError("--distil does not go with --rank auto, which trains from the labels.")
     most = max(family(entry, registry).items())[1]
+    _check_budget(most, registry, budget)
     tried = train_entry(most, registry, tasks, out / "tried" / f"r{most.rank}", replace(options, hold_out=HELD_OUT))
     recipe = recipe_of(most.recipe_source, options)
     choices: dict[tuple[str, str], list[Choice]] = {}
@@ -98,6 +104,16 @@ def search(
         )
         for task in tasks
     ]  # fmt: skip
+
+
+def _check_budget(entry: Entry, registry: Registry, budget: int) -> None:
+    """Raise OptionError for a budget that buys no component of any layer, before anything is trained."""
+    model = fresh_model(entry, registry, pretrained=False)
+    assert isinstance(model, TaskModel)
+    with torch.device("meta"):
+        ones = [model.method.build(site, {**model.options, "rank": 1}) for _, site in model.adapted()]
+    if budget < (least := min(sum(p.numel() for p in one.parameters()) for one in ones)):
+        raise OptionError(f"{budget:,} parameters are too few: the cheapest layer's first component has {least:,}.")
 
 
 def trained_on(
@@ -122,14 +138,14 @@ def trained_on(
 def component_costs(model: TaskModel, task: str, splits: Splits, by: str, recipe: Recipe) -> dict[str, Tensor]:
     """What dropping each component of each layer's ΔW should cost, the dearest first, by the layer's path.
 
-    The components are those of ΔW as a matrix, (C_out, C_in k²).
+    The components are those of ΔW as a matrix: of "svd" that of its unfolding, of others (C_out, C_in k²).
 
     Args:
         splits: with held-out images in place of the test images.
         recipe: of which the loss is.
     """
     spectra = {
-        path: torch.linalg.svd(delta.flatten(1).cpu(), full_matrices=False) for path, delta in deltas(model, task)
+        path: torch.linalg.svd(_matrix(model, delta).cpu(), full_matrices=False) for path, delta in deltas(model, task)
     }
     if by == "energy":
         return {path: values.square() for path, (_, values, _) in spectra.items()}
@@ -154,13 +170,21 @@ def _gradients(model: TaskModel, task: str, splits: Splits, recipe: Recipe) -> I
     weights: dict[str, Tensor] = {path: network.get_parameter(f"{path}.weight") for path, _ in model.adapted()}
     for parameter in network.parameters():
         parameter.requires_grad_(any(parameter is weight for weight in weights.values()))
-    images = Transformed(splits.test, known.preprocessing.transform())
-    for number, (inputs, targets) in enumerate(DataLoader(images, BATCH)):
-        if number * BATCH >= IMAGES:
-            return
+    count: int = len(splits.test)  # type: ignore[arg-type]
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(recipe.seed))[:IMAGES].tolist()
+    images = Transformed(Subset(splits.test, chosen), known.preprocessing.transform())
+    for inputs, targets in DataLoader(images, BATCH):
         loss = kind.loss(main_output(network(model.taken(inputs))), targets, recipe.of(task))
         gradients = torch.autograd.grad(loss, list(weights.values()))
-        yield {path: each.double().cpu().flatten(1) for path, each in zip(weights, gradients, strict=True)}
+        yield {
+            path: _matrix(model, turned(gradient.double(), site)).cpu()
+            for (path, site), gradient in zip(model.adapted(), gradients, strict=True)
+        }
+
+
+def _matrix(model: TaskModel, delta: Tensor) -> Tensor:
+    """ΔW (C_out, C_in, …), or a gradient of that form, as the matrix whose components are ordered."""
+    return unfolded(delta) if form_of(model) == "svd" else delta.flatten(1)
 
 
 def _choices(model: TaskModel, path: str, costs: Tensor) -> list[Choice]:
@@ -183,13 +207,8 @@ def _cut(
     assert isinstance(model, TaskModel)
     model.add_task(whole.task(task), made.task_methods[task])
     theirs = whole.task_tensors(task)
-    sites = dict(model.adapted())
-    for path, delta in deltas(whole, task):
-        if task in sites[path].tasks:
-            increment = sites[path].tasks[task]
-            assert isinstance(increment, Increment)
-            fill(increment, delta)
-    increments = tuple(f"{path}." for path in sites)
+    fill_sites(model, task, deltas(whole, task))
+    increments = tuple(f"{path}." for path, _ in model.adapted())
     for name, tensor in model.task_tensors(task).items():
         if not name.startswith(increments):
             tensor.copy_(theirs[name])

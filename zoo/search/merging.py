@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from zoo.catalog.entry import Entry
-from zoo.catalog.handover import check_new, put_in
+from zoo.catalog.handover import carried, check_new, put_in
 from zoo.catalog.recipe import recipe_names
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
@@ -55,30 +55,31 @@ def merged_entry(
     benchmark, root = benchmark_of(entry), entry.images_root(data_root)
     splits = {part: benchmark.splits(part, root) for part in parts}
     head = options.get("head", SIDE_BY_SIDE)
-    rows = [{"task": part, "by itself": _figure(model, part, splits[part], part)} for part in parts]
+    rows = [{"task": part, "by itself": _figure(model, part, splits[part])} for part in parts]
     for column in ("merged", "statistics anew"):
         if column == "statistics anew":
             re_estimate(made, task, _batches(made, task, splits))
         first = 0
         for part, row in zip(parts, rows, strict=True):
-            row[column] = _figure(made, task, splits[part], part, first)
+            row[column] = _figure(made, task, splits[part], first)
             first += len(splits[part].classes) if head == SIDE_BY_SIDE else 0
             log.info("%s, %s: %.2f %%", part, column, row[column])
     file = out / name / f"{task}.safetensors"
     facts = {"entry": name, "backbone": entry.backbone, "source": entry.name, "merged": dict(weights)}
     made.save_adapter(task, file, facts)
     same = made.method_name == entry.method["name"]
-    placement = entry.placement if same else {"layers": [path for path, _ in made.adapted()]}
+    kept = {key: value for key, value in entry.placement.items() if key not in ("placement", "projections")}
+    placement = entry.placement if same else kept | {"layers": [path for path, _ in made.adapted()]}
     recipe = f"folder/{made.method_name}"
     new = Entry(
         benchmark="folder", classes={task: len(made.task(task).classes)}, backbone=entry.backbone, name=name,
-        recipe=recipe if recipe in recipe_names() else "folder/ftn", backbone_weights=entry.at(out).backbone_weights,
+        recipe=recipe if recipe in recipe_names() else "folder/ftn", backbone_weights=carried(entry, out),
         folder=out, **described(made, placement),
     )  # fmt: skip
     return put_in(out, new, {task: file}), rows
 
 
-def _figure(model: Any, task: str, splits: Splits, part: str, first: int = 0) -> float:
+def _figure(model: Any, task: str, splits: Splits, first: int = 0) -> float:
     """The accuracy of a task on the test images of one of its parts, in per cent.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from zoo.catalog.entry import Entry
-from zoo.catalog.handover import check_new, put_in
+from zoo.catalog.handover import carried, check_new, put_in
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
 from zoo.compression.layers import norms, with_increments
@@ -19,12 +19,12 @@ from zoo.datasets import benchmark_of, held_out
 from zoo.errors import OptionError
 from zoo.loader import described, load, load_adapters
 from zoo.models.adapted import TaskModel
+from zoo.search.ranks import HELD_OUT
 from zoo.storage.tensors import read
 from zoo.training.batches import seed_of
 from zoo.training.evaluation import measure
 
 log = logging.getLogger(__name__)
-HELD_OUT = 0.2  # share of the training images that a model is chosen on
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Step:
 def thresholds(values: Sequence[float], steps: int) -> list[float]:
     """So many thresholds, equally spaced between the smallest value and the largest, both among them."""
     least, most = min(values), max(values)
-    return [least + (most - least) * step / (steps - 1) for step in range(steps)]
+    return [*(least + (most - least) * step / (steps - 1) for step in range(steps - 1)), most]
 
 
 def pruned(
@@ -70,7 +70,9 @@ def pruned(
     parts = [splits.test]
     if choosing:
         parts.append(held_out(splits, HELD_OUT, seed_of(0, task, "held out")).test)
-    sizes, figures, before = norms(model, task), [], None
+    here = {path for path, site in model.adapted() if task in site.tasks}
+    sizes = {path: size for path, size in norms(model, task).items() if path in here}
+    figures, before = [], None
     for threshold in thresholds(list(sizes.values()), steps):
         dropped = tuple(path for path, size in sizes.items() if size < threshold)
         if dropped != before:
@@ -115,10 +117,10 @@ def pruned_entry(entry: Entry, registry: Registry, chosen: Mapping[str, Step], o
         facts |= {"entry": name, "source": entry.name, "metrics": {metric.name: step.figure}}
         model.save_adapter(task, files[task], facts)
     measured = {task: entry.metric(task).rounded(step.figure) for task, step in chosen.items()}
+    own = carried(entry, out)
     made = replace(
-        entry.at(out), name=name, measured=measured, weights=None, shared=None, reported=None, baseline="", note="",
-        source="", form="",
-        classes={task: entry.classes[task] for task in tasks},
+        entry.at(out), name=name, measured=measured, backbone_weights=own, weights=None, shared=None, reported=None,
+        baseline="", note="", source="", form="", classes={task: entry.classes[task] for task in tasks},
         kinds={task: kind for task, kind in entry.kinds.items() if task in tasks}, **described(model, entry.placement),
     )  # fmt: skip
     return put_in(out, made, files)

@@ -78,6 +78,8 @@ def train(
     splits = _splits(model, data, task, bool(options.get("skip_unreadable")), options.get("test_share"))
     if resume and out is None:
         raise OptionError("resume needs out, the folder where the training was begun.")
+    if options.get("distil") and not options.get("begin"):
+        raise OptionError("distil needs begin, a folder of what `zoo factorise` made.")
     if strange := sorted(set(options) - OPTIONS):
         raise OptionError(f"zoo.train has no option {strange[0]!r}; it takes {', '.join(sorted(OPTIONS))}.")
     changes = Changes(**{name: options.pop(name) for name in CHANGES & set(options)})

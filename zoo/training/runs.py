@@ -87,6 +87,7 @@ def train_entry(
         raise OptionError(f"The recipe {recipe.name} names tasks that {entry.name} lacks: {', '.join(strange)}.")
     if entry.networks and set(tasks) != set(entry.tasks):
         raise OptionError(f"The tasks of {entry.name}, {', '.join(entry.tasks)}, are trained together. Name none.")
+    _check_beginning(entry, options)
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     accelerator = _accelerator(options, out)
     groups = [list(tasks)] if entry.networks else [[task] for task in tasks]
@@ -94,7 +95,6 @@ def train_entry(
     identities = {task: run_identity(recipe, options_of[task]) for task in tasks}
     unfinished = pending(files, identities, recipe, options, {task: entry.method_of(task) for task in tasks})
     if unfinished and entry.source:
-        _check_begun_once(entry, options)
         with PartialState().main_process_first():
             if PartialState().is_main_process:
                 _compress_source(entry, registry, out, tasks, options)
@@ -125,11 +125,13 @@ def train_entry(
     return files
 
 
-def _check_begun_once(entry: Entry, options: RunOptions) -> None:
-    """Raise OptionError for options that an entry with a source cannot have."""
-    if options.begin:
+def _check_beginning(entry: Entry, options: RunOptions) -> None:
+    """Raise OptionError for options of how tasks begin that do not go together, before anything is discarded."""
+    if options.distil and options.begin is None:
+        raise OptionError("--distil needs --from, a folder of what `zoo factorise` made.")
+    if entry.source and options.begin:
         raise OptionError(f"{entry.name} begins with what {entry.source} has, compressed; it takes no --from.")
-    if entry.form and (options.distil or options.changes != Changes()):
+    if entry.form and options.changes != Changes():
         raise OptionError(f"{entry.name} is {entry.source} factorised; it has no training whose settings could change.")
 
 
@@ -205,7 +207,7 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
     """
     begun = out / "compressed"
     found = [read(file)[1] for file in begun.glob("*.safetensors") if file.name != SHARED]
-    fits = all((h["method"], h.get("source")) == (entry.adapter_method, entry.source) for h in found)
+    fits = all((h["method"], h.get("source")) == (entry.method_of(h["task"]), entry.source) for h in found)
     if found and fits and not options.overwrite:
         return
     out.mkdir(parents=True, exist_ok=True)
