@@ -1,6 +1,6 @@
 """Ranks chosen for each layer against one rank for all, at equal parameters (`zoo train NAME --rank auto --budget P`).
 
-    python benchmarks/rank_budget.py --out DIR [--like 2] [--by sensitivity] [--seeds 3] [--json FILE]
+    python benchmarks/rank_budget.py --out DIR [--like 2] [--by sensitivity] [--seed 0 --seed 1 --seed 2] [--json FILE]
 
 The budget of each task is what the uniform rank `--like` has; the same training on one rank for all layers begins with
 the same adapters, cut to that rank. Trains what DIR does not hold yet.
@@ -27,14 +27,15 @@ NORMS = 1376  # of a task, which are no factors
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--like", default=2, show_default=True, help="The uniform rank whose parameters are the budget.")
 @click.option("--by", type=click.Choice(MEASURES), default="sensitivity", show_default=True)
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
+@click.option("--as-is", is_flag=True, help="Train nothing; write what DIR holds.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all that DIR holds here.")
-def main(out: Path, like: int, by: str, seeds: int, json_file: Path | None) -> None:
+def main(out: Path, like: int, by: str, seeds: tuple[int, ...], as_is: bool, json_file: Path | None) -> None:
     registry = default_registry()
     entry = registry.entry(f"resnet20-ftn-r{like}-shapes")
     assert entry.parameters is not None
     budget = entry.parameters.per_task - NORMS
-    for seed in range(seeds):
+    for seed in () if as_is else seeds:
         options = RunOptions(seed=seed, resume=True, quiet=True)
         for task in TASKS:
             store = out / f"seed-{seed}"

@@ -56,14 +56,15 @@ def factorised(entry: Entry, network: Any, known: Any, form: str, rank: int, res
 @click.option("--keep-rest", is_flag=True, help="With the stem kept.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path))
+@click.option("--as-is", is_flag=True, help="Test nothing; write what DIR holds.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all that DIR holds here.")
 def main(
     out: Path, name: str, tasks: tuple[str, ...], ranks: tuple[int, ...], forms: tuple[str, ...], keep_rest: bool,
-    seeds: int, data_root: Path | None, json_file: Path | None,
+    seeds: int, data_root: Path | None, as_is: bool, json_file: Path | None,
 ) -> None:  # fmt: skip
     entry = default_registry().entry(name)
     images = {task: benchmark_of(entry).splits(task, data_root).test for task in tasks or entry.tasks}
-    for seed in range(seeds):
+    for seed in range(0 if as_is else seeds):
         for task, test in images.items():
             file = out / "factorised" / f"{name}_{task}_{seed}.json"
             rows = json.loads(file.read_text()) if file.exists() else []

@@ -1,4 +1,4 @@
-"""Trained models as smaller ones, without training.
+"""Trained models as smaller ones, without training, and what their layers hold.
 
 Training goes on from there in `zoo.training`; weights as rings are made in `zoo.ring`.
 """

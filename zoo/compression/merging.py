@@ -84,19 +84,7 @@ def merged(
         OptionError: a task, a way or a rank that cannot be had.
     """
     model = with_increments(model)
-    tasks = [model.task(task) for task in weights]
-    if len(model.head_paths) > 1:
-        raise OptionError(f"The network has several classifiers ({', '.join(model.head_paths)}); merging takes one.")
-    if form not in FORMS:
-        raise OptionError(f"The form is one of {', '.join(FORMS)}, not {form!r}.")
-    if len(tasks) < 2 or how not in WAYS or not 0 < density <= 1:
-        raise OptionError(f"Merging takes two tasks or more, one of {', '.join(WAYS)}, and a density in (0, 1].")
-    if head != SIDE_BY_SIDE and head not in weights:
-        raise OptionError(f"The head is {SIDE_BY_SIDE!r} or one of {', '.join(weights)}, not {head!r}.")
-    if odd := [
-        task.name for task in tasks if (task.kind, task.preprocessing) != (tasks[0].kind, tasks[0].preprocessing)
-    ]:
-        raise OptionError(f"{odd[0]} is of another kind than {tasks[0].name}, or prepares its images otherwise.")
+    tasks = _parts(model, weights, form, how, density, head)
     own = model.options if model.method_name in FORMS.values() else {"rank": None}
     rank = rank or (own["rank"] if isinstance(own["rank"], int) else None)
     if rank is None:
@@ -117,6 +105,26 @@ def merged(
         fill_sites(made, name, [(path, whole)])
     _rest(model, made, name, list(weights), head)
     return made
+
+
+def _parts(
+    model: TaskModel, weights: Mapping[str, float], form: str, how: str, density: float, head: str
+) -> list[Task]:  # fmt: skip
+    """The tasks that take part; raises OptionError where they cannot be merged in this way."""
+    tasks = [model.task(task) for task in weights]
+    if len(model.head_paths) > 1:
+        raise OptionError(f"The network has several classifiers ({', '.join(model.head_paths)}); merging takes one.")
+    if form not in FORMS:
+        raise OptionError(f"The form is one of {', '.join(FORMS)}, not {form!r}.")
+    if len(tasks) < 2 or how not in WAYS or not 0 < density <= 1:
+        raise OptionError(f"Merging takes two tasks or more, one of {', '.join(WAYS)}, and a density in (0, 1].")
+    if head != SIDE_BY_SIDE and head not in weights:
+        raise OptionError(f"The head is {SIDE_BY_SIDE!r} or one of {', '.join(weights)}, not {head!r}.")
+    if odd := [
+        task.name for task in tasks if (task.kind, task.preprocessing) != (tasks[0].kind, tasks[0].preprocessing)
+    ]:
+        raise OptionError(f"{odd[0]} is of another kind than {tasks[0].name}, or prepares its images otherwise.")
+    return tasks
 
 
 def _biases(model: TaskModel, tasks: Sequence[str]) -> dict[str, float]:

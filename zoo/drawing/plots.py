@@ -130,6 +130,10 @@ def curves(
         axes.axhline(dashed, color="black", linestyle="--", linewidth=0.9, label=named, zorder=0)
     if logarithmic:
         axes.set_xscale("log")
+        least, most = axes.get_xlim()
+        ticks = [digit * 10**power for power in range(-3, 12) for digit in (1, 2, 5)]
+        axes.set_xticks(inside := [tick for tick in ticks if least <= tick <= most], [f"{tick:,g}" for tick in inside])
+        axes.minorticks_off()
     axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=8)

@@ -1,4 +1,4 @@
-"""What training is searched for: the rank that a task needs, and the cores that tasks should share.
+"""What is found by trying: ranks of tasks and of layers, layers to do without, tasks to merge, cores to share.
 
 Each trial is a whole training (`zoo.training`); what an entry claims is checked in `zoo.verification`.
 """
