@@ -88,7 +88,8 @@ def kilobytes(folder: Path, entry: Entry) -> int:
 @click.option("--as-is", is_flag=True, help="Train nothing; tell what DIR holds.")
 @click.option("--rounds", default=10, show_default=True, help="Of the timings.")
 def main(out: Path, seeds: int, jobs: int, backbone: str, benchmark: str, as_is: bool, rounds: int) -> None:
-    entries = default_registry().entries(f"{backbone}-*-{benchmark}")
+    found = default_registry().entries(f"{backbone}-*-{benchmark}")
+    entries = [entry for entry in found if not entry.form]  # which are trained by nothing
     if not as_is:
         train_all(entries, seeds, jobs, out)
     costs = {row["model"]: row for row in compare(entries, default_registry(), target_tasks(entries[0])[0], rounds)}
