@@ -98,6 +98,7 @@ def _shapes() -> str:
             for form in FORMS
         }
         rows.append(row)
+    rows = _filled(rows)
     seeds = len({row["seed"] for row in read("small_files") if row["entry"] == SHAPES})
     return f"""{table(rows)}
 
@@ -123,7 +124,7 @@ def _equal() -> str:
                 ]
                 row[f"{form}{', stem' if rest else ''}"] = f"{max(figures):.1f}" if figures else "–"
         rows.append(row)
-    return table(rows)
+    return table(_filled(rows))
 
 
 def _real() -> str:
@@ -145,7 +146,7 @@ def _real() -> str:
                     own = _rows(form, rank, rest, entry, task)
                     row[f"{form}{', stem' if rest else ''}"] = _percent(own[0]["figure"] if own else None)
             rows.append(row)
-    return table(rows)
+    return table(_filled(rows))
 
 
 def _again() -> str:
@@ -208,6 +209,12 @@ def _time() -> str:
 
 Memory is what the process has at its most above one copy and the backbone. `python benchmarks/factorise_time.py`.
 {measured_on("factorise_time")}"""
+
+
+def _filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without columns that nothing stands in."""
+    kept = [key for key in rows[0] if any(row[key] != "–" for row in rows)]
+    return [{key: row[key] for key in kept} for row in rows]
 
 
 def _percent(value: float | None) -> str:
