@@ -142,7 +142,7 @@ class TaskModel(proof.Provable):
                 for path, site in self._sites:
                     if isinstance(site, AdaptedLayer):
                         own = self._options_at(path, fresh)
-                        if own.get("rank") == 0:
+                        if own.get("rank") == 0 and isinstance(fresh["rank"], Mapping):
                             continue
                         peers.append(_named(path, self.method.build, site, own, peers))
                         site.add(task.name, peers[-1])
