@@ -141,14 +141,6 @@ def named(registry: Registry, pattern: str) -> list[Entry]:
     raise OptionError(f"No model's name matches {pattern!r}. `zoo ls` lists them all.")
 
 
-def common_task(entries: list[Entry]) -> str:
-    """The first task that all of several models have; raises OptionError if there is none."""
-    for task in entries[0].tasks:
-        if all(task in entry.tasks for entry in entries):
-            return task
-    raise OptionError(f"{', '.join(entry.name for entry in entries)} have no task in common.")
-
-
 # Of a comparison's rows, in a table of their own.
 HOW = ("method", "recipe", "epochs", "training images", "test images")
 
@@ -199,6 +191,7 @@ def plot_norms(
     from zoo.drawing.heat import by_layer
     from zoo.drawing.plots import pyplot
     from zoo.loader import load
+    from zoo.verification.comparison import tasks_of_all
 
     pyplot()  # where it is not installed, it is told before anything is loaded
     entries = named(registry, pattern)
@@ -208,7 +201,7 @@ def plot_norms(
         columns = {name: measure(model, name) for name in ([task] if task else model.tasks)}
         title = entries[0].name
     else:
-        task = task or common_task(entries)
+        task = task or tasks_of_all(entries)[0]
         ranks = [entry.rank for entry in entries]
         alike = len({entry.method["name"] for entry in entries}) == 1
         by_rank = alike and None not in ranks and len(set(ranks)) == len(ranks)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import heapq
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +14,6 @@ from zoo.compression.forms import fill, largest, matrix_of
 from zoo.errors import OptionError
 from zoo.increments.base import Increment
 
-log = logging.getLogger(__name__)
 Key = TypeVar("Key", bound=Any)  # a layer's path, or of which task and its path
 ROUNDING = 1e-9
 GROWTH = 1.25  # between the ranks that are tried for a budget, in forms without a spectrum

@@ -104,12 +104,13 @@ def pruned_entry(entry: Entry, registry: Registry, chosen: Mapping[str, Step], o
     """A new entry of tasks without the layers that these steps drop, in `out`, listed in `out/registry.yaml`."""
     check_new(name, out, registry)
     tasks = list(chosen)
-    model = with_increments(load_adapters(entry, registry, adapter_files(entry, tasks)))
+    sources = adapter_files(entry, tasks)
+    model = with_increments(load_adapters(entry, registry, sources))
     files = {}
     for task, step in chosen.items():
         model.leave(task, step.dropped)
         files[task] = out / name / f"{task}.safetensors"
-        header = read(adapter_files(entry, [task])[task])[1]
+        header = read(sources[task])[1]
         facts: dict[str, Any] = {
             key: header[key] for key in ("backbone", "recipe", "settings", "versions") if key in header
         }

@@ -30,6 +30,11 @@ def common_tasks(entries: Sequence[Entry], task: str | None = None) -> list[str]
         raise OptionError(
             f"These entries are of several benchmarks: {', '.join(sorted({e.benchmark for e in entries}))}."
         )
+    return tasks_of_all(entries, task)
+
+
+def tasks_of_all(entries: Sequence[Entry], task: str | None = None) -> list[str]:
+    """The same, whatever their benchmarks; raises OptionError if there are none."""
     shared = [name for name in entries[0].tasks if all(name in entry.tasks for entry in entries)]
     if task is not None:
         shared = [name for name in shared if name == task]
