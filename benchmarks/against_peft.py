@@ -103,8 +103,8 @@ def theirs(work: Work, store: Path) -> dict[str, Any]:
     factors = [p for name, p in network.named_parameters() if p.requires_grad and ".lora_" in name]
     rest = [p for name, p in network.named_parameters() if p.requires_grad and ".lora_" not in name]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Adam(factors),  # whose rate, too, is set at each step
-        torch.optim.SGD(rest, momentum=recipe.rest.momentum),
+        torch.optim.Adam(factors, work.lora_rate),
+        torch.optim.SGD(rest, recipe.rest.lr, momentum=recipe.rest.momentum),
     ]
     feed = Turns({work.name: work.data}, {work.name: recipe}, work.accelerator, 0)
     for epoch in range(recipe.epochs):

@@ -49,12 +49,16 @@ def main(out: Path, like: int, by: str, seeds: tuple[int, ...], as_is: bool, jso
                 (folder / "tried").symlink_to(store / "tried", target_is_directory=True)
             chosen = search(entry, registry, [task], folder, options, budget, by)[0]
             tried = {task: folder / "tried" / "r16" / f"{task}.safetensors"}
-            ranks = {task: dict.fromkeys(chosen.ranks, like)}
-            uniform = trained_on(entry, registry, ranks, tried, store / f"uniform-r{like}", options)[task]
-            metric = entry.metric(task).name
+            uniform = next(
+                (json.loads(other.read_text())["uniform"] for other in store.glob(f"{task}_r{like}_*")), None
+            )
+            if uniform is None:  # the same for all measures
+                ranks = {task: dict.fromkeys(chosen.ranks, like)}
+                made = trained_on(entry, registry, ranks, tried, store / f"uniform-r{like}", options)[task]
+                uniform = float(read(made)[1]["metrics"][entry.metric(task).name])
             row = {
                 "task": task, "seed": seed, "like": like, "by": by, "figure": chosen.figure, "ranks": chosen.ranks,
-                "parameters": chosen.parameters, "uniform": float(read(uniform)[1]["metrics"][metric]),
+                "parameters": chosen.parameters, "uniform": uniform,
             }  # fmt: skip
             click.echo(row)
             file.write_text(json.dumps(row))

@@ -22,7 +22,7 @@ from zoo.export.parity import INPUT, Parity, compare
 from zoo.export.resizing import Resize, levels_off
 
 import zoo
-from zoo.catalog.task import Preprocessing, Task, is_dense
+from zoo.catalog.task import GENERATION, Preprocessing, Task, is_dense
 from zoo.errors import ExportError, sentence
 from zoo.models.adapted import TaskModel
 from zoo.models.frozen import copy_of
@@ -94,6 +94,11 @@ class Form:
         self.task, self.inside = task, _inside(preprocess)
         self.preprocessing = task.preprocessing if task else Preprocessing()
         self.dense = task is not None and is_dense(task.kind)
+        self.makes = task is not None and task.kind == GENERATION
+        if self.makes and self.inside != "no":
+            raise ExportError(
+                "A graph that makes pictures takes latents, which are not prepared: leave out preprocess."
+            )
         self.real = sum(map(len, real))
         self.random: list[Tensor] = _random_batches(
             self.preprocessing, self.inside, self.dense, real[0] if real else None
@@ -127,6 +132,7 @@ class Form:
             ExportError: torch cannot export it, or takes for a number what is to be a dimension.
         """
         batch = torch.export.Dim("batch")
+        taken, given = ("latents", "pictures") if self.makes else (INPUT, "maps" if self.dense else "logits")
         images = {0: batch}
         if self.rows is not None:
             for place, name in ((self.rows, "height"), (self.rows + 1, "width")):
@@ -144,8 +150,8 @@ class Form:
             try:
                 program = torch.onnx.export(
                     graph.eval(), examples, dynamo=True, verbose=False, optimize=not further,
-                    input_names=[INPUT, *(each.name for each in further)],
-                    output_names=["maps" if self.dense else "logits"], dynamic_shapes=shapes,
+                    input_names=[taken, *(each.name for each in further)], output_names=[given],
+                    dynamic_shapes=shapes,
                 )  # fmt: skip
             except Exception as error:  # the exporter raises many classes, none of them its own base
                 error.add_note(page.getvalue())

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from torch import Tensor, nn
 from zoo.export.files import LARGEST_FILE, written
-from zoo.export.form import Form, describe
+from zoo.export.form import Form, Further, describe
 from zoo.export.parity import Parity, metadata_of, outputs, session
 
+from zoo.backbones.generator import Generator
 from zoo.catalog.task import Preprocessing, Task
 from zoo.errors import ExportError
 from zoo.models.layers import Site
@@ -54,8 +56,12 @@ def to_onnx(
     path, form = Path(path), Form(task, preprocess, images)
     graph = form.around(module, half)
     source = form.around(module) if half else graph  # one copy will do, where both are alike
-    outputs(source, form.batches[0])  # what the network itself raises is told as such
-    exported = form.exported(graph, path)
+    further = _with_classes(module, form)
+    first = form.batches[0]
+    outputs(
+        source, *(first if isinstance(first, tuple) else (first,))
+    )  # what the network itself raises is told as such
+    exported = form.exported(graph, path, further)
     describe(exported, {**form.facts(half), **(metadata or {})})
     with written(exported, path, largest) as temporary:
         del exported  # as large as the network
@@ -76,6 +82,14 @@ def interface(path: str | Path) -> dict[str, str]:
 def preprocessing_of(path: str | Path) -> Preprocessing:
     """What a graph's metadata say that is done to an image before it."""
     return Preprocessing.from_data(json.loads(metadata_of(path)["preprocessing"]))
+
+
+def _with_classes(module: nn.Module, form: Form) -> list[Further]:
+    """The classes as an input, of a generator that has several, and the latents that it is compared on in pairs."""
+    if not isinstance(module, Generator) or module.classes < 2:
+        return []
+    form.pair([(batch, torch.arange(len(batch)) % module.classes) for batch in form.batches], form.real)
+    return [Further("classes", torch.zeros(2, dtype=torch.int64), {0: "batch"})]
 
 
 def _words(value: onnx.ValueInfoProto) -> str:

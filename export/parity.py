@@ -115,15 +115,20 @@ def _check_shared(path: Path, facts: Mapping[str, str] | None = None) -> None:
 
 
 def run(made: ort.InferenceSession, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The output of a graph, logits (B, classes) or maps (B, channels, H, W).
+    """The output of a graph, logits (B, classes), or maps or pictures (B, channels, H, W).
 
     Args:
-        inputs: images in the form that it takes; of a graph of several tasks also the number of each image's task.
+        inputs: images in the form that it takes, and what else it takes in its order, such as each image's task.
     """
     try:
-        return np.asarray(made.run(None, dict(zip((INPUT, TASK), inputs, strict=False)))[0])
+        return np.asarray(made.run(None, dict(zip(_names(made), inputs, strict=False)))[0])
     except Exception as error:  # ONNX Runtime raises classes of its own for each status, with no common base
         raise ExportError(f"ONNX Runtime cannot run images of {inputs[0].shape}: {sentence(error)}") from error
+
+
+def _names(made: ort.InferenceSession) -> list[str]:
+    """Of a graph's inputs, but for those that need not be given."""
+    return [each.name for each in made.get_inputs()]
 
 
 def outputs(module: nn.Module, batch: Tensor, *further: Tensor) -> Tensor:

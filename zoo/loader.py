@@ -96,6 +96,7 @@ def adapt(
     placement: str = "all",
     projections: Sequence[str] | None = None,
     may_rest: Sequence[str] | None = None,
+    whole: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     kinds: Mapping[str, str] | None = None,
     **options: Any,
@@ -112,6 +113,7 @@ def adapt(
         placement: "all", "early", "mid", "late" or "half" of the layers; see there too.
         projections: of attention, such as `["query", "value"]`, for methods that adapt these; see there too.
         may_rest: patterns of adapted layers that not every pass calls, such as auxiliary heads and experts; see there.
+        whole: patterns of other modules that each task owns whole; see there.
         preprocessing: of every task; by default what timm says of its networks, for others ImageNet's at 224 pixels.
         kinds: of the tasks that do not classify, such as `{"depth": "depth"}`; see `zoo.kinds`.
         options: the method's own, such as `rank=20`.
@@ -124,7 +126,7 @@ def adapt(
         module = pretrained_network(module, default_registry())
     if strange := sorted(set(kinds or {}) - set(tasks)):
         raise OptionError(f"kinds names {', '.join(strange)}, which are none of the tasks: {', '.join(tasks)}.")
-    chosen = Placement(layers, norms, head, placement, projections, may_rest)
+    chosen = Placement(layers, norms, head, placement, projections, may_rest, whole)
     model = TaskModel(copy_of(module), method, options, chosen)
     for name, classes in tasks.items():
         kind = (kinds or {}).get(name, CLASSIFICATION)

@@ -282,6 +282,27 @@ def task_folders(benchmark: str, root: Path) -> Path:
     return root
 
 
+ATTRIBUTES = ("dirty", "daylight", "night", "spring", "summer", "autumn", "winter")  # some of the forty
+
+
+def seasons(root: Path) -> Path:
+    """Forty webcams with a picture by day of each season and one at night; scores at random, the season's highest."""
+    rng, lines = np.random.RandomState(0), []
+    for webcam in range(40):
+        for number, season in enumerate(("spring", "summer", "autumn", "winter", "night")):
+            name = f"{webcam:08d}/{number}.jpg"
+            put(root / "imageAlignedLD" / name, webcam)
+            scores = dict(zip(ATTRIBUTES, rng.uniform(0, 0.5, len(ATTRIBUTES)), strict=True))
+            scores |= {season: 0.9, "daylight": 0.1 if season == "night" else 0.8}
+            lines.append(
+                "\t".join([name, *(f"{scores[attribute]:.4f},{rng.uniform():.4f}" for attribute in ATTRIBUTES)])
+            )
+    (root / "annotations").mkdir()
+    (root / "annotations" / "annotations.tsv").write_text("\n".join(lines) + "\n")
+    (root / "annotations" / "attributes.txt").write_text("\n".join(ATTRIBUTES) + "\n")
+    return root
+
+
 def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of one of the papers' benchmarks."""
     if benchmark in joint_layouts.BENCHMARKS:
@@ -290,8 +311,8 @@ def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return {"sketch": sketch, "places": places, "clip5": clip5}[benchmark](root, monkeypatch)
     if benchmark == "nyud":
         return nyud(root)
-    if benchmark == "streets":
-        return streets(root)
+    if benchmark in ("streets", "seasons"):
+        return {"streets": streets, "seasons": seasons}[benchmark](root)
     if benchmark in ("pictures", "emoji"):
         return task_folders(benchmark, root)
     return decathlon(root) if benchmark.startswith("decathlon") else domainnet(root)

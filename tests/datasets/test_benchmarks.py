@@ -47,7 +47,7 @@ def test_every_task_loads_with_the_classes_of_the_registry(benchmark: tuple[str,
             assert label.shape[-2:] == (image.height, image.width)
         else:
             labels = [splits.train[i][1] for i in range(len(splits.train))]  # type: ignore[arg-type]
-            assert max(labels) == len(splits.classes) - 1
+            assert max(labels) == (0 if name == "seasons" else len(splits.classes) - 1)  # pictures to be made have none
         if name == "ucf11":
             assert (image.shape[:2], image.dtype) == ((190, 3), torch.uint8)
         else:
@@ -137,6 +137,10 @@ NEEDED = {  # a part of the folder, and the task that cannot do without
     "pictures": [("birds/test", "birds"), ("things", "things")],
     "emoji": [("noto/train", "noto")],
     "streets": [("test/images", "semseg"), ("train/labels/frame_1.png", "edge")],
+    "seasons": [
+        ("annotations/annotations.tsv", "winter"), ("annotations/attributes.txt", "summer"),
+        ("imageAlignedLD", "autumn"), ("imageAlignedLD/00000003/3.jpg", "winter"),
+    ],
     "adience_celeba": [("adience/fold_3_data.txt", "adience"), ("celeba/img_align_celeba", "celeba")],
 }  # fmt: skip
 
@@ -290,3 +294,32 @@ def test_published_counts_are_the_known_totals() -> None:
     assert sum(c.train + c.test for c in cleaned) == 586_575
     joint = BENCHMARKS["domainnet_joint"].published["the original version"]["all"]
     assert joint.train + joint.test == 48_837 + 53_201 + 75_759 + 172_500 + 175_327 + 70_386
+
+
+def test_the_seasons_of_pictures_are_those_of_their_scores(tmp_path: Path) -> None:
+    """Daytime pictures, each in the season that it scores highest in; whole webcams are held back to test on."""
+    root, seasons = layouts.seasons(tmp_path), get_benchmark("seasons")
+    for number, season in enumerate(("spring", "summer", "autumn", "winter")):
+        splits = seasons.splits(season, root)
+        both: list[Any] = [splits.train, splits.test]
+        found = [[path for path, _ in images.items] for images in both]
+        assert {path.name for part in found for path in part} == {f"{number}.jpg"}
+        assert [len(part) for part in found] == [36, 4]
+        assert not {path.parent for path in found[0]} & {path.parent for path in found[1]}
+        assert splits.classes == ("red", "green", "blue")
+    file = root / "annotations" / "annotations.tsv"
+    lines = file.read_text().splitlines()
+    for wrong in (lines[2].replace("\t", " "), "\t".join(lines[2].split("\t")[:5]), lines[2].replace("0.9000", "much")):
+        file.write_text("\n".join([*lines[:2], wrong, *lines[3:]]))
+        with pytest.raises(DataError, match=r"annotations\.tsv, line 3: a picture and 7 scores"):
+            seasons.splits("winter", root)
+    file.write_text("\n".join([*lines, lines[3].replace("00000000/3.jpg", "../../3.jpg")]))
+    with pytest.raises(Exception, match="leaves the folder"):
+        seasons.splits("winter", root)
+    file.write_text("\n".join(lines[:10]))
+    with pytest.raises(DataError, match="1 pictures of winter to train on and 1 to test on"):
+        seasons.splits("winter", root)
+    attributes = root / "annotations" / "attributes.txt"
+    attributes.write_text(attributes.read_text().replace("night", "nite"))
+    with pytest.raises(DataError, match="does not name the attribute night"):
+        seasons.splits("winter", root)

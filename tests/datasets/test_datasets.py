@@ -16,7 +16,8 @@ from PIL import Image
 
 from tests.conftest import write_images
 from zoo.datasets import get_benchmark
-from zoo.datasets.twins import pentathlon
+from zoo.datasets.twins import landscapes, pentathlon
+from zoo.datasets.twins.landscapes import SEASONS
 from zoo.datasets.twins.shapes import CLASSES, DOMAINS, OUTLINES, SIZE, _distance, render
 from zoo.errors import DataError, OptionError, UnknownNameError
 
@@ -50,6 +51,63 @@ PENTATHLON_GOLDEN = {
     "signs": "cd014b1186e3803b",
     "walkers": "b026d086f8d9353b",
 }  # SHA-256, its first digits
+
+
+@pytest.mark.parametrize("season", SEASONS)
+def test_a_landscape_is_the_same_on_every_machine(season: str) -> None:
+    pictures = (landscapes.render(landscapes.draw(np.random.RandomState([1, i])), SEASONS[season]) for i in range(8))
+    assert (
+        hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()[:16]
+        == LANDSCAPES_GOLDEN[season]
+    )
+
+
+LANDSCAPES_GOLDEN = {
+    "summer": "4e90342060f8a086",
+    "winter": "444349461e08cf43",
+    "spring": "02496a72b9734e64",
+    "autumn": "977cf6a2e6172b65",
+}  # SHA-256, its first digits
+
+
+def test_the_seasons_of_a_landscape_show_one_place() -> None:
+    """Where a picture changes from a pixel to the next is the same; what colour it has there is not."""
+    scene = landscapes.draw(np.random.RandomState(3))
+    pictures = [landscapes.render(scene, season).astype(float) for season in SEASONS.values()]
+    edges = [np.abs(np.diff(picture, axis=0)).sum(2) for picture in pictures]
+    for other, picture in zip(edges[1:], pictures[1:], strict=True):
+        assert np.corrcoef(edges[0].ravel(), other.ravel())[0, 1] > 0.3
+        assert np.abs(picture - pictures[0]).mean() > 15
+    assert not np.array_equal(
+        landscapes.render(landscapes.draw(np.random.RandomState(4)), SEASONS["summer"]), pictures[0]
+    )
+
+
+def test_pictures_to_be_made_lie_in_a_folder_for_each_domain(tmp_path: Path) -> None:
+    scenery = get_benchmark("scenery")
+    for domain in ("summer", "winter"):
+        for split, count in (("train", 3), ("test", 2)):
+            folder = tmp_path / domain / split
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (40, 30), (90 * number, 0, 0)).save(folder / f"{number}.jpg")
+    (tmp_path / "notes").mkdir()
+    assert scenery.tasks(tmp_path) == ("summer", "winter")
+    splits = scenery.splits("winter", tmp_path)
+    assert (len(splits.train), len(splits.test), splits.classes) == (3, 2, ("red", "green", "blue"))  # type: ignore[arg-type]
+    assert splits.train[0][1] == 0
+    (tmp_path / "winter" / "train" / "snow").mkdir()
+    with pytest.raises(
+        DataError, match=r"train holds folders, such as snow: pictures that are to be made have no classes"
+    ):
+        scenery.splits("winter", tmp_path)
+    (tmp_path / "winter" / "train" / "snow").rmdir()
+    shutil.rmtree(tmp_path / "winter" / "test")
+    with pytest.raises(DataError, match=r"There is no .*test"):
+        scenery.splits("winter", tmp_path)
+    (tmp_path / "winter" / "test").mkdir()
+    with pytest.raises(DataError, match="holds 0 pictures"):
+        scenery.splits("winter", tmp_path)
 
 
 def test_the_tasks_of_the_pentathlon_differ_in_everything() -> None:

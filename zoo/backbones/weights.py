@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.backbones import biggan
 from zoo.backbones.deeplab import ENCODER
 from zoo.backbones.imported import imported, in_order
 from zoo.backbones.lookup import AUXILIARY, build
@@ -34,7 +35,7 @@ def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) 
     """The pre-trained weights that a backbone's name means; a classifier's may be among them.
 
     Args:
-        file: a safetensors file to read instead; for a DeepLabv3+, of its encoder.
+        file: a safetensors file to read instead, or one of torch's; for a DeepLabv3+, of its encoder.
 
     Raises:
         WeightsError: the weights cannot be had.
@@ -44,7 +45,8 @@ def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) 
         found = pretrained_tensors(name.removeprefix(DEEPLAB), registry, file)
         return {f"{ENCODER}{key}": tensor for key, tensor in found.items() if f"{ENCODER}{key}" in own}  # no classifier
     if file is not None:
-        return read(file)[0]
+        found = restricted(file) if file.suffix in (".pth", ".pt") else read(file)[0]
+        return biggan.published(found, str(file)) if biggan.is_published(found) else found
     library, _, rest = name.partition("/")
     architecture, _, tag = rest.partition("@")
     if library == "torchvision":

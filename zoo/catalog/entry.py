@@ -15,7 +15,7 @@ from zoo.errors import OptionError, UnknownNameError
 from zoo.storage.files import WeightsFile
 
 # Options of every method, for `zoo.models`.
-PLACEMENT = ("layers", "norms", "head", "placement", "projections", "may_rest")
+PLACEMENT = ("layers", "norms", "head", "placement", "projections", "may_rest", "whole")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Backbone:
     task: str  # what it was pre-trained on
     recipe: str
     parameters: int
+    kind: str = CLASSIFICATION  # of that task
     weights: WeightsFile | None = None
     measured: dict[str, float] | None = None  # by task, in its metric's unit
     tolerance: float = 0.5

@@ -66,12 +66,15 @@ class Recipe:
     batch: int  # images per step, over all processes
     rest: Optimizer  # for norms, heads, and a backbone that is trained itself
     increments: Optimizer | None = None  # for ΔW; None where the method adds none
+    latents: Optimizer | None = None  # for those of the training pictures, of tasks that make pictures
     schedule: Literal["cosine", "polynomial", "constant"] = "cosine"
     power: float = 0.9  # of the polynomial schedule
     warmup: float = 0.0  # share of all steps over which the learning rates rise from zero
     label_smoothing: float = 0.0
     positive_weight: float = 0.95  # of an edge in the loss of edges; its absence weighs the rest of 1
+    exponent: float = 2.0  # p of the loss of made pictures, ‖x − G(z)‖_p^p
     loss_weight: float = 1.0  # what the loss is multiplied by
+    patience: int = 0  # epochs without a loss that is lower by a thousandth, after which training ends; 0: it does not
     min_steps: int = 0  # for few images, whose epochs are short: up to five times as many are taken
     # What it begins as: random, or a linear probe (`training/probe.py`); auto: that, where the head can be one.
     head: Literal["fresh", "probe", "auto"] = "fresh"
@@ -100,6 +103,8 @@ class Recipe:
             raise OptionError("needs warmup and label_smoothing in [0, 1)")
         if not 0 < self.positive_weight < 1 or not 0 < self.loss_weight < math.inf:
             raise OptionError("needs positive_weight in (0, 1) and loss_weight above 0")
+        if self.exponent < 1 or self.patience < 0:
+            raise OptionError(f"needs exponent >= 1 and patience >= 0, not {self.exponent}, {self.patience}")
 
     def fingerprint(self) -> str:
         """The SHA-256 of all settings: what identifies a recipe that was made without a file."""

@@ -101,3 +101,8 @@ def with_files(entry: Entry, files: Mapping[str, Path], uri: str) -> Entry:
         shared=weights_file(shared, f"{uri}{SHARED}") if shared.exists() else None,
         weights={task: weights_file(file, f"{uri}{file.name}") for task, file in files.items()},
     )
+
+
+def latents_of(adapter: Path) -> Path:
+    """Where the latents of the training pictures lie of a task that makes pictures, beside its adapter file."""
+    return adapter.with_suffix(".latents")

@@ -52,7 +52,7 @@ class Metric:
         return float(196 * (share * (1 - share) / (images + 4)) ** 0.5)
 
 
-CLASSIFICATION, ATTRIBUTES = "classification", "attributes"
+CLASSIFICATION, ATTRIBUTES, GENERATION = "classification", "attributes", "generation"
 METRICS = {  # of each kind of task; `zoo.kinds` has the rest
     CLASSIFICATION: Metric("accuracy"),
     ATTRIBUTES: Metric("accuracy"),
@@ -60,16 +60,22 @@ METRICS = {  # of each kind of task; `zoo.kinds` has the rest
     "edges": Metric("odsF"),
     "depth": Metric("RMSE", "m", higher_is_better=False),
     "normals": Metric("mean angle", "°", higher_is_better=False),
+    GENERATION: Metric("PSNR", "dB"),
 }
 
 
-CHANNELS = {"edges": 1, "depth": 1, "normals": 3}  # of the output of a kind that has no classes
+CHANNELS = {"edges": 1, "depth": 1, "normals": 3, GENERATION: 3}  # of the output of a kind that has no classes
 MOST = {"segmentation": 255}  # classes; that number itself is the label of what is unknown
 
 
+def has_labels(kind: str) -> bool:
+    """Whether a task of this kind answers an image with labels of the whole."""
+    return kind in (CLASSIFICATION, ATTRIBUTES)
+
+
 def is_dense(kind: str) -> bool:
-    """Whether a task of this kind answers with maps, and not with labels of whole images."""
-    return kind not in (CLASSIFICATION, ATTRIBUTES)
+    """Whether a task of this kind answers an image with maps."""
+    return not has_labels(kind) and kind != GENERATION
 
 
 def check_outputs(kind: str, outputs: int) -> None:

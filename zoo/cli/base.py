@@ -65,17 +65,18 @@ COMMANDS = {  # and the file of this folder that each stands in
     **dict.fromkeys(("ls", "info", "download", "compare", "plot", "data"), "look"),
     **dict.fromkeys(("train", "convert", "search-sharing", "pack", "cp"), "make"),
     **dict.fromkeys(("factorise", "compress", "prune", "merge"), "shrink"),
-    **dict.fromkeys(("eval", "verify", "predict", "bench"), "use"),
+    **dict.fromkeys(("eval", "verify", "predict", "generate", "bench"), "use"),
     **dict.fromkeys(("export", "app"), "deploy"),
 }
 SECTIONS = {  # of the help
-    "Every day": ("ls", "info", "train", "eval", "compare", "predict", "app", "export", "cp"),
+    "Every day": ("ls", "info", "train", "eval", "compare", "predict", "generate", "app", "export", "cp"),
     "Small files": ("factorise", "prune", "merge", "convert"),
     "Papers": ("data", "plot", "compress", "search-sharing"),
     "Upkeep": ("download", "verify", "bench", "pack"),
 }
 MEANT = {  # what other tools call them
     **dict.fromkeys(("adapt", "finetune", "fine-tune", "fit", "retrain"), "train"),
+    **dict.fromkeys(("sample", "imagine"), "generate"),
     **dict.fromkeys(("infer", "inference", "classify", "run"), "predict"),
     **dict.fromkeys(("deploy", "onnx", "fuse"), "export"),
     **dict.fromkeys(("factorize", "decompose", "shrink"), "factorise"),

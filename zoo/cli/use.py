@@ -1,4 +1,4 @@
-"""Using adapters: eval, verify, predict, bench."""
+"""Using adapters: eval, verify, predict, generate, bench."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import click
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.score import decathlon_score, scale
-from zoo.catalog.task import is_dense
+from zoo.catalog.task import GENERATION, is_dense
 from zoo.cli.base import FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
 from zoo.cli.tables import show
 from zoo.errors import CheckFailed, DataError, OptionError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.models.adapted import TaskModel
     from zoo.models.multitask import MultiTaskModel
     from zoo.verification.mistakes import Answers
 
@@ -30,13 +33,16 @@ if TYPE_CHECKING:
 @click.option("--confusion", is_flag=True, help="Of classifiers: the accuracy of each class, and what is mixed up.")
 @click.option("-o", "--out", type=FILE, help="With --confusion: draw it; a name without .png and .svg.")
 @click.option("--errors", type=FOLDER, help="Draw the pictures that were wrong, with both answers, into this folder.")
+@click.option(
+    "--kid", is_flag=True, help="Of tasks that make pictures: how far drawn ones are from the training pictures."
+)
 @data_root
 @skip_unreadable
 @as_json
 @click.pass_obj
 def evaluate(
     registry: Registry, name: str, task: str | None, weights: str, confusion: bool, out: Path | None,
-    errors: Path | None, data_root: Path | None, skip_unreadable: bool, as_json: bool,
+    errors: Path | None, kid: bool, data_root: Path | None, skip_unreadable: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure how well a model does its tasks on their test images: a classifier's top-1 accuracy, for example."""
     from zoo.loader import load
@@ -54,6 +60,9 @@ def evaluate(
     answers = {each: Answers(model.task(each)) for each in model.tasks} if confusion or errors else {}
     figures = claims.evaluate(entry, model, data_root, skip_unreadable, answers)
     rows = _rows(entry, figures, model.tasks)
+    for row in rows:
+        if row["task"] in model.tasks and entry.kind(row["task"]) == GENERATION:
+            row.update(_of_pictures(entry, registry, model, row["task"], weights, kid, data_root))
     if confusion and as_json:
         rows += [_mixed_up(each, known) for each, known in answers.items()]
     score = _score(entry, registry, figures) if task is None else {}
@@ -68,6 +77,22 @@ def evaluate(
         if errors:
             test = claims.test_images(entry, each, data_root, skip_unreadable)
             click.echo(known.draw_mistakes(test, errors / f"{each}.png"), err=as_json)
+
+
+def _of_pictures(
+    entry: Entry, registry: Registry, model: MultiTaskModel, task: str, weights: str, kid: bool, data_root: Path | None
+) -> dict[str, Any]:
+    """What else is told of a task that makes pictures: how near it came to those that it was trained on, as its file
+    states; and if wanted how far those that it draws are from these.
+    """
+    from zoo.catalog.store import adapter_files
+    from zoo.deployment.pictures import maker
+    from zoo.storage.tensors import read
+    from zoo.verification.resemblance import KID, kernel_distance
+
+    stated = read(adapter_files(entry, [task], weights)[task])[1].get("metrics", {})
+    found = {"of training pictures dB": entry.metric(task).rounded(float(stated["train_PSNR"]))} if stated else {}
+    return found | ({KID: round(kernel_distance(entry, maker(model), task, registry, data_root), 3)} if kid else {})
 
 
 def _draw_confusion(out: Path | None, answers: Answers, title: str, task: str, tasks: int) -> list[Path]:
@@ -226,9 +251,7 @@ def _draw(model: MultiTaskModel, images: Sequence[Path], out: Path, skip_unreada
     """Write the pictures of several images; a row for each."""
     from zoo.drawing.answers import draw_answers
 
-    stems = [image.stem for image in images]
-    if twice := [image for image in images if stems.count(image.stem) > 1]:
-        raise OptionError(f"{twice[0]} and {twice[1]} would be drawn under one name; draw them into two folders.")
+    _check_stems(images)
     rows: list[dict[str, Any]] = []
     for image in images:
         try:
@@ -239,6 +262,89 @@ def _draw(model: MultiTaskModel, images: Sequence[Path], out: Path, skip_unreada
             rows.append({"image": str(image), "picture": "does not decode"})
             click.echo(f"skipped: {error}", err=True)
     return rows
+
+
+def _check_stems(images: Sequence[Path]) -> None:
+    """Raise OptionError for files whose pictures would have one name."""
+    stems = [image.stem for image in images]
+    if twice := [image for image in images if stems.count(image.stem) > 1]:
+        raise OptionError(f"{twice[0]} and {twice[1]} would be drawn under one name; draw them into two folders.")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--task", help="Of this task alone. Default: of the same latents, of all tasks and of the backbone.")
+@click.option("-n", "--number", type=POSITIVE, default=16, show_default=True, help="How many pictures.")
+@click.option("--seed", default=0, show_default=True, help="Of the latents.")
+@click.option(
+    "--interpolate", type=POSITIVE, metavar="STEPS", help="Go from each picture to the next in so many steps."
+)
+@click.option("--fit", "fits", multiple=True, type=FILE, metavar="IMAGE", help="Make this picture again. Repeatable.")
+@click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the pictures.")
+@click.option(
+    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
+)
+@as_json
+@click.pass_obj
+def generate(
+    registry: Registry, name: str, task: str | None, number: int, seed: int, interpolate: int | None,
+    fits: tuple[Path, ...], out: Path, weights: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Have a model's tasks make pictures, each as a file, and all of them as a sheet."""
+    from zoo.deployment import pictures
+    from zoo.loader import load
+
+    narrate()
+    if fits and interpolate:
+        raise OptionError("--fit makes pictures again, and --interpolate makes some between: leave out one of them.")
+    if fits and task is None:
+        raise OptionError(f"--fit needs --task; the tasks of {name} are {', '.join(registry.entry(name).tasks)}.")
+    model = pictures.maker(load(name, task=task, weights=weights, registry=registry))
+    if fits:
+        show(_made_again(model, str(task), fits, out), as_json)
+        return
+    rows, names = _pictures(registry.entry(name), registry, model, task, number, seed, interpolate)
+    sheet = f"{task or 'all'}_{seed}"
+    files = pictures.write({sheet: pictures.sheet(rows if len(rows) > 1 else pictures.squared(rows[0]))}, out)
+    files += pictures.write(
+        {f"{each}_{seed}_{number}": pictures.as_image(picture) for each, row in zip(names, rows, strict=True)
+         for number, picture in enumerate(row)}, out,
+    )  # fmt: skip
+    show([{"picture": str(file)} for file in files], as_json)
+
+
+def _pictures(
+    entry: Entry, registry: Registry, model: TaskModel, task: str | None, number: int, seed: int, steps: int | None
+) -> tuple[list[list[Tensor]], list[str]]:
+    """Rows of pictures, and what each row is called: of a task, or of the backbone and all tasks."""
+    from zoo.backbones import architecture
+    from zoo.deployment import pictures
+
+    latents = pictures.drawn(model, task or model.tasks[0], number, seed)
+    if steps:
+        ways = pictures.between(latents, steps)
+        asked = list(model.tasks) if task is None else [task]
+        rows = [list(pictures.made(model, way, task=each)) for way in ways for each in asked]
+        return rows, [f"{each}_from_{place}" for place in range(len(ways)) for each in asked]
+    rows = {each: list(pictures.made(model, latents, task=each)) for each in model.tasks}
+    if task is None:
+        network = architecture(entry.backbone, registry).eval()
+        network.load_state_dict(model.backbone_tensors())  # all of it: a generator has no head
+        rows = {pictures.BACKBONE: list(pictures.made(network, latents)), **rows}
+    return list(rows.values()), list(rows)
+
+
+def _made_again(model: TaskModel, task: str, files: Sequence[Path], out: Path) -> list[dict[str, Any]]:
+    """Write each picture beside what a task makes in its place; a row for each."""
+    from zoo.deployment import pictures
+
+    _check_stems(files)
+    found = pictures.fitted(model, task, files)
+    pairs = {f"{task}_{file.stem}": pictures.sheet([pair[:2]]) for file, pair in zip(files, found, strict=True)}
+    return [
+        {"image": str(file), "PSNR dB": round(near, 2), "picture": str(path)}
+        for file, (_, _, near), path in zip(files, found, pictures.write(pairs, out), strict=True)
+    ]
 
 
 @main.command()

@@ -179,3 +179,16 @@ class Transformed(Dataset[tuple[Any, Any]]):
         if not (isinstance(image, torch.Tensor) and image.is_floating_point()):
             image, target = self.transform(image, target)
         return image, target
+
+
+class Numbered(Dataset[tuple[Any, Any]]):
+    """Images that are to be made: of each its number, and the image itself as the target."""
+
+    def __init__(self, images: Dataset[tuple[Any, Any]]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        return index, self.images[index][0]

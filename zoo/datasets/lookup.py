@@ -18,10 +18,13 @@ from zoo.datasets.officehome import OfficeHomeBenchmark
 from zoo.datasets.omniglot import Omniglot5Benchmark, OmniglotMnistBenchmark
 from zoo.datasets.pictures import PicturesBenchmark
 from zoo.datasets.places import PlacesBenchmark
+from zoo.datasets.scenery import SceneryBenchmark
+from zoo.datasets.seasons import SeasonsBenchmark
 from zoo.datasets.sketch import SketchBenchmark
 from zoo.datasets.streets import StreetsBenchmark
 from zoo.datasets.twins.clips import ClipsBenchmark
 from zoo.datasets.twins.digits import DigitsBenchmark
+from zoo.datasets.twins.landscapes import LandscapesBenchmark
 from zoo.datasets.twins.pentathlon import PentathlonBenchmark
 from zoo.datasets.twins.rooms import RoomsBenchmark
 from zoo.datasets.twins.shapes import ShapesBenchmark
@@ -37,7 +40,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         DecathlonImageNetBenchmark(), PlacesBenchmark(), Clip5Benchmark(), RoomsBenchmark(), NYUDBenchmark(),
         OddEvenBenchmark(), DigitsBenchmark(), Omniglot5Benchmark(), OmniglotMnistBenchmark(), Cifar10In3Benchmark(),
         ShapesInTwoBenchmark(), Ucf11Benchmark(), ClipsBenchmark(), OfficeHomeBenchmark(), FacesBenchmark(),
-        PicturesBenchmark(), EmojiBenchmark(), StreetsBenchmark(),
+        PicturesBenchmark(), EmojiBenchmark(), StreetsBenchmark(), LandscapesBenchmark(),
+        SceneryBenchmark(), SeasonsBenchmark(),
     )
 }  # fmt: skip
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from zoo.catalog.task import Task
+from zoo.catalog.task import GENERATION, Task
 from zoo.datasets import Images, Splits, Transformed, some_of
-from zoo.errors import CheckFailed
+from zoo.errors import CheckFailed, OptionError
 from zoo.export import run, session, to_int8
 from zoo.training.evaluation import measure
 from zoo.verification.timing import interleaved, ratio
@@ -45,7 +45,10 @@ def export_int8(
 
     Raises:
         CheckFailed: it does worse than that; no file is written then.
+        OptionError: the task makes pictures.
     """
+    if task.kind == GENERATION:
+        raise OptionError(f"{task.name} makes pictures; graphs in int8 are of networks that take them.")
     found: dict[str, Any] = {}
 
     def judged(whole: Path, small: Path) -> dict[str, Any]:

@@ -29,11 +29,11 @@ def latencies(
     model = load(entry.name, task=task, weights=None, registry=registry)
     fused, known = model.fuse(task), model.task(task)
     plain = plain_network(entry, registry, model, fused)
-    inputs = torch.randn(batch, *known.preprocessing.input_size)
+    inputs = torch.randn(batch, *model.input_shape(task))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         graphs = {}
         for name, network in (("plain", plain), ("fused", fused)):
-            to_onnx(network, Path(folder, f"{name}.onnx"), task=known)
+            to_onnx(network, Path(folder, f"{name}.onnx"), task=known, images=inputs)
             graphs[name] = session(Path(folder, f"{name}.onnx"), spinning=False)
         array = inputs.numpy()
         groups: list[dict[str, Callable[[], object]]] = [  # apart: the idle threads of one library slow the other down

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
-from zoo.catalog.task import Bands, Task
+from zoo.catalog.task import GENERATION, Bands
 from zoo.datasets import benchmark_of
 from zoo.export import FULL, Parity, to_adapters, to_mixed, to_onnx, to_shared
 from zoo.export.adapters import BASE, SUFFIX
 from zoo.export.shared import held
 from zoo.loader import load_adapters
+from zoo.models.adapted import TaskModel
+from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import sha256
 from zoo.storage.tensors import read
 
@@ -58,7 +60,7 @@ class Leaving:
         self.model = load_adapters(entry, registry, files)
         self.preprocess, self._common = preprocess, {"preprocess": preprocess, "provider": provider}
         self.facts = {task: provenance(entry, file) for task, file in files.items()}
-        self.images = {task: real_inputs(entry, self.model.task(task), data_root, preprocess) for task in files}
+        self.images = {task: real_inputs(entry, self.model, task, data_root, preprocess) for task in files}
 
     def whole(self, task: str, path: Path, plain: nn.Module | None = None, half: bool = False) -> Exported:
         """A graph that holds all of a task's network."""
@@ -103,8 +105,16 @@ def provenance(entry: Entry, file: Path) -> dict[str, Any]:
     return {"entry": entry.name, "adapter_sha256": sha256(file), **{key: header[key] for key in known if key in header}}
 
 
-def real_inputs(entry: Entry, task: Task, data_root: Path | None, preprocess: bool | str) -> list[Tensor]:
-    """A few test images of a task in the form that its graph takes, in batches; none where they are not at hand."""
+def real_inputs(
+    entry: Entry, model: MultiTaskModel, name: str, data_root: Path | None, preprocess: bool | str
+) -> list[Tensor]:
+    """A few test images of a task in the form that its graph takes, in batches; none where they are not at hand.
+
+    Of a task that makes pictures: a few latents.
+    """
+    task = model.task(name)
+    if task.kind == GENERATION and isinstance(model, TaskModel):
+        return [model.prior(name).draw(REAL_IMAGES, torch.Generator().manual_seed(0))]
     benchmark = benchmark_of(entry)
     root = entry.images_root(data_root)
     if benchmark.needs_root and (root is None or not root.is_dir()):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from zoo.catalog.task import Task
+from zoo.catalog.task import GENERATION, Task
 from zoo.datasets import open_image
 from zoo.drawing.answers import draw_answer
 from zoo.errors import DataError, OptionError, extra
@@ -32,7 +32,7 @@ class Answering:
     """What the tasks of a model say of pictures, for a page.
 
     Raises:
-        OptionError: the model takes clips, which a page cannot show.
+        OptionError: the model takes clips, which a page cannot show, or makes pictures.
     """
 
     def __init__(self, model: MultiTaskModel) -> None:
@@ -41,6 +41,8 @@ class Answering:
             known = model.task(name).preprocessing
             if known.frames:
                 raise OptionError(f"{name} takes clips, and the page takes pictures: use `zoo predict`.")
+            if model.task(name).kind == GENERATION:
+                raise OptionError(f"{name} makes pictures, and the page takes them: use `zoo generate`.")
             self._outputs(name, torch.zeros(1, *known.input_size))  # a task's first pass is looked at, and takes longer
 
     def __call__(self, picture: Image.Image, task: str) -> tuple[dict[str, float] | Image.Image, float]:

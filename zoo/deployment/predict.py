@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.catalog.registry import Registry
-from zoo.catalog.task import Preprocessing, Task
+from zoo.catalog.task import GENERATION, Preprocessing, Task
 from zoo.datasets import open_image
 from zoo.datasets.video import open_video
 from zoo.errors import DataError, OptionError
@@ -30,7 +30,10 @@ def classify(
     """
     known = model.task(task)
     if not isinstance(get_kind(known.kind), LabelKind):
-        raise OptionError(f"{task} answers with maps, not with labels.")
+        made = (
+            "makes pictures: use `zoo generate`" if known.kind == GENERATION else "answers with maps, not with labels"
+        )
+        raise OptionError(f"{task} {made}.")
     return _classified(model.answering(task), known, images, top, skip_unreadable)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import onnx
 
-from zoo.catalog.task import Task, is_dense
+from zoo.catalog.task import Task, has_labels
 from zoo.deployment.leaving import Exported, Leaving
 from zoo.errors import ExportError
 from zoo.export.form import check_alike, with_backbone
@@ -60,7 +60,7 @@ def _written(model: Path, tasks: Sequence[Task], write: Callable[[Path], Exporte
 
 def _labelled(tasks: Sequence[Task]) -> bool:
     """Whether the places in a model's output are classes of one task."""
-    return len(tasks) == 1 and not is_dense(tasks[0].kind)
+    return len(tasks) == 1 and has_labels(tasks[0].kind)
 
 
 def _mixable(leaving: Leaving, tasks: Sequence[Task]) -> bool:

@@ -92,6 +92,10 @@ class Kind(ABC):
     def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The predictions and the targets that the meter compares."""
 
+    def wanted(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """What the outputs are held against in a test: the targets; the inputs, where the answer is to be these."""
+        return targets
+
     def right(self, outputs: Tensor, targets: Tensor) -> tuple[int, int]:
         """How many answers are right, of how many; of none for a kind whose answers are not simply right or wrong."""
         return 0, 0

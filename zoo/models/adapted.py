@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from zoo.backbones.generator import Generator, Prior
 from zoo.catalog.options import as_patterns, check_ranks, rank_at
-from zoo.catalog.task import Task
+from zoo.catalog.task import GENERATION, Task
 from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
 from zoo.models import proof
 from zoo.models.first_passes import FirstPasses
 from zoo.models.frozen import ALIKE, Buffers, copy_of, exact_arithmetic, rests, trainable
-from zoo.models.layers import AdaptedLayer, Site, TaskHead, TaskNorm, adapted_kind, replace_everywhere
+from zoo.models.latents import fit
+from zoo.models.layers import AdaptedLayer, Site, TaskHead, TaskNorm, TaskOwn, adapted_kind, replace_everywhere
 from zoo.models.mixing import Mixed, Mixes, agreement, mixed_network, output_positions
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import Placement
@@ -78,6 +80,7 @@ class TaskModel(proof.Provable):
     Attributes:
         backbone: the network, with its layers replaced by sites (`zoo.models.layers`). Call the model, not this.
         first_passes: what has been seen of the tasks' first passes.
+        latents: of tasks that make pictures, those of the training pictures (N, Z), where a training has found them.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class TaskModel(proof.Provable):
         self.backbone = backbone
         self._replace(list(layers.adapted), adapted_kind)
         self._replace(layers.norms, lambda _: TaskNorm)
+        self._replace(layers.whole, lambda _: TaskOwn)
         self._replace(layers.heads, lambda _: TaskHead)
         self.may_rest = layers.may_rest
         self._sites = [(path, module) for path, module in backbone.named_modules() if isinstance(module, Site)]
@@ -117,6 +121,7 @@ class TaskModel(proof.Provable):
         self._stacks: dict[Any, bool] = {}  # whether one pass serves all tasks, for each shape of images that came
         self.first_passes = FirstPasses()
         self._drawn: dict[str, list[Tensor]] = {}  # of each task's head, its first rows when it was added
+        self.latents: dict[str, Tensor] = {}
         self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path in places)
         self._frozen_buffers = Buffers(() if self.method.trains_backbone else self._keepers())
         self.eval()
@@ -148,7 +153,7 @@ class TaskModel(proof.Provable):
                         site.add(task.name, peers[-1])
                     elif isinstance(site, TaskHead):
                         _named(path, site.add, task.name, len(task.classes))
-                    elif isinstance(site, TaskNorm):
+                    elif isinstance(site, TaskOwn):
                         site.add(task.name)
                     added.append(site)
                     site.tasks[task.name].train(self.training)
@@ -207,6 +212,7 @@ class TaskModel(proof.Provable):
             if name in site.tasks:
                 del site.tasks[name]
         del self._tasks[name], self._task_options[name]
+        self.latents.pop(name, None)
         self._mixes.clear()
         self.first_passes.forget(name)
         del self._drawn[name]
@@ -259,6 +265,30 @@ class TaskModel(proof.Provable):
                 log.warning("%s: on the first images, the gradient of %s is zero.", task, ", ".join(idle[:4]))
             if not self.method.trains_backbone:
                 proof.check_fused(self, task, self.fused(task), rows)
+
+    def prior(self, task: str) -> Prior:
+        """Where the latents of a task's training pictures lie; before its training, those of the backbone's.
+
+        Raises:
+            OptionError: the network makes no pictures of latents.
+        """
+        self.task(task)
+        if not isinstance(self.backbone, Generator):
+            raise OptionError(
+                f"{type(self.backbone).__name__} makes no pictures of latents; what does is a zoo.backbones.Generator."
+            )
+        prior: Prior = self.backbone.prior.tasks[task]  # type: ignore[assignment, index]
+        return prior
+
+    def input_shape(self, task: str) -> tuple[int, ...]:
+        return (self.backbone.latent_size,) if isinstance(self.backbone, Generator) else super().input_shape(task)
+
+    def answering(self, task: str) -> Callable[[Tensor], Any]:
+        if self.task(task).kind != GENERATION:
+            return super().answering(task)
+        return lambda pictures: self(
+            fit(lambda z: self(z, task=task), self.taken(pictures), self.prior(task)), task=task
+        )
 
     def _all_tasks(self, call: proof.Call) -> dict[str, Any]:
         """The outputs by task: in one pass, if that is known to give the same for images of this shape.
@@ -343,8 +373,8 @@ class TaskModel(proof.Provable):
             return mixed_network(self.backbone, self._sites, names, classes, positions, limit, exported)
 
     def _shape(self, tasks: Sequence[str]) -> tuple[int, ...]:
-        """That of one image of the first of some tasks."""
-        return (1, *self.task(tasks[0]).preprocessing.input_size)
+        """That of one input of the first of some tasks."""
+        return (1, *self.input_shape(tasks[0]))
 
     def train(self, mode: bool = True) -> TaskModel:
         """Set training mode, but for what would move a frozen backbone: norms, and other keepers of statistics."""

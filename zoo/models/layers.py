@@ -110,12 +110,16 @@ class Replaced(Site):
         return super().__getattr__(name) if task is None else getattr(self.tasks[task], name)
 
 
-class TaskNorm(Replaced):
-    """A batch norm per task, with its own affine parameters and running statistics (FTN, Eq. 3)."""
+class TaskOwn(Replaced):
+    """A module per task, all of it: a norm, an embedding, where a generator's latents lie."""
 
     def add(self, task: str) -> None:
-        """Give `task` a norm that starts as the backbone's."""
+        """Give `task` a module that starts as the backbone's."""
         self.tasks[task] = own_copy(self._frozen())
+
+
+class TaskNorm(TaskOwn):
+    """A batch norm per task, with its own affine parameters and running statistics (FTN, Eq. 3)."""
 
     def stacked(self, stack: Stack, *args: Any, **named: Any) -> Any:
         known = [scale_and_shift(self.tasks[task]) for task in stack.tasks]

@@ -91,12 +91,19 @@ class MultiTaskModel(nn.Module):
         if task is None and len(inputs) > 1 and isinstance(inputs[1], str):
             raise OptionError(f"The task is a keyword: model(images, task={inputs[1]!r}). Inputs stand before it.")
 
+    def input_shape(self, task: str) -> tuple[int, ...]:
+        """The shape of one input of a task: of an image (C, H, W), of a clip (T, C, H, W), of a latent (Z,)."""
+        return self.task(task).preprocessing.input_size
+
     def taken(self, inputs: Tensor) -> Tensor:
         """A batch of floats in the type of number that the networks take."""
         return inputs.to(input_dtype(self)) if inputs.is_floating_point() else inputs
 
     def answering(self, task: str) -> Callable[[Tensor], Any]:
-        """What a task makes of batches of floats, which are brought to the type of number that the networks take."""
+        """What a task makes of batches of floats, which are brought to the type of number that the networks take.
+
+        A task that makes pictures takes pictures here, and makes them again, of the latents that fit best.
+        """
         return lambda inputs: self(self.taken(inputs), task=task)
 
     def prove(self, task: str, *inputs: Any, **named: Any) -> None:

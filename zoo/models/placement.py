@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from zoo.backbones.generator import Generator
 from zoo.errors import OptionError
 from zoo.increments import Method, Role, get_method
 from zoo.increments.forms import CONVOLUTIONS, WEIGHTED
@@ -33,6 +34,7 @@ class Layers:
     adapted: Mapping[str, Role]
     norms: tuple[str, ...]
     heads: tuple[str, ...]
+    whole: tuple[str, ...] = ()  # other modules that are all of a task's own
     may_rest: tuple[str, ...] = ()  # patterns, as in Placement
 
 
@@ -46,7 +48,9 @@ class Placement:
             Section 4.1.1, by its counts).
         norms: the norms that each task owns. By default all, for a method with task norms, else none.
         head: the path of the classifier, or of a module that is all of a task's own, such as a decoder. By default
-            what timm declares, else the last layer with a weight.
+            what timm declares, else the last layer with a weight. Empty, and by default of a generator: there is none.
+        whole: other modules that are all of a task's own. By default, and only of a generator whose layers are adapted,
+            the Linear layers and embeddings (FTN, Appendix F), but for those in norms.
         placement: which of the layers to adapt (residual adapters, Section 3.2): "all"; "early", "mid" or "late", the
             first third of the stages, the last, or those between; "half", the second convolution of each block, a block
             being a module with several convolutions as its children.
@@ -63,9 +67,10 @@ class Placement:
     placement: str = "all"
     projections: Sequence[str] | None = None
     may_rest: Sequence[str] | None = None
+    whole: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("layers", "norms", "projections", "may_rest"):
+        for name in ("layers", "norms", "projections", "may_rest", "whole"):
             if isinstance(getattr(self, name), str):
                 raise OptionError(f"{name} must be a list, such as [{getattr(self, name)!r}].")
 
@@ -79,30 +84,51 @@ class Placement:
         called = {p: m for p, m in modules.items() if p and not _reads(modules, p)}
         weighted = [path for path, module in called.items() if isinstance(module, WEIGHTED)]
         _check_layers(backbone, weighted)
-        heads = (self._head(backbone),) if self.head else _declared_heads(backbone) or (_last(backbone, weighted),)
+        heads = self._heads(backbone, weighted)
         if odd := [head for head in heads if not _weighted_below(called.get(head))]:
             raise OptionError(
                 f"The head {odd[0]!r} is or holds no Conv2d or Linear layer, nor another convolution; "
                 f"such are {_some(weighted)}."
             )
-        inside = tuple(f"{head}." for head in heads)
-        body = {path: called[path] for path in weighted if not f"{path}.".startswith(inside)}
-        norms = [p for p, module in called.items() if isinstance(module, NORMS) and not p.startswith(inside)]
+        in_heads = tuple(f"{head}." for head in heads)
+        norms = [p for p, module in called.items() if isinstance(module, NORMS) and not p.startswith(in_heads)]
         if self.norms is not None:
             norms = _match(self.norms, norms, "norms")
         elif not method.norms:
             norms = []
+        whole = self._whole(backbone, called, method, norms)
+        inside = tuple(f"{path}." for path in (*heads, *norms, *whole))
+        body = {path: called[path] for path in weighted if not f"{path}.".startswith(inside)}
         wanted = self._wanted(method)
         found = _of_attention(backbone, body, wanted) if wanted else {}
-        adapted = self._adapted(body, found, method) if method.increment else {}
+        stem = method.stem or isinstance(backbone, Generator)  # whose first convolution sees no image
+        adapted = self._adapted(body, found, method, stem) if method.increment else {}
         if method.increment and not adapted:
             raise OptionError(
                 f"The method {method.name!r} finds nothing to adapt in {type(backbone).__name__}: {method.summary}. "
                 f"Name layers with layers=…, such as {_some(list(body)) or 'none'}, or take another method."
             )
-        rests = _match(self.may_rest, [*adapted, *norms, *heads], "layers, norms and heads of a task")
+        rests = _match(self.may_rest, [*adapted, *norms, *heads, *whole], "layers, norms and heads of a task")
         _tell_what_is_read(backbone, [p for p, m in modules.items() if isinstance(m, WEIGHTED) and p not in called])
-        return Layers(adapted, tuple(norms), heads, tuple(self.may_rest or ()) if rests else ())
+        return Layers(adapted, tuple(norms), heads, tuple(whole), tuple(self.may_rest or ()) if rests else ())
+
+    def _heads(self, backbone: nn.Module, weighted: Sequence[str]) -> tuple[str, ...]:
+        if self.head:
+            return (self._head(backbone),)
+        if self.head == "" or isinstance(backbone, Generator):
+            return ()
+        return _declared_heads(backbone) or (_last(backbone, weighted),)
+
+    def _whole(
+        self, backbone: nn.Module, called: Mapping[str, nn.Module], method: Method, norms: Sequence[str]
+    ) -> list[str]:
+        """The modules that each task owns beside norms and heads."""
+        prior = ["prior"] if isinstance(backbone, Generator) else []
+        if self.whole is not None:
+            return prior + _match(self.whole, [path for path in called if path not in prior], "modules")
+        in_norms = tuple(f"{path}." for path in norms)
+        own = [p for p, m in called.items() if isinstance(m, nn.Linear | nn.Embedding) and not p.startswith(in_norms)]
+        return prior + (own if prior and method.increment else [])
 
     def _head(self, backbone: nn.Module) -> str:
         """The named head, by the first of the paths that it may have."""
@@ -121,11 +147,13 @@ class Placement:
             raise OptionError(f"The method {method.name!r} adapts whole layers; it takes no projections.")
         return tuple(self.projections)
 
-    def _adapted(self, body: Mapping[str, nn.Module], attention: Mapping[str, Role], method: Method) -> dict[str, Role]:
-        """The layers to adapt, of those that are not the classifier, and what each is."""
+    def _adapted(
+        self, body: Mapping[str, nn.Module], attention: Mapping[str, Role], method: Method, stem: bool
+    ) -> dict[str, Role]:
+        """The layers to adapt, of those that no task owns whole, and what each is."""
         convolutions = [path for path, module in body.items() if isinstance(module, CONVOLUTIONS)]
         paths = list(body) if method.linear else convolutions
-        if not method.stem:
+        if not stem:
             paths = [path for path in paths if path not in convolutions[:1]]
         if attention:
             paths = list(attention)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from zoo.catalog.recipe import Augment, Recipe
 from zoo.catalog.task import Preprocessing
 from zoo.datasets import Splits, Transformed
+from zoo.datasets.base import Numbered
 from zoo.datasets.cached import cached
 from zoo.datasets.dense import FILL, zoomed
 from zoo.errors import OptionError, TrainingError
@@ -23,9 +24,14 @@ T = TypeVar("T")
 
 
 def training_loader(
-    data: Splits, task: str, recipe: Recipe, accelerator: Accelerator, workers: int, cache: bool = False
-) -> tuple[DataLoader[Any], EpochSampler]:
-    """Batches of augmented images for each process, and what orders them; decoded once, where a cache is wanted."""
+    data: Splits, task: str, recipe: Recipe, accelerator: Accelerator, workers: int, cache: bool = False,
+    numbered: bool = False,
+) -> tuple[DataLoader[Any], EpochSampler]:  # fmt: skip
+    """Batches of augmented images for each process, and what orders them; decoded once, where a cache is wanted.
+
+    Args:
+        numbered: give the images as targets, and their numbers as inputs.
+    """
     sampler = EpochSampler(len(data.train), seed_of(recipe.seed, task))  # type: ignore[arg-type]
     images, transform = data.train, recipe.input.transform(augmentations(recipe.augment, recipe.input))
     if cache:
@@ -33,9 +39,10 @@ def training_loader(
             images, transform = cached(images, transform)
     drop_last = _drops_last(len(sampler), recipe.batch, accelerator.num_processes)
     share = per_process(recipe.batch, accelerator)
-    return DataLoader(
-        Transformed(images, transform), share, sampler=sampler, num_workers=workers, drop_last=drop_last
-    ), sampler
+    ready: Dataset[tuple[Any, Any]] = Transformed(images, transform)
+    if numbered:
+        ready = Numbered(ready)
+    return DataLoader(ready, share, sampler=sampler, num_workers=workers, drop_last=drop_last), sampler
 
 
 def batches_of(images: int, batch: int, processes: int = 1) -> int:
@@ -63,6 +70,7 @@ class Turns:
         data: the tasks' images.
         recipes: by task; its input, augmentation and batch are used.
         cache: decode the images once, and keep them (`zoo.datasets.cached`).
+        numbered: the tasks whose images are targets, and their numbers the inputs.
 
     Raises:
         TrainingError: a task has no full batch.
@@ -70,12 +78,12 @@ class Turns:
 
     def __init__(
         self, data: Mapping[str, Splits], recipes: Mapping[str, Recipe], accelerator: Accelerator, workers: int,
-        cache: bool = False,
+        cache: bool = False, numbered: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.loaders: dict[str, DataLoader[Any]] = {}
         self.samplers = []
         for task, recipe in recipes.items():
-            loader, sampler = training_loader(data[task], task, recipe, accelerator, workers, cache)
+            loader, sampler = training_loader(data[task], task, recipe, accelerator, workers, cache, task in numbered)
             if not len(loader):
                 raise TrainingError(
                     f"There is no full batch of {task} to train on. Lower the recipe's batch, or add images."

@@ -21,11 +21,14 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
 
-from zoo.catalog.recipe import Recipe, settings
+from zoo.catalog.recipe import Augment, Recipe, settings
+from zoo.catalog.task import GENERATION, METRICS
 from zoo.datasets import Splits, Transformed
 from zoo.errors import OptionError, TrainingError
 from zoo.kinds import get_kind
 from zoo.kinds.base import Kind, LabelKind, main_output
+from zoo.models.adapted import TaskModel
+from zoo.models.latents import Latents
 from zoo.models.multitask import MultiTaskModel
 from zoo.progress.reporter import Reporter
 from zoo.training import checkpoint
@@ -35,6 +38,8 @@ from zoo.training.optimizers import build_optimizers, set_learning_rates, update
 from zoo.training.probe import fit_head
 
 log = logging.getLogger(__name__)
+TESTED = 100  # training pictures in a batch that are looked at once more, after the last step
+LOWER = 1e-3  # share of the lowest loss so far by which a loss is lower, for a recipe's patience
 MOST = 5  # times the epochs of a recipe, at most, are taken for the sake of `min_steps`
 
 
@@ -93,13 +98,15 @@ def train_tasks(
     reporter = Reporter(run.name, run.epochs, run.per_epoch, start, silent, later)
     with deterministic(run.recipe.threads), compiled(model, execution.compile), reporter as report:
         for epoch in range(start, run.epochs):
+            if run.is_over():
+                break
             figures = run.epoch(epoch, report)
             report.epoch(epoch, figures)
             run.accelerator.log({f"{run.name}/{key}": value for key, value in figures.items()}, step=epoch)
             if checkpoint_file and run.accelerator.is_main_process:
                 run.save(checkpoint_file, epoch + 1, figures)
     model.eval()
-    return figures
+    return figures | run.finish()
 
 
 class Plan(NamedTuple):
@@ -146,18 +153,25 @@ class _Run:
         self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         model.to(memory_format=self.layout)
         self.kinds = {task: _kind(model, task, own) for task, own in self.recipes.items()}
+        self.latents = latents_of(model, data, self.recipes, accelerator)
         self.teachers = {task: teacher.to(accelerator.device).eval() for task, teacher in teachers.items()}
         if odd := [task for task in self.teachers if not isinstance(self.kinds[task], LabelKind)]:
             raise OptionError(f"{odd[0]} answers with maps; --distil is for tasks that label whole images.")
-        self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe), accelerator.scaler
+        found = [parameter for each in self.latents.values() for parameter in each.parameters()]
+        self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe, found), accelerator.scaler
         self.network = accelerator.prepare(model)
-        self.feed = Turns(data, self.recipes, accelerator, execution.workers, cache)
+        self.feed = Turns(data, self.recipes, accelerator, execution.workers, cache, list(self.latents))
+        self.best, self.since = math.inf, 0  # the lowest loss of an epoch, and how many have been since
         self.epochs, self.per_epoch, self.steps = plan(self.recipe, len(self.feed), execution)
         for task, own in self.recipes.items():
             if own.statistics == "frozen":
                 model.rest_norms(task)  # what forbids that is told before any work
         for task, splits in data.items():
-            model.prove(task, model.taken(_some_inputs(splits, self.recipes[task]).to(accelerator.device)))
+            if task in self.latents:
+                inputs = self.latents[task](torch.arange(min(2, len(splits.train)))).detach()  # type: ignore[arg-type]
+            else:
+                inputs = _some_inputs(splits, self.recipes[task])
+            model.prove(task, model.taken(inputs.to(accelerator.device)))
 
     def begin(self) -> None:
         """Give the heads what they begin with, unless the tasks come from elsewhere."""
@@ -183,14 +197,21 @@ class _Run:
         steps = itertools.islice(enumerate(self.feed.epoch(number), begun), wanted)
         figures = run_epoch(steps, self.step, functools.partial(report.step, number), self.accelerator)
         self.model.end_epoch()
+        self.since = 0 if figures["loss"] < (1 - LOWER) * self.best else self.since + 1
+        self.best = min(self.best, figures["loss"])
         if len(self.data) > 1 and self.execution.hold_out:
             figures |= validated(self.model, self.data, self.accelerator)
         return figures
+
+    def is_over(self) -> bool:
+        """Whether the loss has not become lower for as long as the recipe is patient."""
+        return 0 < self.recipe.patience <= self.since
 
     def step(self, number: int, task: str, inputs: Tensor, targets: Tensor) -> tuple[float, int, int]:
         """Step `number` of the training, on a batch of one task: its loss, right answers, answers."""
         kind, recipe = self.kinds[task], self.recipes[task]
         set_learning_rates(self.optimizers, self.recipe, number / self.steps)
+        inputs = self.latents[task](inputs) if task in self.latents else inputs
         inputs = self.model.taken(inputs.to(memory_format=self.layout) if inputs.ndim == 4 else inputs)
         outputs = main_output(self.network(inputs, task=task))
         loss = recipe.loss_weight * kind.loss(outputs, self._wanted(task, inputs, targets), recipe)
@@ -211,17 +232,69 @@ class _Run:
         """Write all that the rest of the training depends on."""
         state = {**self.identity, **self.foundation, "settings": settings(self.recipe)}
         state |= {"epochs_done": epochs_done, "figures": dict(figures)}
+        state |= {"best": self.best, "since": self.since} if self.recipe.patience else {}
         state |= {"scaler": self.scaler.state_dict()} if self.scaler else {}
-        checkpoint.save(file, trained_tensors(self.model, list(self.data)), self.optimizers, state)
+        checkpoint.save(file, self._trained(), self.optimizers, state)
 
     def resume(self, file: Path) -> tuple[int, dict[str, float]]:
         """Read back what `save` wrote: the epochs that are done, and the figures of the last."""
-        trained = trained_tensors(self.model, list(self.data))
         found = {**self.identity, **self.foundation}
-        saved = checkpoint.load(file, trained, self.optimizers, found, settings(self.recipe))
+        saved = checkpoint.load(file, self._trained(), self.optimizers, found, settings(self.recipe))
+        self.best, self.since = saved.get("best", math.inf), saved.get("since", 0)
         if self.scaler:
             self.scaler.load_state_dict(saved["scaler"])
         return saved["epochs_done"], saved["figures"]
+
+    def _trained(self) -> dict[str, Tensor]:
+        """All that the training changes, by name."""
+        latents = {f"latents/{task}": each.state_dict() for task, each in self.latents.items()}
+        own = {f"{place}/{name}": tensor for place, each in latents.items() for name, tensor in each.items()}
+        return {**trained_tensors(self.model, list(self.data)), **own}
+
+    def finish(self) -> dict[str, float]:
+        """Give the tasks that make pictures what is known of their latents; how near these come, in the unit of their
+        metric.
+        """
+        figures = {}
+        for task, table in self.latents.items():
+            own = self.accelerator.unwrap_model(table).weight.detach()
+            assert isinstance(self.model, TaskModel)
+            self.model.prior(task).fit(own)
+            self.model.latents[task] = own.cpu()
+            place, places = self.accelerator.process_index, self.accelerator.num_processes
+            rows = iter(own[place::places].split(TESTED))
+            answer = functools.partial(self.model, task=task)
+            figures[METRICS[GENERATION].name] = measure(
+                lambda _, answer=answer, rows=rows: answer(next(rows)), self.data[task].train, self.model.task(task),
+                batch=TESTED, device=self.accelerator.device, workers=self.execution.workers,
+                accelerator=self.accelerator,
+            )  # fmt: skip
+        return figures
+
+
+def latents_of(
+    model: MultiTaskModel, data: Mapping[str, Splits], recipes: Mapping[str, Recipe], accelerator: Accelerator
+) -> dict[str, nn.Module]:
+    """For each task that makes pictures, the latents of its training pictures, to be trained.
+
+    Raises:
+        OptionError: the recipe does not say how, or would change pictures from epoch to epoch.
+    """
+    made = {}
+    for task in data:
+        if model.task(task).kind != GENERATION:
+            continue
+        recipe = recipes[task]
+        if recipe.latents is None:
+            raise OptionError(f"The recipe {recipe.name} has no `latents:`, which tasks need that make pictures.")
+        if recipe.augment != Augment():
+            raise OptionError(f"{task} makes pictures, each of a latent of its own: leave out the recipe's `augment:`.")
+        if not isinstance(model, TaskModel):
+            raise OptionError(f"Tasks of {model.method_name} have networks of their own, which make no pictures.")
+        count: int = len(data[task].train)  # type: ignore[arg-type]
+        table = Latents.near(model.prior(task), count, seed_of(recipe.seed, task, "latents"))
+        made[task] = accelerator.prepare(table.to(accelerator.device))
+    return made
 
 
 def _some_inputs(data: Splits, recipe: Recipe) -> Tensor:

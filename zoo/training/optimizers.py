@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,16 +12,21 @@ from torch import nn
 from zoo.catalog.recipe import Optimizer, Recipe
 from zoo.models.multitask import MultiTaskModel
 
+FULL = "initial_lr"  # what torch's schedules, too, call the rate that they lower
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def build_optimizers(model: MultiTaskModel, tasks: Sequence[str], recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """One optimiser for the increments, if the recipe names one, and one for everything else that is trained."""
+def build_optimizers(
+    model: MultiTaskModel, tasks: Sequence[str], recipe: Recipe, latents: Iterable[nn.Parameter] = ()
+) -> list[torch.optim.Optimizer]:
+    """One optimiser for the increments, if the recipe names one, one for everything else that is trained of the model,
+    and one for the latents of pictures, if there are any.
+    """
     increments = [p for task in tasks for p in model.increment_parameters(task)] if recipe.increments else []
     apart = {id(parameter) for parameter in increments}
     rest = [p for task in tasks for _, p in model.task_parameters(task) if id(p) not in apart]
     rest += [p for p in model.common_parameters() if id(p) not in {id(q) for q in rest}]
-    groups = [(increments, recipe.increments), (rest, recipe.rest)]
+    groups = [(increments, recipe.increments), (rest, recipe.rest), (list(latents), recipe.latents)]
     return [_optimizer(parameters, config) for parameters, config in groups if parameters and config]
 
 
@@ -30,16 +35,16 @@ def _optimizer(parameters: list[nn.Parameter], config: Optimizer) -> torch.optim
     if config.name == "sgd":
         options |= {"momentum": config.momentum, "nesterov": config.nesterov}
     optimizer: torch.optim.Optimizer = OPTIMIZERS[config.name](parameters, **options)
+    for group in optimizer.param_groups:
+        group[FULL] = config.lr
     return optimizer
 
 
 def set_learning_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, progress: float) -> None:
     """The schedule, as a function of the share of all steps that is done; so a resumed run needs no scheduler state."""
-    configs = [recipe.increments, recipe.rest] if len(optimizers) == 2 else [recipe.rest]
-    for optimizer, config in zip(optimizers, configs, strict=True):
-        assert config is not None
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * schedule(recipe, progress)
+            group["lr"] = group.setdefault(FULL, group["lr"]) * schedule(recipe, progress)
 
 
 def schedule(recipe: Recipe, progress: float) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED, stored_adapter, stored_backbone, with_files
-from zoo.catalog.task import CLASSIFICATION, METRICS
+from zoo.catalog.task import METRICS
 from zoo.errors import OptionError, WeightsError
 from zoo.storage import resources
 from zoo.storage.files import weights_file
@@ -32,7 +32,7 @@ def pack(name: str, registry: Registry, figures_only: bool = False, tasks: Seque
     backbone = registry.backbone(name)
     if backbone is not None:
         file = _move({backbone.task: stored_backbone(name)}, resources.packaged_weights_dir(), name)[backbone.task]
-        weights, measured = weights_file(file, f"package:{file.name}"), {backbone.task: _figure(file, CLASSIFICATION)}
+        weights, measured = weights_file(file, f"package:{file.name}"), {backbone.task: _figure(file, backbone.kind)}
         registry.update(replace(backbone, weights=weights, measured=measured))
     else:
         entry = registry.entry(name)

@@ -24,7 +24,7 @@ from zoo.catalog.changes import Changes
 from zoo.catalog.entry import Backbone, Entry
 from zoo.catalog.recipe import Recipe, differences, load_recipe, settings
 from zoo.catalog.registry import Registry
-from zoo.catalog.store import SHARED
+from zoo.catalog.store import SHARED, latents_of
 from zoo.catalog.task import Task
 from zoo.compression.factors import compress_entry
 from zoo.compression.small_files import teacher
@@ -188,7 +188,15 @@ def _save(
     for task, figures in metrics.items():
         made = facts | amounts[task] | provenance(entry.name, recipe, figures, options)
         model.save_adapter(task, files[task], made)
+        _save_latents(model, task, files[task])
         checkpoint_of(files[task]).unlink(missing_ok=True)
+
+
+def _save_latents(model: MultiTaskModel, task: str, file: Path) -> None:
+    """Write the latents of a task's training pictures, if it makes such, beside its adapter file."""
+    if isinstance(model, TaskModel) and task in model.latents:
+        facts = {"format": 1, "task": task, "adapter_sha256": sha256(file)}
+        write(latents_of(file), {"latents": model.latents[task]}, facts)
 
 
 def amounts_of(data: Mapping[str, Splits], recipe: Recipe, options: RunOptions) -> dict[str, dict[str, Any]]:
@@ -243,12 +251,13 @@ def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
         data = get_benchmark(backbone.benchmark, options.skip_unreadable).splits(backbone.task, options.data_root)
         torch.manual_seed(seed_of(recipe.seed, backbone.task, "init"))
         model = TaskModel(build(backbone.name), "scratch")
-        model.add_task(Task.of(backbone.task, data.classes, recipe.of(backbone.task).input))
+        model.add_task(Task.of(backbone.task, data.classes, recipe.of(backbone.task).input, backbone.kind))
         metrics = train_and_test(model, {backbone.task: data}, recipe, file, accelerator, options)[backbone.task]
         if accelerator.is_main_process:
             header = {"backbone": backbone.name, "classes": list(data.classes)}
             header |= provenance(backbone.name, recipe, metrics, options)
             write(file, {**model.backbone_tensors(), **model.task_tensors(backbone.task)}, header)
+            _save_latents(model, backbone.task, file)
             checkpoint_of(file).unlink(missing_ok=True)
     _finish_trackers(accelerator)
     return file

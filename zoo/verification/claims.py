@@ -113,10 +113,12 @@ def verify_backbone(backbone: Backbone) -> list[Check]:
     tensors, header = read(fetch(backbone.weights, backbone.folder))
     model = TaskModel(build(backbone.name), "scratch")
     model.load_backbone_tensors({k: t for k, t in tensors.items() if k in model.backbone_tensors()}, backbone.name)
-    model.add_task(Task.of(backbone.task, header["classes"], load_recipe(backbone.recipe).of(backbone.task).input))
+    prepared = load_recipe(backbone.recipe).of(backbone.task).input
+    model.add_task(Task.of(backbone.task, header["classes"], prepared, backbone.kind))
     model.load_task_tensors(backbone.task, {k: t for k, t in tensors.items() if k in model.task_tensors(backbone.task)})
     stated = Entry({"name": "scratch"}, backbone.benchmark, {backbone.task: len(header["classes"])}, backbone.recipe,
-                   backbone=backbone.name, measured=backbone.measured, tolerance=backbone.tolerance)  # fmt: skip
+                   kinds={backbone.task: backbone.kind}, backbone=backbone.name, measured=backbone.measured,
+                   tolerance=backbone.tolerance)  # fmt: skip
     detail = f"{backbone.weights.size} bytes, sha256 {backbone.weights.sha256[:12]}…"
     counted = model.count_parameters(backbone.task).backbone
     return [

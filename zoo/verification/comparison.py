@@ -62,8 +62,7 @@ def compare(
     if rounds:
         models = {e.name: load(e.name, task=tasks[0], weights=None, registry=registry) for e in entries}
         inputs = {
-            name: _channels_last(torch.randn(BATCH, *model.task(tasks[0]).preprocessing.input_size))
-            for name, model in models.items()
+            name: _channels_last(torch.randn(BATCH, *model.input_shape(tasks[0]))) for name, model in models.items()
         }
         timings: dict[str, Callable[[MultiTaskModel, str, Tensor], Callable[[], object]]] = {
             "ms per training step": _training_step, "ms fused": _fused, "ms unfused": _unfused,
