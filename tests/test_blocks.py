@@ -79,6 +79,7 @@ ELSEWHERE = {
     r"search-sharing|--rank auto": "tests/search runs them on a few images",
     r"^zoo train mlp|--retrain": "tests/verification trains that again",
     r"^zoo prune": "tests/search prunes two tasks in fewer steps",
+    r"--fit|^zoo eval biggan|^zoo export biggan": "tests/deployment/test_pictures.py does the like in fewer steps",
 }
 QUICKER = {  # of words, so that it does not take long
     r"^zoo (bench|compare) .*": " --rounds 1",
@@ -106,7 +107,7 @@ def test_commands_run(page: str, line: str, tmp_path: Path, monkeypatch: pytest.
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("page", ["dense-tasks", "transformers"])
+@pytest.mark.parametrize("page", ["dense-tasks", "seasons", "transformers"])
 def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small network that is at hand in place of a large one whose weights have to be fetched."""
     monkeypatch.chdir(tmp_path)
@@ -183,4 +184,9 @@ def test_small_files_print_what_the_page_says(
 def test_every_piece_of_python_is_run_somewhere() -> None:
     with_python = {page.name for page in PAGES if "```python" in page.read_text()}
     here = {"dense-tasks.md", "transformers.md", "from-folder-to-service.md", "deployment.md", "small-files.md"}
-    assert with_python == here | {"README.md", "joint-networks.md", "adding-a-method.md"}  # tests/test_documents.py
+    assert with_python == here | {
+        "seasons.md",
+        "README.md",
+        "joint-networks.md",
+        "adding-a-method.md",
+    }  # tests/test_documents.py

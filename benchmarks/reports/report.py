@@ -18,6 +18,7 @@ from networks_section import networks_section
 from papers_section import papers_section
 from pictures_section import peft_section, pictures_section, streets_section
 from ranks_section import ranks_section
+from seasons_section import seasons_section
 from small_files_section import draw, small_files
 from speed_section import (
     all_tasks_section,
@@ -44,6 +45,7 @@ def results() -> str:
         peft_section(),
         methods_section(),
         rooms_section(),
+        seasons_section(),
         joint_section(),
         ranks_section(),
         networks_section(),

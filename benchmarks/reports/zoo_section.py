@@ -90,11 +90,24 @@ def _family(network: str, benchmark: str, entries: list[Entry]) -> dict[str, Any
     methods = dict.fromkeys(re.sub(r"-r\d+$", "", method_of(e.name)) for e in entries)
     whole = all(len(entry.weights or ()) == len(entry.tasks) for entry in entries)
     of = "" if whole else f" of {len(entries[0].tasks)}"
-    means = [mean for entry in entries if (mean := entry.measured_mean) is not None]
     return {
         "models": f"`{network}-*-{benchmark}`",
         "methods": ", ".join(methods),
         "tasks": _range([len(entry.weights or ()) for entry in entries], "d", "") + of,
         "file per task": _range(sizes, ".0f", " kB"),
-        "accuracy": _range(means, ".1f", " %") if means else "in several units",
+        "accuracy": _figure(entries),
     }
+
+
+def _figure(entries: Sequence[Entry]) -> str:
+    """The means of the entries, in the unit of their metric."""
+    metrics = {entry.metric(task) for entry in entries for task in entry.tasks}
+    if len(metrics) > 1:
+        return "in several units"
+    metric = metrics.pop()
+    means = [
+        statistics.mean(entry.measured.values())
+        for entry in entries
+        if set(entry.measured or ()) == set(entry.tasks) and entry.measured
+    ]
+    return _range(means, ".1f", f" {metric.unit}{'' if metric.unit == '%' else f' {metric.name}'}")

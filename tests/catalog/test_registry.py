@@ -13,7 +13,7 @@ from zoo.catalog import papers
 from zoo.catalog.entry import Backbone, Entry, as_data
 from zoo.catalog.registry import Registry, default_registry, list_models, register
 from zoo.catalog.score import CHALLENGE, decathlon_score
-from zoo.catalog.task import Task, is_dense
+from zoo.catalog.task import GENERATION, Task, is_dense
 from zoo.errors import ConfigError, UnknownNameError, WeightsError
 from zoo.loader import counted_parameters, fresh_model
 from zoo.storage import resources
@@ -138,7 +138,7 @@ def test_a_paper_s_table_holds_entries_and_rivals() -> None:
         "resnet34-features-domainnet", "resnet34-bn-domainnet", "resnet34-ftn-r1-domainnet", "AdaShare",
         "resnet34-ftn-r40-domainnet", "TAPS", "resnet34-finetune-domainnet",
     ]  # fmt: skip
-    tables = [*(f"FTN, Table {number}" for number in (1, 10, *range(2, 9))), "Residual adapters, Table 1"]
+    tables = [*(f"FTN, Table {number}" for number in (1, 10, 12, 13, *range(2, 9))), "Residual adapters, Table 1"]
     tables += [f"TRMTL, Table {which}" for which in (1, 10, "13, channels", "13, sizes", 2, 4, 9)]
     assert papers.tables(OWN) == tables
 
@@ -181,9 +181,9 @@ def test_every_entry_loads_without_weights(entry: Entry) -> None:
     model = zoo.load(entry.name, weights=None)
     assert model.tasks == entry.tasks
     task = entry.tasks[-1]
-    x = torch.randn(1, *model.task(task).preprocessing.input_size)
-    shape = (1, entry.classes[task], *(x.shape[2:] if is_dense(entry.kind(task)) else ()))
-    assert model(x, task=task).shape == shape
+    x, prepared = torch.randn(1, *model.input_shape(task)), model.task(task).preprocessing
+    made = prepared.shape if entry.kind(task) == GENERATION else x.shape[2:] if is_dense(entry.kind(task)) else ()
+    assert model(x, task=task).shape == (1, entry.classes[task], *made)
 
 
 def test_every_backbones_parameters_are_recomputed() -> None:

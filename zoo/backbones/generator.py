@@ -37,6 +37,8 @@ class Prior(nn.Module):
             generator: of random numbers, on whose state alone they depend.
         """
         values, directions = torch.linalg.eigh(self.covariance.double().cpu())  # it may lack full rank
+        largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+        directions = directions * largest.sign()  # which way each points is left to the machine's library
         # One by one: what torch draws depends on how much it draws at once.
         each = [torch.randn(len(values), generator=generator, dtype=torch.float64) for _ in range(count)]
         drawn = torch.stack(each)

@@ -31,16 +31,16 @@ class Latents(nn.Module):
         return self.weight[numbers]
 
 
-def fit(answer: Callable[[Tensor], Tensor], pictures: Tensor, prior: Prior, steps: int = STEPS) -> Tensor:
-    """The latents (B, Z) of which a network makes these pictures (B, 3, S, S), as nearly as so many steps find them.
+def fit(answer: Callable[[Tensor], Tensor], pictures: Tensor, prior: Prior) -> Tensor:
+    """The latents (B, Z) of which a network makes these pictures (B, 3, S, S), as nearly as STEPS steps find them.
 
     Each picture's are found by itself, from the mean of the prior; the network does not change.
     """
     with torch.inference_mode(False), torch.enable_grad():
         latents = prior.mean.repeat(len(pictures), 1).requires_grad_()
         optimizer = torch.optim.Adam([latents], lr=RATE)
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / STEPS)) / 2
             error = (answer(latents) - pictures).square().flatten(1).mean(1).sum()  # as for each alone
             (latents.grad,) = torch.autograd.grad(error, [latents])
             optimizer.step()
