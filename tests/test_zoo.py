@@ -41,7 +41,8 @@ SIZES = {"sketch": {224}, "domainnet": {224}, "domainnet_joint": {224}, "decathl
          "pentathlon": {24, 28, 32, 36, 40}, "places": {64}, "clip5": {224}, "nyud": {425}, "rooms": {48},
          "mnist_odd_even": {28}, "omniglot5": {105}, "omniglot_mnist": {28, 105}, "cifar10_3": {16, 32}, "ucf11": {120},
          "officehome": {224}, "adience_celeba": {218, 227}, "digits": {8, 16}, "shapes2": {16, 32},
-         "clips": {16}, "pictures": {128}, "emoji": {128}, "streets": {240}, "landscapes": {32}, "seasons": {128}}  # fmt: skip
+         "clips": {16}, "pictures": {128}, "emoji": {128}, "streets": {240}, "landscapes": {32}, "seasons": {128},
+         "scenery": {32}}  # fmt: skip
 
 
 def sizes(entry: Entry) -> set[int]:

@@ -17,12 +17,12 @@ def papers_section() -> str:
     parts = [
         f"""## The papers' figures
 
-Top-1 accuracy in per cent, in FTN's Table 4 mIoU and odsF in per cent, metres and degrees, and in Tables 12 and 13 the PSNR
-of the training pictures in decibels, as the [FTN paper]({PAPER}) and the two others print it. Nobody has rerun the entries of these tables with
-this software yet: they need ImageNet weights, the datasets and a GPU. Their weights are not published. Parameters are
-millions, for all tasks, heads left out: as printed, and counted by one rule, the frozen backbone with its norms and
-for each task its increments and its norms. S is the decathlon score: as
-printed for residual adapters, else against the row of full fine-tuning."""
+Top-1 accuracy in per cent, in FTN's Table 4 mIoU and odsF in per cent, metres and degrees, and in Tables 12 and 13
+the PSNR of the training pictures in decibels, as the [FTN paper]({PAPER}) and the two others print it. Nobody has rerun
+the entries of these tables with this software yet: they need ImageNet weights, the datasets and a GPU. Their weights
+are not published. Parameters are millions, for all tasks, heads left out: as printed, and counted by one rule, the
+frozen backbone with its norms and for each task its increments and its norms. S is the decathlon score: as printed for
+residual adapters, else against the row of full fine-tuning."""
     ]
     for source in papers.tables(registry):
         rows = [row if "S" in row else row | _score(row["model"]) for row in papers.table(source, registry)]
@@ -73,7 +73,8 @@ def contradictions(registry: Registry) -> str:
   convolutions out beside the stem.
 - Appendix F gives a BigGAN at 128 pixels 71.4 M parameters; by the authors' code it has
   {registry.entry("biggan128-ftn-r50-seasons").parameters.backbone / 1e6:.2f} M. The 3.9 M of a season at R = 50 are
-  {registry.entry("biggan128-ftn-r50-seasons").parameters.per_task / 1e6:.2f} M here. Table 13's second column is the FTN of Table 12.
+  {registry.entry("biggan128-ftn-r50-seasons").parameters.per_task / 1e6:.2f} M here. Table 13's second column is the
+  FTN of Table 12.
 - Table 6 gives "Fine-tuning" six times the parameters, and Appendix D speaks of a single model. It is taken here for
   six networks that start from the jointly trained one; no row of the table is that network itself.
 - The supplement lists the numbers of classes of ImageNet-to-Sketch in another order than the domains; the datasets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from typing import Any
 
@@ -19,16 +20,17 @@ def seasons_section() -> str:
     seeds = len({row["seed"] for row in read("seasons")})
     return f"""## Seasons that one generator makes
 
-PSNR in decibels of the 50 test pictures of each season of `landscapes`, of latents found with all weights frozen: mean and
-standard deviation of {seeds} seeds; "training" is the mean over the seasons of the training pictures with the latents found beside
-the weights, as the FTN paper's Tables 12 and 13 have it. All begin with one generator of summers, which has {summer:.1f} dB on
-those. KID is the kernel distance between drawn and training pictures, in features of `zoo/resnet20@shapes`: it compares
-these rows with each other, and with nothing else. `python benchmarks/seasons.py --out DIR`. {measured_on("seasons")}
+PSNR in decibels of the 50 test pictures of each season of `landscapes`, of latents found with all weights frozen: mean
+and standard deviation of {seeds} seeds; "training" is the mean over the seasons of the training pictures with the
+latents found beside the weights, as the FTN paper's Tables 12 and 13 have it. All begin with one generator of summers,
+which has {summer:.1f} dB on those. KID is the kernel distance between drawn and training pictures, in features of
+`zoo/resnet20@shapes`: it compares these rows with each other, and with nothing else.
+`python benchmarks/seasons.py --out DIR`. {measured_on("seasons")}
 
 {table(sorted(rows, key=lambda row: row["parameters of a season"]))}
 
-Table 12's order, FTN near a generator of each season's own at a part of its parameters, and Table 13's, more with the rank,
-{_order()}"""
+Table 12's order: FTN near a generator of each season's own, at a part of its parameters. Table 13's: more with the
+rank. The second {_order()}"""
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -60,10 +62,10 @@ def _order() -> str:
         for name in dict.fromkeys(row["entry"] for row in read("seasons"))
     }
     ranks = sorted((entry.rank or 0, means[name]) for name in means if (entry := default_registry().entry(name)).rank)
-    rises = all(low[1] < high[1] for low, high in zip(ranks, ranks[1:], strict=False))
+    rises = all(low[1] < high[1] for low, high in itertools.pairwise(ranks))
     apart = means["biggan32-single-landscapes"] - ranks[-1][1]
     return (
-        f"{'shows' if rises else 'does not show'} in the second: "
+        f"{'shows' if rises else 'does not show'} in the training pictures: "
         f"{', '.join(f'{mean:.2f} dB at R = {rank}' for rank, mean in ranks)}. In the first, R = {ranks[-1][0]} stays "
         f"{apart:.2f} dB behind every weight (the paper: 0.1 dB behind at R = 50, with 5.6 % of the parameters)."
     )

@@ -33,7 +33,8 @@ class ConditionalNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
         gain, shift = (made(condition)[:, :, None, None] for made in (self.gain, self.shift))
-        return super().forward(x) * (1 + gain) + shift
+        normed: Tensor = super().forward(x) * (1 + gain) + shift
+        return normed
 
 
 class Block(nn.Module):
@@ -118,11 +119,11 @@ class BigGAN(Generator):
         if classes is None:
             classes = latents.new_zeros(latents.shape[0], dtype=torch.int64)  # no len: a graph takes any batch
         described = self.shared(classes)
-        first, *chunks = latents.split(self.chunk, 1)
+        first, *chunks = torch.split(latents, self.chunk, 1)
         x = self.linear(first).unflatten(1, (-1, BOTTOM, BOTTOM))
         for blocks, chunk in zip(self.blocks, chunks, strict=True):
             condition = torch.cat([described, chunk], 1)
-            for block in blocks:
+            for block in blocks:  # type: ignore[attr-defined]  # a ModuleList of the one above
                 x = block(x, condition)
         return torch.tanh(self.output_layer(x))
 

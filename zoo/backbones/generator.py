@@ -41,9 +41,9 @@ class Prior(nn.Module):
         directions = directions * largest.sign()  # which way each points is left to the machine's library
         # One by one: what torch draws depends on how much it draws at once.
         each = [torch.randn(len(values), generator=generator, dtype=torch.float64) for _ in range(count)]
-        drawn = torch.stack(each)
-        spread = (drawn * values.clamp(min=0).sqrt()) @ directions.T
-        return (self.mean.double().cpu() + spread).to(self.mean)
+        spread = (torch.stack(each) * values.clamp(min=0).sqrt()) @ directions.T
+        drawn: Tensor = (self.mean.double().cpu() + spread).to(self.mean)
+        return drawn
 
 
 class Generator(nn.Module):

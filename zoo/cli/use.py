@@ -17,8 +17,6 @@ from zoo.cli.tables import show
 from zoo.errors import CheckFailed, DataError, OptionError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from zoo.models.adapted import TaskModel
     from zoo.models.multitask import MultiTaskModel
     from zoo.verification.mistakes import Answers
@@ -303,35 +301,13 @@ def generate(
     if fits:
         show(_made_again(model, str(task), fits, out), as_json)
         return
-    rows, names = _pictures(registry.entry(name), registry, model, task, number, seed, interpolate)
-    sheet = f"{task or 'all'}_{seed}"
-    files = pictures.write({sheet: pictures.sheet(rows if len(rows) > 1 else pictures.squared(rows[0]))}, out)
-    files += pictures.write(
-        {f"{each}_{seed}_{number}": pictures.as_image(picture) for each, row in zip(names, rows, strict=True)
-         for number, picture in enumerate(row)}, out,
-    )  # fmt: skip
+    latents, networks = pictures.drawn(model, registry.entry(name), registry, task, number, seed)
+    rows = pictures.rows_of(networks, latents, interpolate)
+    sheet = list(rows.values()) if len(rows) > 1 else pictures.squared(next(iter(rows.values())))
+    each = {f"{row}_{seed}_{place}": picture for row, made in rows.items() for place, picture in enumerate(made)}
+    files = pictures.write({f"{task or 'all'}_{seed}": pictures.sheet(sheet)}, out)
+    files += pictures.write({stem: pictures.as_image(picture) for stem, picture in each.items()}, out)
     show([{"picture": str(file)} for file in files], as_json)
-
-
-def _pictures(
-    entry: Entry, registry: Registry, model: TaskModel, task: str | None, number: int, seed: int, steps: int | None
-) -> tuple[list[list[Tensor]], list[str]]:
-    """Rows of pictures, and what each row is called: of a task, or of the backbone and all tasks."""
-    from zoo.backbones import architecture
-    from zoo.deployment import pictures
-
-    latents = pictures.drawn(model, task or model.tasks[0], number, seed)
-    if steps:
-        ways = pictures.between(latents, steps)
-        asked = list(model.tasks) if task is None else [task]
-        rows = [list(pictures.made(model, way, task=each)) for way in ways for each in asked]
-        return rows, [f"{each}_from_{place}" for place in range(len(ways)) for each in asked]
-    rows = {each: list(pictures.made(model, latents, task=each)) for each in model.tasks}
-    if task is None:
-        network = architecture(entry.backbone, registry).eval()
-        network.load_state_dict(model.backbone_tensors())  # all of it: a generator has no head
-        rows = {pictures.BACKBONE: list(pictures.made(network, latents)), **rows}
-    return list(rows.values()), list(rows)
 
 
 def _made_again(model: TaskModel, task: str, files: Sequence[Path], out: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from zoo.storage.pictures import open_image
 LAYOUT = """Expected layout:
   {root}/                                 (http://transattr.cs.brown.edu)
     imageAlignedLD/<webcam>/<name>.jpg    aligned_images.tar
-    annotations/annotations.tsv           annotations.tar: in each line a picture, then score,confidence of each attribute
+    annotations/annotations.tsv           annotations.tar: a picture in each line, score,confidence of each attribute
     annotations/attributes.txt            the attributes' names, in their order
   docs/seasons.md says more."""
 SEASONS = ("summer", "spring", "autumn", "winter")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from zoo.backbones import architecture
+from zoo.backbones.generator import Generator
+from zoo.catalog.entry import Entry
+from zoo.catalog.registry import Registry
 from zoo.catalog.task import GENERATION
 from zoo.datasets import open_image
 from zoo.errors import OptionError
@@ -21,6 +25,7 @@ from zoo.models.latents import fit
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import atomic_path
 
+Maker = Callable[[Tensor], Tensor]  # latents (B, Z) to pictures (B, 3, S, S)
 MARGIN = 2  # pixels between the pictures of a sheet
 TOGETHER = 64  # pictures in a pass
 BACKBONE = "backbone"  # what the network without any task is called, in the names of files
@@ -34,9 +39,31 @@ def maker(model: MultiTaskModel) -> TaskModel:
     return model
 
 
-def drawn(model: TaskModel, task: str, count: int, seed: int) -> Tensor:
-    """Latents (count, Z) from where those of a task's training pictures lie; fewer are the first of more."""
-    return model.prior(task).draw(count, torch.Generator().manual_seed(seed))
+def drawn(
+    model: TaskModel, entry: Entry, registry: Registry, task: str | None, count: int, seed: int
+) -> tuple[Tensor, dict[str, Maker]]:
+    """Latents (count, Z), and what makes pictures of them: a task, of latents from where its own lie; or without one
+    the backbone and every task, of the backbone's. Fewer latents are the first of more.
+    """
+    random = torch.Generator().manual_seed(seed)
+    tasks: dict[str, Maker] = {name: functools.partial(model, task=name) for name in model.tasks}
+    if task is not None:
+        return model.prior(task).draw(count, random), {task: tasks[task]}
+    network = architecture(entry.backbone, registry).eval()
+    network.load_state_dict(model.backbone_tensors())  # all of it: a generator has no head
+    assert isinstance(network, Generator)
+    return network.prior.draw(count, random), {BACKBONE: network, **tasks}
+
+
+def rows_of(makers: Mapping[str, Maker], latents: Tensor, steps: int | None = None) -> dict[str, list[Tensor]]:
+    """What each makes of the latents; or of each way from one to the next, in so many steps."""
+    if not steps:
+        return {name: list(made(maker, latents)) for name, maker in makers.items()}
+    return {
+        f"{name}_from_{place}": list(made(maker, way))
+        for place, way in enumerate(between(latents, steps))
+        for name, maker in makers.items()
+    }
 
 
 def between(latents: Tensor, steps: int) -> Tensor:
@@ -51,19 +78,19 @@ def between(latents: Tensor, steps: int) -> Tensor:
     return torch.stack([(1 - shares) * a + shares * b for a, b in itertools.pairwise(latents)])
 
 
-def made(network: nn.Module, latents: Tensor, **named: Any) -> Tensor:
+def made(maker: Maker, latents: Tensor) -> Tensor:
     """The pictures (B, 3, S, S) of latents (B, Z)."""
     with torch.no_grad():
-        return torch.cat([network(part, **named) for part in latents.split(TOGETHER)])
+        return torch.cat([maker(part) for part in torch.split(latents, TOGETHER)])
 
 
 def fitted(model: TaskModel, task: str, files: Sequence[Path]) -> list[tuple[Tensor, Tensor, float]]:
     """Of each picture in a file what the task is to make, what it makes at best (3, S, S each), and the PSNR in dB."""
     wanted = torch.stack([model.transforms(task)(open_image(file)) for file in files])
     found = []
-    for part in wanted.split(TOGETHER):
-        latents = fit(lambda z: model(z, task=task), model.taken(part), model.prior(task))
-        again = made(model, latents, task=task)
+    answer = functools.partial(model, task=task)
+    for part in torch.split(wanted, TOGETHER):
+        again = made(answer, fit(answer, model.taken(part), model.prior(task)))
         found += list(zip(part, again, psnr(again, part).tolist(), strict=True))
     return found
 

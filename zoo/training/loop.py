@@ -21,24 +21,21 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
 
-from zoo.catalog.recipe import Augment, Recipe, settings
-from zoo.catalog.task import GENERATION, METRICS
+from zoo.catalog.recipe import Recipe, settings
 from zoo.datasets import Splits, Transformed
 from zoo.errors import OptionError, TrainingError
 from zoo.kinds import get_kind
 from zoo.kinds.base import Kind, LabelKind, main_output
-from zoo.models.adapted import TaskModel
-from zoo.models.latents import Latents
 from zoo.models.multitask import MultiTaskModel
 from zoo.progress.reporter import Reporter
 from zoo.training import checkpoint
 from zoo.training.batches import Turns, batches_of, seed_of
 from zoo.training.evaluation import measure
+from zoo.training.generation import latents_of, settle
 from zoo.training.optimizers import build_optimizers, set_learning_rates, update
 from zoo.training.probe import fit_head
 
 log = logging.getLogger(__name__)
-TESTED = 100  # training pictures in a batch that are looked at once more, after the last step
 LOWER = 1e-3  # share of the lowest loss so far by which a loss is lower, for a recipe's patience
 MOST = 5  # times the epochs of a recipe, at most, are taken for the sake of `min_steps`
 
@@ -106,7 +103,7 @@ def train_tasks(
             if checkpoint_file and run.accelerator.is_main_process:
                 run.save(checkpoint_file, epoch + 1, figures)
     model.eval()
-    return figures | run.finish()
+    return figures | settle(model, run.latents, data, run.accelerator, run.execution.workers)
 
 
 class Plan(NamedTuple):
@@ -250,51 +247,6 @@ class _Run:
         latents = {f"latents/{task}": each.state_dict() for task, each in self.latents.items()}
         own = {f"{place}/{name}": tensor for place, each in latents.items() for name, tensor in each.items()}
         return {**trained_tensors(self.model, list(self.data)), **own}
-
-    def finish(self) -> dict[str, float]:
-        """Give the tasks that make pictures what is known of their latents; how near these come, in the unit of their
-        metric.
-        """
-        figures = {}
-        for task, table in self.latents.items():
-            own = self.accelerator.unwrap_model(table).weight.detach()
-            assert isinstance(self.model, TaskModel)
-            self.model.prior(task).fit(own)
-            self.model.latents[task] = own.cpu()
-            place, places = self.accelerator.process_index, self.accelerator.num_processes
-            rows = iter(own[place::places].split(TESTED))
-            answer = functools.partial(self.model, task=task)
-            figures[METRICS[GENERATION].name] = measure(
-                lambda _, answer=answer, rows=rows: answer(next(rows)), self.data[task].train, self.model.task(task),
-                batch=TESTED, device=self.accelerator.device, workers=self.execution.workers,
-                accelerator=self.accelerator,
-            )  # fmt: skip
-        return figures
-
-
-def latents_of(
-    model: MultiTaskModel, data: Mapping[str, Splits], recipes: Mapping[str, Recipe], accelerator: Accelerator
-) -> dict[str, nn.Module]:
-    """For each task that makes pictures, the latents of its training pictures, to be trained.
-
-    Raises:
-        OptionError: the recipe does not say how, or would change pictures from epoch to epoch.
-    """
-    made = {}
-    for task in data:
-        if model.task(task).kind != GENERATION:
-            continue
-        recipe = recipes[task]
-        if recipe.latents is None:
-            raise OptionError(f"The recipe {recipe.name} has no `latents:`, which tasks need that make pictures.")
-        if recipe.augment != Augment():
-            raise OptionError(f"{task} makes pictures, each of a latent of its own: leave out the recipe's `augment:`.")
-        if not isinstance(model, TaskModel):
-            raise OptionError(f"Tasks of {model.method_name} have networks of their own, which make no pictures.")
-        count: int = len(data[task].train)  # type: ignore[arg-type]
-        table = Latents.near(model.prior(task), count, seed_of(recipe.seed, task, "latents"))
-        made[task] = accelerator.prepare(table.to(accelerator.device))
-    return made
 
 
 def _some_inputs(data: Splits, recipe: Recipe) -> Tensor:

@@ -130,7 +130,7 @@ def render(scene: Scene, season: Season) -> npt.NDArray[np.uint8]:
         foot = _ridge(*scene.hills[-1], np.array(tree.x))[0] - 0.3 * tree.height
         picture = _planted(picture, x, y, tree, float(foot), season)
     fine = picture.clip(0, 1).reshape(SIZE, FINER, SIZE, FINER, 3).mean((1, 3))
-    return np.round(255 * fine).astype(np.uint8)
+    return np.asarray(np.round(255 * fine), np.uint8)
 
 
 def _ridge(middle: float, waves: Array, x: Array) -> tuple[Array, Array]:
