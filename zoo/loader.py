@@ -26,7 +26,7 @@ from zoo.models.frozen import copy_of
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import Placement
 from zoo.storage.fetch import fetch
-from zoo.storage.tensors import check_tensors, read
+from zoo.storage.tensors import check_tensors, counters, read
 
 
 @overload
@@ -237,7 +237,7 @@ def pretrained_network(
     network = architecture(backbone, registry)
     own, inside = network.state_dict(), tuple(f"{path}." for path in apart)
     given = {name: t for name, t in _backbone_tensors(backbone, registry, file).items() if not name.startswith(inside)}
-    fresh = {name: t for name, t in own.items() if name.startswith(inside) or name.endswith("num_batches_tracked")}
+    fresh = counters(own) | {name: t for name, t in own.items() if name.startswith(inside)}
     check_tensors(own, fresh | given, backbone)
     network.load_state_dict(fresh | given)
     return network

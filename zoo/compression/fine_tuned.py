@@ -24,6 +24,7 @@ from zoo.models.adapted import TaskModel
 from zoo.models.frozen import copy_of
 from zoo.models.layers import AdaptedLayer
 from zoo.models.placement import Placement, heads_of
+from zoo.storage.tensors import counters
 
 log = logging.getLogger(__name__)
 PREFIXES = "module.", "_orig_mod."  # of names that DataParallel and torch.compile write
@@ -141,10 +142,9 @@ def add_fine_tuned(
         tensors = model.task_tensors(task)
         increments = tuple(f"{path}." for path, _ in model.adapted())
         rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(increments)}
-        counters = {name: tensor for name, tensor in rest.items() if name.endswith("num_batches_tracked")}
         own = {name: given[name] for name in rest if name in given}
         factors = {name: tensor for name, tensor in tensors.items() if name.startswith(increments)}
-        model.load_task_tensors(task, {**counters, **own, **factors}, "the fine-tuned network")
+        model.load_task_tensors(task, {**counters(rest), **own, **factors}, "the fine-tuned network")
     except BaseException:
         model.remove_task(task)
         raise

@@ -32,7 +32,7 @@ from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import heads_of
 from zoo.storage.fetch import fetch
 from zoo.storage.files import sha256
-from zoo.storage.tensors import check_tensors, read
+from zoo.storage.tensors import check_tensors, counters, read
 
 log = logging.getLogger(__name__)
 MADE_OF = "made_of"  # in the header of a file, which fine-tuned network stands behind it
@@ -146,9 +146,9 @@ def teacher(model: MultiTaskModel, task: str, file: Path, registry: Registry) ->
         raise OptionError(f"{file} does not say what it was made of; --distil is for what `zoo factorise` made.")
     network = model.fuse(task)
     given = tensors_of(_reader(source, registry)[1]()[0])
-    counters = {name: tensor for name, tensor in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    check_tensors(network.state_dict(), {**counters, **given}, source)
-    network.load_state_dict({**counters, **given})
+    own = network.state_dict()
+    check_tensors(own, {**counters(own), **given}, source)
+    network.load_state_dict({**counters(own), **given})
     return network.requires_grad_(False)
 
 

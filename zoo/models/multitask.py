@@ -15,7 +15,7 @@ from zoo.catalog.entry import Parameters
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.models.frozen import input_dtype
-from zoo.storage.tensors import check_tensors, fingerprint, read, replace_tensors, write
+from zoo.storage.tensors import check_tensors, counters, fingerprint, read, replace_tensors, write
 
 ADAPTER_FORMAT = 1
 
@@ -215,14 +215,13 @@ class MultiTaskModel(nn.Module):
         """
         own = self.backbone_tensors()
         given = {name: tensor for name, tensor in tensors.items() if not name.startswith(self.left_aside)}
-        counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}  # older files lack them
-        check_tensors(own, {**counters, **given}, source)
+        check_tensors(own, {**counters(own), **given}, source)
         return given
 
     def backbone_sha256(self) -> str:
         """What identifies the frozen weights: the SHA-256 over their names, types, shapes and values."""
         tensors = self.backbone_tensors()
-        return fingerprint({name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")})
+        return fingerprint({name: tensors[name] for name in tensors.keys() - counters(tensors).keys()})
 
     def count_parameters(self, task: str) -> Parameters:
         """Parameters of the frozen backbone, of `task` and of what tasks share, no classifiers (as FTN counts)."""

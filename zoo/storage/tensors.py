@@ -88,6 +88,11 @@ def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], s
         raise WeightsError(f"{source} does not fit this model: {shown}.")
 
 
+def counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The norms' counts of batches among some tensors: what files of other makers may lack, and no figure hangs on."""
+    return {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
+
+
 def replace_tensors(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors over those of the same names; raises WeightsError, and changes nothing, unless all of them fit."""
     check_tensors(own, given, source)

@@ -159,8 +159,7 @@ def teachers_of(
     """The fine-tuned networks that the files were made of which tasks begin with, where these are to be learnt from."""
     if not options.distil:
         return {}
-    if options.begin is None:
-        raise OptionError("--distil needs --from, a folder of what `zoo factorise` made.")
+    assert options.begin is not None  # `_check_beginning` has seen to it
     return {task: teacher(model, task, Path(options.begin) / f"{task}.safetensors", registry) for task in tasks}
 
 
