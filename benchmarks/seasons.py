@@ -1,6 +1,6 @@
 """The seasons of landscapes made by one generator: every weight, norms alone, and FTN by rank (FTN, Tables 12 and 13).
 
-    python benchmarks/seasons.py --out DIR [--seeds 3] [--json FILE]
+    python benchmarks/seasons.py --out DIR [--seed 0 --seed 1 --seed 2] [--json FILE]
     python benchmarks/seasons.py --out DIR --entry biggan32-ftn-r4-valley --data-root SCENERY
 
 Trains what DIR does not hold yet, so that it can be stopped and started again.
@@ -27,15 +27,20 @@ ENTRIES = tuple(f"biggan32-{each}-landscapes" for each in ("single", "bn", "ftn-
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--entry", "names", multiple=True, default=ENTRIES)
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path))
 @click.option("--as-is", is_flag=True, help="Train nothing; write what DIR holds.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all that DIR holds here.")
 def main(
-    out: Path, names: tuple[str, ...], seeds: int, data_root: Path | None, as_is: bool, json_file: Path | None
+    out: Path,
+    names: tuple[str, ...],
+    seeds: tuple[int, ...],
+    data_root: Path | None,
+    as_is: bool,
+    json_file: Path | None,
 ) -> None:
     registry = default_registry()
-    for seed in range(0 if as_is else seeds):
+    for seed in () if as_is else seeds:
         for entry in map(registry.entry, names):
             for task in entry.tasks:
                 row = out / f"{entry.name}_{task}_{seed}.json"

@@ -10,7 +10,7 @@ import click
 
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry, default_registry
-from zoo.cli.base import COUNT, FILE, FOLDER, as_json, data_root, main
+from zoo.cli.base import COUNT, FILE, FOLDER, as_json, data_root, main, narrate
 from zoo.cli.tables import show, show_one
 from zoo.errors import CheckFailed, OptionError
 
@@ -264,6 +264,7 @@ def check_data(benchmark: str, data_root: Path | None, decode: bool, as_json: bo
     """Count the classes and images of each task of BENCHMARK; exit 1 where its authors state other numbers."""
     from zoo.datasets.check import check
 
+    narrate()
     rows, problems = [], []
     for found in check(benchmark, data_root, decode):
         counts = found.counts._asdict() if found.counts else dict.fromkeys(("classes", "train", "test"))
