@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from zoo.export.files import written
-from zoo.export.form import Form, Further, check_alike, describe, real_images, with_backbone
+from zoo.export.form import Form, Further, check_alike, describe, latent_shape, real_images, with_backbone
 from zoo.export.parity import Parity, metadata_of, outputs, session
 
 from zoo.errors import ExportError, sentence
@@ -60,7 +60,7 @@ def to_adapters(
     model = with_backbone(model)
     folder, names = Path(folder), list(model.tasks if tasks is None else tasks)
     known, real = [model.task(name) for name in names], real_images(images, names)
-    forms = {each.name: Form(each, preprocess, real.get(each.name)) for each in known}
+    forms = {each.name: Form(each, preprocess, real.get(each.name), latent_shape(model, each.name)) for each in known}
     form, first = forms[names[0]], names[0]
     check_alike(known, preprocess)
     own = {name: {key: t.detach().cpu() for key, t in model.task_tensors(name).items() if t.is_floating_point()}
@@ -105,6 +105,11 @@ class Adapted:
         self.base, self.adapter, self.options = base, ort.LoraAdapter(), ort.RunOptions()
         self.adapter.Load(str(file))
         self.options.add_active_adapter(self.adapter)
+
+    def get_inputs(self) -> Sequence[Any]:
+        """The base graph's inputs, the images first."""
+        found: Sequence[Any] = self.base.get_inputs()
+        return found
 
     def run(self, names: Sequence[str] | None, feed: Mapping[str, Any]) -> Any:
         """The outputs, as `InferenceSession.run` gives them."""

@@ -85,11 +85,13 @@ class Form:
         task: what the outputs mean and which input they need; None: a classifier of 224×224 RGB.
         preprocess: what of the preprocessing is in the graph, see `to_onnx`.
         images: a batch of real inputs, or several, in the graph's form.
+        shape: of one input, where the task's preprocessing cannot say it; by default that of the real ones.
     """
 
     def __init__(
-        self, task: Task | None, preprocess: bool | str = False, images: Tensor | Sequence[Tensor] | None = None
-    ) -> None:
+        self, task: Task | None, preprocess: bool | str = False, images: Tensor | Sequence[Tensor] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         real = [images] if isinstance(images, Tensor) else [*(images or ())]
         self.task, self.inside = task, _inside(preprocess)
         self.preprocessing = task.preprocessing if task else Preprocessing()
@@ -100,9 +102,8 @@ class Form:
                 "A graph that makes pictures takes latents, which are not prepared: leave out preprocess."
             )
         self.real = sum(map(len, real))
-        self.random: list[Tensor] = _random_batches(
-            self.preprocessing, self.inside, self.dense, real[0] if real else None
-        )
+        stated = shape or (real[0].shape[1:] if real else None)
+        self.random: list[Tensor] = _random_batches(self.preprocessing, self.inside, self.dense, stated)
         self.batches: list[Any] = [*self.random, *real]
         example = self.batches[0]
         self.example = example.repeat(2, *[1] * (example.ndim - 1))  # a batch of one would be taken for a constant
@@ -226,12 +227,19 @@ def with_backbone(model: MultiTaskModel) -> TaskModel:
     return model
 
 
+def latent_shape(model: MultiTaskModel, task: str) -> tuple[int, ...] | None:
+    """The shape of one input of a task that makes pictures, which its preprocessing does not say; None for others."""
+    return model.input_shape(task) if model.task(task).kind == GENERATION else None
+
+
 def check_alike(tasks: Sequence[Task], preprocess: bool | str) -> None:
     """Raise ExportError unless one graph can take the images of all tasks, with so much of their preprocessing."""
     first, *others = tasks
     inside = _inside(preprocess)
     for other in others:
         mine, theirs = first.preprocessing, other.preprocessing
+        if GENERATION in (first.kind, other.kind) and first.kind != other.kind:
+            raise ExportError(f"One of {first.name} and {other.name} makes pictures: one graph cannot do both.")
         if is_dense(first.kind) != is_dense(other.kind):
             raise ExportError(
                 f"{first.name} answers for the image and {other.name} for its pixels: one graph cannot do both."
@@ -267,15 +275,17 @@ def _inside(preprocess: bool | str) -> str:
     return inside
 
 
-def _random_batches(preprocessing: Preprocessing, inside: str, dense: bool, images: Tensor | None) -> list[Tensor]:
+def _random_batches(
+    preprocessing: Preprocessing, inside: str, dense: bool, shape: Sequence[int] | None
+) -> list[Tensor]:
     """One image, and three; where maps are answered, of a height and a width that no stride divides."""
     if inside == FULL:
         sizes = ((97, 61), (300, 401), (preprocessing.size, 2 * preprocessing.size))
         return [_random(replace(preprocessing, size=h, width=w, resize=None), True, 1) for h, w in sizes]
     preprocess = inside == SCALE
     other = replace(preprocessing, size=37, width=51, resize=None) if dense else preprocessing
-    if images is not None and not dense and not preprocess and images.shape[1:] != preprocessing.input_size:
-        return [torch.randn(rows, *images.shape[1:], generator=torch.Generator().manual_seed(rows)) for rows in (1, 3)]
+    if shape is not None and not dense and not preprocess and tuple(shape) != preprocessing.input_size:
+        return [torch.randn(rows, *shape, generator=torch.Generator().manual_seed(rows)) for rows in (1, 3)]
     return [_random(preprocessing, preprocess, 1), _random(other, preprocess, 3)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from zoo.export.files import written
-from zoo.export.form import Form, Further, check_alike, describe, real_images, with_backbone
+from zoo.export.form import Form, Further, check_alike, describe, latent_shape, real_images, with_backbone
 from zoo.export.parity import TASK, Parity, outputs, session
 
 from zoo.errors import ExportError, OptionError
@@ -47,7 +47,8 @@ def to_mixed(
     path, names = Path(path), list(model.tasks if tasks is None else tasks)
     known, real = [model.task(name) for name in names], real_images(images, names)
     check_alike(known, preprocess)
-    form = Form(known[0], preprocess, real.get(names[0]) or next(iter(real.values()), None))
+    some = real.get(names[0]) or next(iter(real.values()), None)
+    form = Form(known[0], preprocess, some, latent_shape(model, names[0]))
     example = form.around(nn.Identity())(form.batches[0][:1])  # what the network itself is given
     form.pair(_batches(form, names, real), real=sum(len(batch) for each in real.values() for batch in each))
     source = form.around(_Rows(model, names))

@@ -53,7 +53,8 @@ def to_onnx(
         ExportError: the graph cannot be made, is not valid, or differs from the module; no file is written then.
     """
     _check_plain(module)
-    path, form = Path(path), Form(task, preprocess, images)
+    shape = (module.latent_size,) if isinstance(module, Generator) else None
+    path, form = Path(path), Form(task, preprocess, images, shape)
     graph = form.around(module, half)
     source = form.around(module) if half else graph  # one copy will do, where both are alike
     further = _with_classes(module, form)

@@ -120,15 +120,11 @@ def run(made: ort.InferenceSession, *inputs: npt.NDArray[Any]) -> npt.NDArray[An
     Args:
         inputs: images in the form that it takes, and what else it takes in its order, such as each image's task.
     """
+    names = [each.name for each in made.get_inputs()]
     try:
-        return np.asarray(made.run(None, dict(zip(_names(made), inputs, strict=False)))[0])
+        return np.asarray(made.run(None, dict(zip(names, inputs, strict=False)))[0])
     except Exception as error:  # ONNX Runtime raises classes of its own for each status, with no common base
         raise ExportError(f"ONNX Runtime cannot run images of {inputs[0].shape}: {sentence(error)}") from error
-
-
-def _names(made: ort.InferenceSession) -> list[str]:
-    """Of a graph's inputs, but for those that need not be given."""
-    return [each.name for each in made.get_inputs()]
 
 
 def outputs(module: nn.Module, batch: Tensor, *further: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from zoo.export.files import written
-from zoo.export.form import Form, Further, describe, with_backbone
+from zoo.export.form import Form, Further, describe, latent_shape, with_backbone
 from zoo.export.parity import SHARED_FILE, SHARED_SHA256, Parity, outputs, session
 
 from zoo.errors import ExportError
@@ -54,7 +54,7 @@ def to_shared(
     """
     path, model = Path(path), with_backbone(model)
     weights, made = SharedWeights(_common(model)), Made(model, task)
-    form = Form(model.task(task), preprocess, images)
+    form = Form(model.task(task), preprocess, images, latent_shape(model, task))
     source = form.around(made.plain)
     outputs(source, form.batches[0])  # what the network itself raises is told as such
     exported = form.exported(form.around(made), path, [Further(name, tensor) for name, tensor in made.given.items()])

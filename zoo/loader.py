@@ -18,7 +18,7 @@ from zoo.catalog.entry import Entry, Parameters
 from zoo.catalog.recipe import load_recipe
 from zoo.catalog.registry import Registry, default_registry, registry_with
 from zoo.catalog.store import adapter_files, shared_file
-from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
+from zoo.catalog.task import CHANNELS, CLASSIFICATION, GENERATION, Preprocessing, Task
 from zoo.errors import OptionError, WeightsError
 from zoo.joint import joined, tables
 from zoo.models.adapted import TaskModel
@@ -183,7 +183,9 @@ def counted_parameters(entry: Entry, registry: Registry) -> Parameters:
     """The numbers of parameters of an entry, counted on its architecture; no weights are needed."""
     model = fresh_model(entry, registry, pretrained=False)
     if not entry.networks and not entry.task_methods:  # the same for any task
-        model.add_task(Task.of("task", 1))
+        made = entry.kind(entry.tasks[0]) == GENERATION
+        kind, outputs = (GENERATION, CHANNELS[GENERATION]) if made else (CLASSIFICATION, 1)
+        model.add_task(Task.of("task", outputs, kind=kind))
         return model.count_parameters("task")
     for task, outputs in entry.classes.items():
         model.add_task(Task.of(task, outputs, kind=entry.kind(task)), entry.task_methods.get(task))

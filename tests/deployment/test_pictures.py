@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import save_file
-from zoo.export import run, session, to_onnx
+from zoo.export import Adapted, run, session, to_onnx
 from zoo.export.onnx import preprocessing_of
 
 import zoo
@@ -164,11 +164,20 @@ def test_other_commands_say_what_is_for_pictures(registry: Path, tmp_path: Path)
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     common = ["--registry", registry, "predict", "net-ftn-landscapes", tmp_path / "a.png", "--task", "winter"]
     assert "use `zoo generate`" in command(*common, "--weights", registry.parent / "made", status=2)
+    made = registry.parent / "made"
+    own = ["--registry", registry]
+    for words, said in (
+        (["convert", "net-ftn-landscapes", "--task", "winter", "--weights", made, "-o", tmp_path / "p"], "owns linear"),
+        (["prune", "net-ftn-landscapes", "--task", "winter", "-o", tmp_path / "q"], "makes pictures"),
+        (["generate", "zoo/biggan32x0.125@landscapes", "-o", tmp_path / "r"], "is a backbone"),
+        (["eval", "resnet20-bn-shapes", "--kid"], "--kid is of tasks that make pictures"),
+    ):
+        assert said in command(*own, *words, status=2)
     with pytest.raises(OptionError, match="a makes no pictures"):
         pictures.maker(zoo.adapt(build("zoo/resnet20"), {"a": 2}, "bn"))
 
 
-@pytest.mark.parametrize("form", [[], ["--shared-backbone"], ["--mixed"]])
+@pytest.mark.parametrize("form", [[], ["--shared-backbone"], ["--mixed"], ["--ort-adapters"]])
 def test_graphs_take_latents_and_give_pictures(registry: Path, form: list[str], tmp_path: Path) -> None:
     out = tmp_path / "m.onnx" if "--mixed" in form else tmp_path
     common = [
@@ -182,9 +191,13 @@ def test_graphs_take_latents_and_give_pictures(registry: Path, form: list[str], 
     ]
     common += [*form, "-o"]
     command(*common, out)
-    made = session(out if "--mixed" in form else out / "winter.onnx")
+    if "--ort-adapters" in form:
+        base = session(out / "base.onnx")
+        made = Adapted(base, next(out.glob("winter.*")))
+    else:
+        made = session(out if "--mixed" in form else out / "winter.onnx")
+        assert json.loads(made.get_modelmeta().custom_metadata_map["latents"])
     assert made.get_inputs()[0].name == "latents"
-    assert made.get_outputs()[0].name == "pictures"
     model = zoo.load("net-ftn-landscapes", registry=registry, weights=registry.parent / "made")
     latents = torch.randn(5, 48)
     numbers = [np.zeros(5, np.int64)] if "--mixed" in form else []

@@ -83,7 +83,7 @@ METADATA = {
     "ftn_zoo_version", "precision", "task", "kind", "classes", "preprocessing", "preprocessing_in_graph", "entry",
     "adapter_sha256", "backbone", "backbone_sha256", "recipe", "method",
 }  # fmt: skip
-OTHERS = {"shared_file", "shared_sha256", "tasks", "base_sha256", "int8"}  # of graphs of other forms
+OTHERS = {"shared_file", "shared_sha256", "tasks", "base_sha256", "int8", "latents"}  # of graphs of other forms
 
 
 @pytest.mark.parametrize(("preprocess", "said"), [(False, "no"), (True, "scale"), ("scale", "scale"), ("full", "full")])

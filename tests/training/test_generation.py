@@ -83,8 +83,43 @@ def test_a_generator_is_adapted_as_the_paper_says() -> None:
     tensors = model.task_tensors("snow")
     assert "blocks.0.0.bn1.gain.weight" in tensors
     assert "prior.covariance" in tensors
+
+
+def test_tasks_and_networks_have_to_be_of_one_kind() -> None:
+    plain = zoo.backbones.build("zoo/resnet20")
+    with pytest.raises(OptionError, match="CifarResNet makes no pictures of latents"):
+        zoo.adapt(plain, {"snow": Generator.channels}, "bn", kinds={"snow": GENERATION})
+    with pytest.raises(OptionError, match="BigGAN makes pictures; the kind of snow is classification"):
+        zoo.adapt(network(), {"snow": 2}, "ftn", rank=2)
+    with pytest.raises(OptionError, match="the model has no head to do so"):
+        zoo.adapt(plain, {"a": 2}, "bn", head="")
     with pytest.raises(OptionError, match="makes no pictures of latents"):
-        zoo.adapt(zoo.backbones.build("zoo/resnet20"), {"a": 2}, "bn").prior("a")
+        zoo.adapt(plain, {"a": 2}, "bn").prior("a")
+
+
+def test_a_task_may_own_further_modules_whole() -> None:
+    plain = zoo.backbones.build("zoo/resnet20")
+    model = zoo.adapt(plain, {"a": 2, "b": 2}, "ftn", rank=2, whole=["layer1", "layer3.2.conv2"])
+    own = {path for path, _ in model.sites("a")}
+    assert {"layer1", "layer3.2.conv2"} <= own
+    assert not [path for path in own if path.startswith("layer1.")]
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        before = model(images, task="b")
+        for _, parameter in model.task_parameters("a"):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        assert torch.equal(model(images, task="b"), before)
+        torch.testing.assert_close(model.fuse("a")(images), model(images, task="a"), atol=1e-5, rtol=1e-5)
+    for whole, message in ((["fc"], "overlap"), (["bn1"], None), (["none"], "matches none"),
+                           (["output_layer"], None), (["blocks.0.0.bn1.gain"], "lies in a norm")):  # fmt: skip
+        net = network() if "." in whole[0] or "_" in whole[0] else plain
+        task = {"a": Generator.channels} if isinstance(net, Generator) else {"a": 2}
+        kinds = {"a": GENERATION} if isinstance(net, Generator) else {}
+        if message is None:
+            assert whole[0] in {p for p, _ in zoo.adapt(net, task, kinds=kinds, rank=2, whole=whole).sites("a")}
+            continue
+        with pytest.raises(OptionError, match=message):
+            zoo.adapt(net, task, kinds=kinds, rank=2, whole=whole)
 
 
 @pytest.mark.parametrize("method", ["ftn", "finetune", "bn", "parallel", "svd"])
@@ -162,11 +197,12 @@ def test_training_ends_when_the_loss_does(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop._Run, "epoch", counted)
-        train(fresh(), still, checkpoint_file=tmp_path / "checkpoint")
+        figures = train(fresh(), still, checkpoint_file=tmp_path / "checkpoint")
         assert seen == list(range(len(seen)))
         assert 3 <= len(seen) < 12
         ended = len(seen)
-        train(fresh(), still, checkpoint_file=tmp_path / "checkpoint", resume=True)
+        assert figures["epochs"] == ended
+        assert train(fresh(), still, checkpoint_file=tmp_path / "checkpoint", resume=True)["epochs"] == ended
         assert len(seen) == ended  # it had ended
         train(fresh(), replace(still, patience=0))
         assert len(seen) == ended + 12
@@ -210,12 +246,34 @@ def test_a_recipe_that_is_for_other_tasks_is_an_error(recipe: Recipe, message: s
         train(fresh(), recipe)
 
 
-def test_a_network_that_makes_no_pictures_is_told() -> None:
-    model = zoo.adapt(
-        zoo.backbones.build("zoo/resnet20"), {"snow": Generator.channels}, "bn", kinds={"snow": GENERATION}
-    )
-    with pytest.raises(OptionError, match="CifarResNet makes no pictures of latents"):
-        train(model, replace(RECIPE, increments=None))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_latents_are_fitted_in_any_type_of_number(dtype: torch.dtype) -> None:
+    model = fresh().to(dtype).eval()
+    pictures = torch.stack([model.transforms("snow")(DATA.test[i][0]) for i in range(2)])
+    with torch.no_grad():
+        begun = psnr(model(model.prior("snow").mean.repeat(2, 1), task="snow").float(), pictures)
+        found = model.answering("snow")(pictures)
+    assert found.dtype == dtype
+    assert (psnr(found.float(), pictures) > begun).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, of inputs that are no leaves
+def test_a_compiled_network_is_trained_alike() -> None:
+    plain, other = train(fresh()), train(fresh(), execution=loop.Execution(compile=True))
+    assert other["PSNR"] == pytest.approx(plain["PSNR"], abs=0.3)
+
+
+def test_a_training_goes_on_from_latents_that_the_model_has() -> None:
+    model, still = fresh(), replace(RECIPE, epochs=1, latents=Optimizer("sgd", 1e-12))
+    train(model)
+    found = model.latents["snow"].clone()
+    train(model, still)
+    torch.testing.assert_close(model.latents["snow"], found)
+    afresh = fresh()
+    afresh.load_task_tensors("snow", model.task_tensors("snow"))
+    train(afresh, still)
+    assert not torch.allclose(afresh.latents["snow"], found, atol=1e-2)
 
 
 OWN = """format: 1

@@ -155,7 +155,7 @@ def published(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         tensor, vector = given, tensors.get(f"{name.removesuffix('.weight')}.u0")
         if name.endswith(SPECTRAL):
             continue
-        if name.endswith(".weight") and vector is not None:
+        if name.endswith(".weight") and vector is not None and given.ndim > 1:
             tensor = tensor / _largest_singular_value(tensor.flatten(1), vector, f"{source}: {name}")
         ending = next((each for each in RENAMED if name.endswith(each)), "")
         made[name.removesuffix(ending) + RENAMED.get(ending, "")] = tensor

@@ -26,7 +26,7 @@ class Prior(nn.Module):
 
     def fit(self, latents: Tensor) -> None:
         """Take the mean and the covariance of latents (N, Z); of a single one, no spread."""
-        latents = latents.detach().double()
+        latents = latents.detach().cpu().double()
         self.mean.copy_(latents.mean(0))
         self.covariance.copy_(torch.cov(latents.T, correction=min(1, len(latents) - 1)))
 
@@ -36,13 +36,12 @@ class Prior(nn.Module):
         Args:
             generator: of random numbers, on whose state alone they depend.
         """
-        values, directions = torch.linalg.eigh(self.covariance.double().cpu())  # it may lack full rank
-        largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-        directions = directions * largest.sign()  # which way each points is left to the machine's library
+        mean, covariance = self.mean.cpu().double(), self.covariance.cpu().double()
+        values, directions = torch.linalg.eigh(covariance)  # it may lack full rank
+        root = (directions * values.clamp(min=0).sqrt()) @ directions.T  # does not hang on which directions were found
         # One by one: what torch draws depends on how much it draws at once.
         each = [torch.randn(len(values), generator=generator, dtype=torch.float64) for _ in range(count)]
-        spread = (torch.stack(each) * values.clamp(min=0).sqrt()) @ directions.T
-        drawn: Tensor = (self.mean.double().cpu() + spread).to(self.mean)
+        drawn: Tensor = (mean + torch.stack(each) @ root).to(self.mean)
         return drawn
 
 

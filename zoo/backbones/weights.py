@@ -45,7 +45,7 @@ def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) 
         found = pretrained_tensors(name.removeprefix(DEEPLAB), registry, file)
         return {f"{ENCODER}{key}": tensor for key, tensor in found.items() if f"{ENCODER}{key}" in own}  # no classifier
     if file is not None:
-        found = restricted(file) if file.suffix in (".pth", ".pt") else read(file)[0]
+        found = named_tensors(file) if file.suffix in (".pth", ".pt") else read(file)[0]
         return biggan.published(found, str(file)) if biggan.is_published(found) else found
     library, _, rest = name.partition("/")
     architecture, _, tag = rest.partition("@")
@@ -105,6 +105,15 @@ def restricted(path: Path) -> dict[str, Any]:
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:  # of a file that is cut, or another
         raise WeightsError(f"{path} cannot be read as a file of torch's: {sentence(error)}") from error
+    return found
+
+
+def named_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict in a `.pth` file; raises WeightsError where it is no such."""
+    found: Any = restricted(path)
+    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        keys = f"; it has {', '.join(map(str, list(found)[:4]))}" if isinstance(found, dict) else ""
+        raise WeightsError(f"{path} is no state dict, whose values are tensors{keys}. Save that part of it alone.")
     return found
 
 

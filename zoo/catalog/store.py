@@ -103,6 +103,6 @@ def with_files(entry: Entry, files: Mapping[str, Path], uri: str) -> Entry:
     )
 
 
-def latents_of(adapter: Path) -> Path:
+def latents_file(adapter: Path) -> Path:
     """Where the latents of the training pictures lie of a task that makes pictures, beside its adapter file."""
     return adapter.with_suffix(".latents")

@@ -198,6 +198,8 @@ def _channels_of(network: Any, config: Mapping[str, Any]) -> int:
 
     Where the first one registered takes many, and another one three, that is taken for the stem.
     """
+    if hasattr(network, "latent_size"):  # a generator, which takes no image: its pictures'
+        return 3
     modules = dict(network.named_modules()) if hasattr(network, "named_modules") else {}
     stated = config.get("first_conv") or ()
     layers: list[Any] = [modules.get(path) for path in ((stated,) if isinstance(stated, str) else stated)]

@@ -23,6 +23,7 @@ from zoo.errors import UnknownNameError, ZooError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 COUNT, POSITIVE = click.IntRange(0), click.IntRange(1)
+SEED = click.IntRange(0, 2**63 - 1)  # what torch's generators of random numbers take
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 

@@ -163,12 +163,16 @@ def _tell_common(folder: Path, form: str) -> None:
 def _tell_preprocessing(graphs: dict[str, Path], inside: str | None) -> None:
     """What has to be done to an image before the graphs of tasks take it."""
     from zoo.export.onnx import preprocessing_of
+    from zoo.export.parity import metadata_of
 
     within = {
         None: "",
         "scale": "; mean and deviation are in the graph, resizing stays with the caller",
         "full": "; all of that is in the graph, which takes images of any size",
     }[inside]
+    if all("latents" in metadata_of(path) for path in graphs.values()):
+        click.echo("Latents are drawn from a Gaussian, whose mean and covariance stand in the graph's metadata.")
+        return
     told: dict[str, list[str]] = {}
     words = {path: preprocessing_of(path).words() for path in dict.fromkeys(graphs.values())}
     for task, path in graphs.items():

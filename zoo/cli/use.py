@@ -12,7 +12,7 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.score import decathlon_score, scale
 from zoo.catalog.task import GENERATION, is_dense
-from zoo.cli.base import FILE, FOLDER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
+from zoo.cli.base import FILE, FOLDER, POSITIVE, SEED, as_json, data_root, main, narrate, skip_unreadable
 from zoo.cli.tables import show
 from zoo.errors import CheckFailed, DataError, OptionError
 
@@ -48,13 +48,16 @@ def evaluate(
     from zoo.verification.mistakes import Answers
 
     narrate()
+    entry = registry.entry(name)
+    if kid and GENERATION not in map(entry.kind, entry.tasks if task is None else [entry.known_task(task)]):
+        raise OptionError(f"--kid is of tasks that make pictures, and {name} has none such here.")
     if out and not confusion:
         raise OptionError("-o draws the confusion of classes: add --confusion.")
     if out or errors:
         from zoo.drawing.plots import pyplot
 
         pyplot()  # where it is not installed, it is told before anything is measured
-    entry, model = registry.entry(name), load(name, task=task, weights=weights, registry=registry)
+    model = load(name, task=task, weights=weights, registry=registry)
     answers = {each: Answers(model.task(each)) for each in model.tasks} if confusion or errors else {}
     figures = claims.evaluate(entry, model, data_root, skip_unreadable, answers)
     rows = _rows(entry, figures, model.tasks)
@@ -89,7 +92,9 @@ def _of_pictures(
     from zoo.verification.resemblance import KID, kernel_distance
 
     stated = read(adapter_files(entry, [task], weights)[task])[1].get("metrics", {})
-    found = {"of training pictures dB": entry.metric(task).rounded(float(stated["train_PSNR"]))} if stated else {}
+    found: dict[str, Any] = {}
+    if "train_PSNR" in stated:
+        found["of training pictures dB"] = entry.metric(task).rounded(float(stated["train_PSNR"]))
     return found | ({KID: round(kernel_distance(entry, maker(model), task, registry, data_root), 3)} if kid else {})
 
 
@@ -273,7 +278,7 @@ def _check_stems(images: Sequence[Path]) -> None:
 @click.argument("name")
 @click.option("--task", help="Of this task alone. Default: of the same latents, of all tasks and of the backbone.")
 @click.option("-n", "--number", type=POSITIVE, default=16, show_default=True, help="How many pictures.")
-@click.option("--seed", default=0, show_default=True, help="Of the latents.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the latents.")
 @click.option(
     "--interpolate", type=POSITIVE, metavar="STEPS", help="Go from each picture to the next in so many steps."
 )
@@ -293,6 +298,8 @@ def generate(
     from zoo.loader import load
 
     narrate()
+    if "/" in name:
+        raise OptionError(f"{name} is a backbone: name an entry on it; without --task its own pictures come first.")
     if fits and interpolate:
         raise OptionError("--fit makes pictures again, and --interpolate makes some between: leave out one of them.")
     if fits and task is None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.backbones.generator import Generator
 from zoo.catalog.options import as_patterns, whole_number
 from zoo.catalog.registry import default_registry
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
@@ -99,6 +100,8 @@ def without_tasks(network: nn.Module, form: str, keep_rest: bool = False, **opti
     """A model around a network, for tasks of a form; the arguments are those of `factorise`."""
     if form not in FORMS:
         raise OptionError(f"The form is one of {', '.join(FORMS)}, not {form!r}.")
+    if isinstance(network, Generator):
+        raise OptionError(f"{type(network).__name__} makes pictures; factorising is for networks with a classifier.")
     if keep_rest:
         if options.get("layers") is not None:
             raise OptionError("keep_rest names all layers itself; leave out layers=….")

@@ -21,7 +21,7 @@ from zoo.increments import Increment
 from zoo.increments.forms import has_standard_forward
 from zoo.loader import pretrained_network
 from zoo.models.adapted import TaskModel
-from zoo.models.layers import AdaptedLayer, TaskHead, TaskNorm
+from zoo.models.layers import AdaptedLayer, TaskHead, TaskNorm, TaskOwn
 from zoo.models.multitask import MultiTaskModel
 from zoo.models.placement import NORMS, Placement, heads_of
 from zoo.storage.files import atomic_path
@@ -92,6 +92,8 @@ def save_peft(model: MultiTaskModel, task: str, folder: str | Path, base_model: 
         raise OptionError(
             f"The network has several classifiers, {', '.join(model.head_paths)}; a checkpoint keeps one."
         )
+    if other := [p for p, site in model.sites(task) if isinstance(site, TaskOwn) and not isinstance(site, TaskNorm)]:
+        raise OptionError(f"{task} owns {', '.join(other)} whole, and a LoRA checkpoint has no place for that.")
     whole = [*model.head_paths, *(path for path, site in model.sites(task) if isinstance(site, TaskNorm))]
     pairs = {path: _exact(path, site, task) for path, site in model.sites(task) if isinstance(site, AdaptedLayer)}
     if not pairs:

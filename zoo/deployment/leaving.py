@@ -59,7 +59,7 @@ class Leaving:
         self.entry, self.data_root, self.names = entry, data_root, list(files)
         self.model = load_adapters(entry, registry, files)
         self.preprocess, self._common = preprocess, {"preprocess": preprocess, "provider": provider}
-        self.facts = {task: provenance(entry, file) for task, file in files.items()}
+        self.facts = {task: provenance(entry, file) | _latents(self.model, task) for task, file in files.items()}
         self.images = {task: real_inputs(entry, self.model, task, data_root, preprocess) for task in files}
 
     def whole(self, task: str, path: Path, plain: nn.Module | None = None, half: bool = False) -> Exported:
@@ -93,7 +93,8 @@ def _of_all(facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What the metadata of one graph say of the adapters of several tasks: hashes and recipes by task."""
     first = next(iter(facts.values()))
     by_task = {
-        key: {task: own[key] for task, own in facts.items() if key in own} for key in ("adapter_sha256", "recipe")
+        key: {task: own[key] for task, own in facts.items() if key in own}
+        for key in ("adapter_sha256", "recipe", "latents")
     }
     return {**first, **{key: values for key, values in by_task.items() if values}}
 
@@ -103,6 +104,14 @@ def provenance(entry: Entry, file: Path) -> dict[str, Any]:
     header = read(file)[1]
     known = ("backbone", "backbone_sha256", "recipe", "method")
     return {"entry": entry.name, "adapter_sha256": sha256(file), **{key: header[key] for key in known if key in header}}
+
+
+def _latents(model: MultiTaskModel, task: str) -> dict[str, Any]:
+    """Where the latents of a task lie that makes pictures, for whoever has the graph alone."""
+    if model.task(task).kind != GENERATION or not isinstance(model, TaskModel):
+        return {}
+    prior = model.prior(task)
+    return {"latents": {"mean": prior.mean.tolist(), "covariance": prior.covariance.tolist()}}
 
 
 def real_inputs(

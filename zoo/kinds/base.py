@@ -92,7 +92,7 @@ class Kind(ABC):
     def compared(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The predictions and the targets that the meter compares."""
 
-    def wanted(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def held_against(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """What the outputs are held against in a test: the targets; the inputs, where the answer is to be these."""
         return targets
 

@@ -35,7 +35,7 @@ class Generation(Kind):
         found = psnr(outputs, targets)
         return found, found.new_ones(())
 
-    def wanted(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def held_against(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return inputs
 
 

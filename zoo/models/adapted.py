@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from zoo.backbones.generator import Generator, Prior
 from zoo.catalog.options import as_patterns, check_ranks, rank_at
-from zoo.catalog.task import GENERATION, Task
+from zoo.catalog.task import GENERATION, Task, has_labels
 from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
 from zoo.models import proof
@@ -138,6 +138,7 @@ class TaskModel(proof.Provable):
             OptionError: a name that is taken or that cannot stand in a file name, or a method option out of range.
         """
         self.check_new(task.name)
+        self._check_kind(task)
         fresh = {**self.options, **(options or {})}
         added: list[Site] = []
         peers: list[Increment] = []
@@ -166,6 +167,16 @@ class TaskModel(proof.Provable):
         self._task_options[task.name] = fresh
         self.first_passes.begin(self, task.name)
         self._drawn[task.name] = self._head_rows(task.name)
+
+    def _check_kind(self, task: Task) -> None:
+        """Raise OptionError for a task of a kind that the network is not made for."""
+        makes, name = isinstance(self.backbone, Generator), type(self.backbone).__name__
+        if makes and task.kind != GENERATION:
+            raise OptionError(f"{name} makes pictures; the kind of {task.name} is {task.kind}, not {GENERATION}.")
+        if task.kind == GENERATION and not makes:
+            raise OptionError(f"{name} makes no pictures of latents; what does is a zoo.backbones.Generator.")
+        if has_labels(task.kind) and not self.head_paths:
+            raise OptionError(f"{task.name} labels images, and the model has no head to do so: name one, head=….")
 
     def _check_ranks(self, options: Mapping[str, Any]) -> None:
         """Raise OptionError where a rank by layers is no such, or names a layer that the model does not adapt."""

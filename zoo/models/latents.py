@@ -37,11 +37,11 @@ def fit(answer: Callable[[Tensor], Tensor], pictures: Tensor, prior: Prior) -> T
     Each picture's are found by itself, from the mean of the prior; the network does not change.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        latents = prior.mean.repeat(len(pictures), 1).requires_grad_()
+        latents = prior.mean.float().repeat(len(pictures), 1).requires_grad_()  # steps are lost in fewer bits
         optimizer = torch.optim.Adam([latents], lr=RATE)
         for step in range(STEPS):
             optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / STEPS)) / 2
-            error = (answer(latents) - pictures).square().flatten(1).mean(1).sum()  # as for each alone
+            error = (answer(latents.to(prior.mean)) - pictures).float().square().sum()  # as for each alone
             (latents.grad,) = torch.autograd.grad(error, [latents])
             optimizer.step()
-    return latents.detach()
+    return latents.detach().to(prior.mean)

@@ -90,13 +90,13 @@ class Placement:
                 f"The head {odd[0]!r} is or holds no Conv2d or Linear layer, nor another convolution; "
                 f"such are {_some(weighted)}."
             )
-        in_heads = tuple(f"{head}." for head in heads)
-        norms = [p for p, module in called.items() if isinstance(module, NORMS) and not p.startswith(in_heads)]
+        whole = self._whole(backbone, called, heads, method)
+        apart = tuple(f"{path}." for path in (*heads, *whole))
+        norms = [p for p, module in called.items() if isinstance(module, NORMS) and not f"{p}.".startswith(apart)]
         if self.norms is not None:
             norms = _match(self.norms, norms, "norms")
         elif not method.norms:
             norms = []
-        whole = self._whole(backbone, called, method, norms)
         inside = tuple(f"{path}." for path in (*heads, *norms, *whole))
         body = {path: called[path] for path in weighted if not f"{path}.".startswith(inside)}
         wanted = self._wanted(method)
@@ -120,15 +120,22 @@ class Placement:
         return _declared_heads(backbone) or (_last(backbone, weighted),)
 
     def _whole(
-        self, backbone: nn.Module, called: Mapping[str, nn.Module], method: Method, norms: Sequence[str]
+        self, backbone: nn.Module, called: Mapping[str, nn.Module], heads: Sequence[str], method: Method
     ) -> list[str]:
-        """The modules that each task owns beside norms and heads."""
+        """The modules that each task owns beside norms and heads; raises OptionError for what lies in those."""
         prior = ["prior"] if isinstance(backbone, Generator) else []
-        if self.whole is not None:
-            return prior + _match(self.whole, [path for path in called if path not in prior], "modules")
-        in_norms = tuple(f"{path}." for path in norms)
-        own = [p for p, m in called.items() if isinstance(m, nn.Linear | nn.Embedding) and not p.startswith(in_norms)]
-        return prior + (own if prior and method.increment else [])
+        in_norms = tuple(f"{path}." for path, module in called.items() if isinstance(module, NORMS))
+        if self.whole is None:
+            own = [p for p, m in called.items() if isinstance(m, nn.Linear | nn.Embedding)]
+            return prior + [p for p in own if prior and method.increment and not p.startswith(in_norms)]
+        found = _match(self.whole, [path for path in called if path not in prior], "modules")
+        found = [path for path in found if not path.startswith(tuple(f"{other}." for other in found))]  # in another
+        for path in found:
+            if any(f"{path}.".startswith(f"{h}.") or f"{h}.".startswith(f"{path}.") for h in heads):
+                raise OptionError(f"{path} and the head {heads[0]} overlap, and each task has a head of its own.")
+            if path.startswith(in_norms):
+                raise OptionError(f"{path} lies in a norm: name the norm, with norms=…, and a task owns all of it.")
+        return prior + found
 
     def _head(self, backbone: nn.Module) -> str:
         """The named head, by the first of the paths that it may have."""

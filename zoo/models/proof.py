@@ -122,6 +122,8 @@ def blaming_the_head(model: Provable, task: str, call: Call) -> Iterator[None]:
         raise
     except Exception as error:
         heads = {path: site for path, site in model.sites(task) if isinstance(site, TaskHead)}
+        if not heads:
+            raise
         own = {path: site.tasks[task] for path, site in heads.items()}
         try:
             for site in heads.values():

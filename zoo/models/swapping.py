@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.catalog.task import is_dense
+from zoo.catalog.task import has_labels
 from zoo.errors import OptionError
 from zoo.models.frozen import exact_arithmetic
 from zoo.models.multitask import MultiTaskModel
@@ -41,7 +41,7 @@ def swap(plain: nn.Module, model: MultiTaskModel, task: str) -> None:
     network: nn.Module = getattr(plain, "_orig_mod", plain)
     with torch.no_grad(), exact_arithmetic():
         there, own = network.state_dict(), model.plain_tensors(task)
-        fitting = _fitting(there, own, task, widens=not is_dense(model.task(task).kind))
+        fitting = _fitting(there, own, task, widens=has_labels(model.task(task).kind))
         for name, tensor in fitting.items():
             there[name].copy_(tensor)
 

@@ -14,6 +14,7 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.handover import carried, check_new, put_in
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import adapter_files
+from zoo.catalog.task import GENERATION
 from zoo.compression.layers import norms, with_increments
 from zoo.datasets import benchmark_of, held_out
 from zoo.errors import OptionError
@@ -65,6 +66,8 @@ def pruned(
     """
     if steps < 2:
         raise OptionError(f"Pruning takes two steps at least, not {steps}.")
+    if entry.kind(task) == GENERATION:
+        raise OptionError(f"{task} makes pictures, whose latents would be fitted anew at each step: it is not pruned.")
     model = with_increments(load(entry.name, task=task, registry=registry))
     splits = benchmark_of(entry).splits(task, entry.images_root(data_root))
     parts = [splits.test]

@@ -48,7 +48,7 @@ def measure(
     meter = kind.meter(len(task.classes)).set_dtype(torch.float64).to(device)  # which adds up all processes' shares
     with torch.no_grad():
         for inputs, targets in loader:
-            outputs, wanted = main_output(network(inputs.to(device))), kind.wanted(inputs, targets)
+            outputs, wanted = main_output(network(inputs.to(device))), kind.held_against(inputs, targets)
             if not outputs.isfinite().all():
                 raise WeightsError(f"The outputs for {task.name} are not finite: the training diverged. Train it anew.")
             meter.update(*kind.compared(outputs, wanted.to(device)))

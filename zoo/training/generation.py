@@ -21,10 +21,12 @@ from zoo.training.evaluation import measure
 BATCH = 100  # training pictures that are looked at once more together, after the last step
 
 
-def latents_of(
+def latent_tables(
     model: MultiTaskModel, data: Mapping[str, Splits], recipes: Mapping[str, Recipe], accelerator: Accelerator
 ) -> dict[str, nn.Module]:
     """For each task that makes pictures, the latents of its training pictures, to be trained.
+
+    They go on from those that the model has, if it has as many.
 
     Raises:
         OptionError: the network makes no pictures, or the recipe does not say how, or would change them from epoch to
@@ -39,10 +41,13 @@ def latents_of(
             raise OptionError(f"The recipe {recipe.name} has no `latents:`, which tasks need that make pictures.")
         if recipe.augment != Augment():
             raise OptionError(f"{task} makes pictures, each of a latent of its own: leave out the recipe's `augment:`.")
-        if not isinstance(model, TaskModel):
-            raise OptionError(f"Tasks of {model.method_name} have networks of their own, which make no pictures.")
+        assert isinstance(model, TaskModel)  # no other takes tasks of this kind
         count: int = len(data[task].train)  # type: ignore[arg-type]
-        table = Latents.near(model.prior(task), count, seed_of(recipe.seed, task, "latents"))
+        known = model.latents.get(task)
+        if known is not None and len(known) == count:
+            table = Latents(known.clone())
+        else:
+            table = Latents.near(model.prior(task), count, seed_of(recipe.seed, task, "latents"))
         made[task] = accelerator.prepare(table.to(accelerator.device))
     return made
 

@@ -31,7 +31,7 @@ from zoo.progress.reporter import Reporter
 from zoo.training import checkpoint
 from zoo.training.batches import Turns, batches_of, seed_of
 from zoo.training.evaluation import measure
-from zoo.training.generation import latents_of, settle
+from zoo.training.generation import latent_tables, settle
 from zoo.training.optimizers import build_optimizers, set_learning_rates, update
 from zoo.training.probe import fit_head
 
@@ -76,8 +76,8 @@ def train_tasks(
 
     Returns:
         The mean training loss of the last epoch and, of answers that are right or wrong, the training accuracy in per
-        cent; of several tasks, also each by itself, as `<task>/loss` and `<task>/accuracy`, and `<task>/validation` on
-        images that were held out.
+        cent; the epochs, where the recipe's patience ended it early; of several tasks, also each by itself, as
+        `<task>/loss` and `<task>/accuracy`, and `<task>/validation` on images that were held out.
 
     Raises:
         WeightsError: the checkpoint belongs to another run.
@@ -85,25 +85,25 @@ def train_tasks(
     """
     execution = execution or Execution()
     run = _Run(model, data, recipe, accelerator or make_accelerator(execution.precision), execution, cache, teachers)
-    start, figures = 0, {"loss": math.nan}
+    done, figures = 0, {"loss": math.nan}
     if resume and checkpoint_file and checkpoint_file.exists():
-        start, figures = run.resume(checkpoint_file)
+        done, figures = run.resume(checkpoint_file)
     else:
         with deterministic(run.recipe.threads):
             run.begin()
     silent = quiet or not run.accelerator.is_main_process
-    reporter = Reporter(run.name, run.epochs, run.per_epoch, start, silent, later)
+    reporter = Reporter(run.name, run.epochs, run.per_epoch, done, silent, later)
     with deterministic(run.recipe.threads), compiled(model, execution.compile), reporter as report:
-        for epoch in range(start, run.epochs):
-            if run.is_over():
-                break
-            figures = run.epoch(epoch, report)
-            report.epoch(epoch, figures)
-            run.accelerator.log({f"{run.name}/{key}": value for key, value in figures.items()}, step=epoch)
+        while done < run.epochs and not run.is_over():
+            figures = run.epoch(done, report)
+            report.epoch(done, figures)
+            run.accelerator.log({f"{run.name}/{key}": value for key, value in figures.items()}, step=done)
+            done += 1
             if checkpoint_file and run.accelerator.is_main_process:
-                run.save(checkpoint_file, epoch + 1, figures)
-    model.eval()
-    return figures | settle(model, run.latents, data, run.accelerator, run.execution.workers)
+                run.save(checkpoint_file, done, figures)
+        model.eval()
+        figures = figures | settle(model, run.latents, data, run.accelerator, run.execution.workers)
+    return figures | ({"epochs": done} if done < run.epochs else {})
 
 
 class Plan(NamedTuple):
@@ -150,10 +150,10 @@ class _Run:
         self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         model.to(memory_format=self.layout)
         self.kinds = {task: _kind(model, task, own) for task, own in self.recipes.items()}
-        self.latents = latents_of(model, data, self.recipes, accelerator)
+        self.latents = latent_tables(model, data, self.recipes, accelerator)
         self.teachers = {task: teacher.to(accelerator.device).eval() for task, teacher in teachers.items()}
         if odd := [task for task in self.teachers if not isinstance(self.kinds[task], LabelKind)]:
-            raise OptionError(f"{odd[0]} answers with maps; --distil is for tasks that label whole images.")
+            raise OptionError(f"{odd[0]} does not label images; --distil is for tasks that do.")
         found = [parameter for each in self.latents.values() for parameter in each.parameters()]
         self.optimizers, self.scaler = build_optimizers(model, list(data), self.recipe, found), accelerator.scaler
         self.network = accelerator.prepare(model)
@@ -194,8 +194,10 @@ class _Run:
         steps = itertools.islice(enumerate(self.feed.epoch(number), begun), wanted)
         figures = run_epoch(steps, self.step, functools.partial(report.step, number), self.accelerator)
         self.model.end_epoch()
-        self.since = 0 if figures["loss"] < (1 - LOWER) * self.best else self.since + 1
-        self.best = min(self.best, figures["loss"])
+        if figures["loss"] < (1 - LOWER) * self.best:
+            self.best, self.since = figures["loss"], 0
+        else:
+            self.since += 1
         if len(self.data) > 1 and self.execution.hold_out:
             figures |= validated(self.model, self.data, self.accelerator)
         return figures
@@ -244,8 +246,8 @@ class _Run:
 
     def _trained(self) -> dict[str, Tensor]:
         """All that the training changes, by name."""
-        latents = {f"latents/{task}": each.state_dict() for task, each in self.latents.items()}
-        own = {f"{place}/{name}": tensor for place, each in latents.items() for name, tensor in each.items()}
+        tables = {task: self.accelerator.unwrap_model(each) for task, each in self.latents.items()}
+        own = {f"latents/{task}/{name}": t for task, each in tables.items() for name, t in each.state_dict().items()}
         return {**trained_tensors(self.model, list(self.data)), **own}
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from zoo.catalog.recipe import Optimizer, Recipe
 from zoo.models.multitask import MultiTaskModel
 
-FULL = "initial_lr"  # what torch's schedules, too, call the rate that they lower
+FULL_RATE = "initial_lr"  # what torch's schedules, too, call the rate that they lower
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -36,7 +36,7 @@ def _optimizer(parameters: list[nn.Parameter], config: Optimizer) -> torch.optim
         options |= {"momentum": config.momentum, "nesterov": config.nesterov}
     optimizer: torch.optim.Optimizer = OPTIMIZERS[config.name](parameters, **options)
     for group in optimizer.param_groups:
-        group[FULL] = config.lr
+        group[FULL_RATE] = config.lr
     return optimizer
 
 
@@ -44,7 +44,7 @@ def set_learning_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, 
     """The schedule, as a function of the share of all steps that is done; so a resumed run needs no scheduler state."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group.setdefault(FULL, group["lr"]) * schedule(recipe, progress)
+            group["lr"] = group.setdefault(FULL_RATE, group["lr"]) * schedule(recipe, progress)
 
 
 def schedule(recipe: Recipe, progress: float) -> float:

@@ -24,7 +24,7 @@ from zoo.catalog.changes import Changes
 from zoo.catalog.entry import Backbone, Entry
 from zoo.catalog.recipe import Recipe, differences, load_recipe, settings
 from zoo.catalog.registry import Registry
-from zoo.catalog.store import SHARED, latents_of
+from zoo.catalog.store import SHARED, latents_file
 from zoo.catalog.task import Task
 from zoo.compression.factors import compress_entry
 from zoo.compression.small_files import teacher
@@ -55,7 +55,7 @@ class RunOptions(Execution):
     recipe: str | None = None  # a recipe's name or file, in place of the entry's
     seed: int | None = None  # in place of the recipe's
     changes: Changes = field(default_factory=Changes)  # of other settings of the recipe
-    backbone_weights: Path | None = None  # a safetensors file, in place of the published ones
+    backbone_weights: Path | None = None  # a file, in place of the published ones
     source_weights: str = "auto"  # of the entry that this one's adapters are compressed from, as `zoo.load` takes them
     skip_unreadable: bool = False
     cache: bool = False  # decode the training images once, and keep them in the cache
@@ -140,9 +140,10 @@ def begun(options: RunOptions, group: Sequence[str]) -> RunOptions:
     if options.begin is None:
         return options
     files = [Path(options.begin) / f"{task}.safetensors" for task in group]
+    latents = [file for file in map(latents_file, files) if file.is_file()]
     if missing := [str(file) for file in files if not file.is_file()]:
         raise OptionError(f"There is no adapter file {missing[0]} to begin with.")
-    return replace(options, begun_with=hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest())
+    return replace(options, begun_with=hashlib.sha256("".join(map(sha256, files + latents)).encode()).hexdigest())
 
 
 def begin_with(model: MultiTaskModel, tasks: Sequence[str], folder: Path) -> None:
@@ -150,7 +151,10 @@ def begin_with(model: MultiTaskModel, tasks: Sequence[str], folder: Path) -> Non
     if model.shared_tensors() and model.common_tensors():
         model.load_shared_tensors(read(folder / SHARED)[0], str(folder / SHARED))
     for task in tasks:
-        model.begin_task(task, folder / f"{task}.safetensors")
+        file = folder / f"{task}.safetensors"
+        model.begin_task(task, file)
+        if latents_file(file).is_file() and isinstance(model, TaskModel):
+            model.latents[task] = read(latents_file(file))[0]["latents"]
 
 
 def teachers_of(
@@ -185,17 +189,19 @@ def _save(
         write(next(iter(files.values())).parent / SHARED, shared, facts | provenance(entry.name, recipe, {}, options))
     amounts = amounts_of(data, recipe, options)
     for task, figures in metrics.items():
-        made = facts | amounts[task] | provenance(entry.name, recipe, figures, options)
+        early = {"epochs": int(figures.pop("train_epochs"))} if "train_epochs" in figures else {}
+        made = facts | amounts[task] | early | provenance(entry.name, recipe, figures, options)
+        _save_latents(model, task, files[task])  # first: a task counts as trained when its adapter is there
         model.save_adapter(task, files[task], made)
-        _save_latents(model, task, files[task])
         checkpoint_of(files[task]).unlink(missing_ok=True)
 
 
 def _save_latents(model: MultiTaskModel, task: str, file: Path) -> None:
-    """Write the latents of a task's training pictures, if it makes such, beside its adapter file."""
+    """Write the latents of a task's training pictures, if it makes such, beside its adapter file, whose prior has their
+    mean.
+    """
     if isinstance(model, TaskModel) and task in model.latents:
-        facts = {"format": 1, "task": task, "adapter_sha256": sha256(file)}
-        write(latents_of(file), {"latents": model.latents[task]}, facts)
+        write(latents_file(file), {"latents": model.latents[task]}, {"format": 1, "task": task})
 
 
 def amounts_of(data: Mapping[str, Splits], recipe: Recipe, options: RunOptions) -> dict[str, dict[str, Any]]:
@@ -255,8 +261,8 @@ def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
         if accelerator.is_main_process:
             header = {"backbone": backbone.name, "classes": list(data.classes)}
             header |= provenance(backbone.name, recipe, metrics, options)
-            write(file, {**model.backbone_tensors(), **model.task_tensors(backbone.task)}, header)
             _save_latents(model, backbone.task, file)
+            write(file, {**model.backbone_tensors(), **model.task_tensors(backbone.task)}, header)
             checkpoint_of(file).unlink(missing_ok=True)
     _finish_trackers(accelerator)
     return file
@@ -343,8 +349,8 @@ def pending(
     """The tasks that are still to be trained; raises OptionError where what is there was made otherwise."""
     for file in files.values():
         if options.overwrite:
-            file.unlink(missing_ok=True)
-            checkpoint_of(file).unlink(missing_ok=True)
+            for old in (file, checkpoint_of(file), latents_file(file)):
+                old.unlink(missing_ok=True)
     done = [task for task, file in files.items() if file.exists()]
     for task in done:
         header, wanted = read(files[task])[1], {**identities[task], "method": methods.get(task)}

@@ -55,6 +55,7 @@ def kernel_distance(
 
     real = Transformed(benchmark_of(entry).splits(task, entry.images_root(data_root)).train, model.transforms(task))
     count = min(MOST, len(real))
+    shown = torch.linspace(0, len(real) - 1, count).long().tolist()  # of all, and not of the first webcams
     device = next(model.backbone_parameters()).device
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it keeps all features: these are few
@@ -64,6 +65,6 @@ def kernel_distance(
         torch.manual_seed(0)  # of the subsets
         for place in range(0, count, SUBSET):
             some = range(place, min(place + SUBSET, count))
-            meter.update(torch.stack([real[index][0] for index in some]).to(device), real=True)
+            meter.update(torch.stack([real[shown[index]][0] for index in some]).to(device), real=True)
             meter.update(model(latents[some.start : some.stop], task=task), real=False)
         return float(meter.compute()[0])
