@@ -164,15 +164,15 @@ def test_other_commands_say_what_is_for_pictures(registry: Path, tmp_path: Path)
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     common = ["--registry", registry, "predict", "net-ftn-landscapes", tmp_path / "a.png", "--task", "winter"]
     assert "use `zoo generate`" in command(*common, "--weights", registry.parent / "made", status=2)
-    made = registry.parent / "made"
-    own = ["--registry", registry]
+    name = "biggan32-ftn-r4-landscapes"
     for words, said in (
-        (["convert", "net-ftn-landscapes", "--task", "winter", "--weights", made, "-o", tmp_path / "p"], "owns linear"),
-        (["prune", "net-ftn-landscapes", "--task", "winter", "-o", tmp_path / "q"], "makes pictures"),
+        (["convert", name, "--task", "winter", "-o", tmp_path / "p"], "winter owns prior, shared, linear whole"),
+        (["prune", name, "--task", "winter", "-o", tmp_path / "q"], "winter makes pictures"),
+        (["merge", name, "--tasks", "winter", "spring", "--as", "both", "-o", tmp_path / "m"], "does not classify"),
         (["generate", "zoo/biggan32x0.125@landscapes", "-o", tmp_path / "r"], "is a backbone"),
         (["eval", "resnet20-bn-shapes", "--kid"], "--kid is of tasks that make pictures"),
     ):
-        assert said in command(*own, *words, status=2)
+        assert said in command(*words, status=2)
     with pytest.raises(OptionError, match="a makes no pictures"):
         pictures.maker(zoo.adapt(build("zoo/resnet20"), {"a": 2}, "bn"))
 
