@@ -137,6 +137,7 @@ def test_a_picture_is_made_again(registry: Path, tmp_path: Path, monkeypatch: py
         generated(registry, "--task", "winter", "--fit", tmp_path / "0.png", "--fit", tmp_path / "1.png", "-o",
                   tmp_path / "out", "--json")
     )  # fmt: skip
+    assert pixels(tmp_path / "out" / "winter.png").shape == (66, 66, 3)
     for number, row in enumerate(rows):
         pair = pixels(Path(row["picture"]))
         assert pair.shape[:2] == (32, 66)

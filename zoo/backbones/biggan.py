@@ -128,6 +128,11 @@ class BigGAN(Generator):
         return torch.tanh(self.output_layer(x))
 
 
+def small(size: int, width: int) -> BigGAN:
+    """A narrow one of a single class, with twelve latents in each chunk."""
+    return BigGAN(size, width, 12 * len(CHANNELS[size]), 1, 4)
+
+
 # What BigGAN-PyTorch calls otherwise: ends of names, the longest that fits first.
 RENAMED = {
     "output_layer.0.gain": "output_layer.0.weight", ".bias.weight": ".shift.weight", ".stored_mean": ".running_mean",

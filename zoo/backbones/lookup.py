@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from zoo.backbones.biggan import BigGAN
+from zoo.backbones.biggan import BigGAN, small
 from zoo.backbones.deeplab import deeplab, deeplab_resnet20
 from zoo.backbones.imported import IMPORTED, build_imported
 from zoo.backbones.resnet26 import ResNet26
@@ -23,15 +23,18 @@ from zoo.errors import ConfigError, OptionError, UnknownNameError
 
 FUSED = "entry/"  # begins a backbone `entry/NAME/TASK`: the network that the entry NAME, fused for TASK, is
 WIDTHS = (0.5, 1.5, 2.0, 2.5)  # of resnet26, beside 1
-SMALL = {"latent_size": 48, "classes": 1, "embedding": 4}  # what is small in the twins of BigGAN, beside their width
+SMALL = {32: (12, 24), 64: (6, 12)}  # widths of the twins of BigGAN, whose own is 96, by the size of their pictures
 OWN: dict[str, Callable[[], nn.Module]] = {
     "resnet20": resnet20,
     "resnet26": ResNet26,
     **{f"resnet26x{width}": functools.partial(ResNet26, width) for width in WIDTHS},
     "vit_micro": vit_micro,
     "biggan128": BigGAN,
-    "biggan32x0.125": functools.partial(BigGAN, 32, 12, **SMALL),
-    "biggan64x0.0625": functools.partial(BigGAN, 64, 6, **(SMALL | {"latent_size": 60})),
+    **{
+        f"biggan{s}x{width / 96:g}": functools.partial(small, s, width)
+        for s, widths in SMALL.items()
+        for width in widths
+    },
     **{name: functools.partial(build_imported, name) for name in IMPORTED},
 }
 

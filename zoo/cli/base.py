@@ -67,10 +67,10 @@ COMMANDS = {  # and the file of this folder that each stands in
     **dict.fromkeys(("train", "convert", "search-sharing", "pack", "cp"), "make"),
     **dict.fromkeys(("factorise", "compress", "prune", "merge"), "shrink"),
     **dict.fromkeys(("eval", "verify", "predict", "generate", "bench"), "use"),
-    **dict.fromkeys(("export", "app"), "deploy"),
+    **dict.fromkeys(("export", "app", "card"), "deploy"),
 }
 SECTIONS = {  # of the help
-    "Every day": ("ls", "info", "train", "eval", "compare", "predict", "generate", "app", "export", "cp"),
+    "Every day": ("ls", "info", "train", "eval", "compare", "predict", "generate", "app", "export", "card", "cp"),
     "Small files": ("factorise", "prune", "merge", "convert"),
     "Papers": ("data", "plot", "compress", "search-sharing"),
     "Upkeep": ("download", "verify", "bench", "pack"),

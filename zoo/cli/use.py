@@ -318,12 +318,13 @@ def generate(
 
 
 def _made_again(model: TaskModel, task: str, files: Sequence[Path], out: Path) -> list[dict[str, Any]]:
-    """Write each picture beside what a task makes in its place; a row for each."""
+    """Write each picture beside what a task makes in its place, and a sheet: pictures above, answers below."""
     from zoo.deployment import pictures
 
     _check_stems(files)
     found = pictures.fitted(model, task, files)
     pairs = {f"{task}_{file.stem}": pictures.sheet([pair[:2]]) for file, pair in zip(files, found, strict=True)}
+    pictures.write({task: pictures.sheet(list(zip(*(pair[:2] for pair in found), strict=True)))}, out)
     return [
         {"image": str(file), "PSNR dB": round(near, 2), "picture": str(path)}
         for file, (_, _, near), path in zip(files, found, pictures.write(pairs, out), strict=True)
