@@ -27,7 +27,8 @@ from zoo.catalog.registry import default_registry
 from zoo.cli.tables import show
 from zoo.loader import counted_parameters
 from zoo.storage.tensors import read
-from zoo.training.runs import RunOptions, train_entry
+from zoo.training.options import RunOptions
+from zoo.training.runs import train_entry
 
 SAMPLES = {  # what is added to a recipe
     "50": "samples: 50",

@@ -71,7 +71,8 @@ def carry_out(job: Job, data: Path, store: Path, cpu: bool) -> dict[str, Any]:
     from zoo.catalog.registry import default_registry
     from zoo.storage.tensors import read
     from zoo.training.memory import keep_freed_memory
-    from zoo.training.runs import RunOptions, train_entry
+    from zoo.training.options import RunOptions
+    from zoo.training.runs import train_entry
 
     torch.set_num_threads(1)
     keep_freed_memory()

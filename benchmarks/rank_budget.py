@@ -17,7 +17,7 @@ from record import save
 from zoo.catalog.registry import default_registry
 from zoo.search.budget import MEASURES, search, trained_on
 from zoo.storage.tensors import read
-from zoo.training.runs import RunOptions
+from zoo.training.options import RunOptions
 
 TASKS = ("painting", "quickdraw", "infograph")  # those of shapes that are far from a hundred per cent
 NORMS = 1376  # of a task, which are no factors

@@ -15,7 +15,7 @@ from record import save
 
 from zoo.catalog.registry import default_registry
 from zoo.search.ranks import search
-from zoo.training.runs import RunOptions
+from zoo.training.options import RunOptions
 
 NAME = "resnet20-ftn-r16-shapes"
 TASKS = ["clipart", "sketch", "painting", "quickdraw", "infograph"]

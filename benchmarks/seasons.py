@@ -18,7 +18,8 @@ from zoo.catalog.registry import default_registry
 from zoo.loader import load_adapters
 from zoo.models.adapted import TaskModel
 from zoo.storage.tensors import read
-from zoo.training.runs import RunOptions, train_entry
+from zoo.training.options import RunOptions
+from zoo.training.runs import train_entry
 from zoo.verification.resemblance import kernel_distance
 
 ENTRIES = tuple(f"biggan32-{each}-landscapes" for each in ("single", "bn", "ftn-r1", "ftn-r4", "ftn-r16"))

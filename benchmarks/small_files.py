@@ -25,7 +25,8 @@ from zoo.datasets import benchmark_of
 from zoo.loader import load, pretrained_network
 from zoo.models.placement import heads_of
 from zoo.training.evaluation import measure
-from zoo.training.runs import RunOptions, train_entry
+from zoo.training.options import RunOptions
+from zoo.training.runs import train_entry
 
 
 def tuned(entry: Entry, task: str, seed: int, out: Path, data_root: Path | None) -> Any:

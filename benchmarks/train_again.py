@@ -20,7 +20,8 @@ from zoo.catalog.registry import Registry, default_registry
 from zoo.compression import factorised_entry
 from zoo.loader import load
 from zoo.storage.tensors import read
-from zoo.training.runs import RunOptions, train_entry
+from zoo.training.options import RunOptions
+from zoo.training.runs import train_entry
 from zoo.verification.claims import evaluate
 
 SOURCE, TASKS, EPOCHS, RATE = "resnet20-finetune-shapes", ("sketch", "painting"), (1, 3, 10), 0.002

@@ -16,7 +16,7 @@ from zoo.joint import JointModel
 from zoo.joint.trmtl import TRMTL
 from zoo.search import patterns
 from zoo.training import runs
-from zoo.training.runs import RunOptions
+from zoo.training.options import RunOptions
 
 
 def test_greedy_takes_the_best_number_layer_by_layer() -> None:

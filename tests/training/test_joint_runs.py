@@ -25,7 +25,8 @@ from zoo.errors import OptionError
 from zoo.joint import JointModel
 from zoo.storage import tensors
 from zoo.training import runs
-from zoo.training.runs import RunOptions, train_entry
+from zoo.training.options import RunOptions
+from zoo.training.runs import train_entry
 
 RECIPE = """
 summary: a quick one

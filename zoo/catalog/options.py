@@ -50,6 +50,22 @@ def rank_at(ranks: Mapping[str, int], path: str) -> int:
     return ranks[max(found, key=lambda pattern: len(re.sub(r"\[.*?\]|[*?]", "", pattern)))] if found else 0
 
 
+def options_at(options: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """A method's options for one layer, whose rank may be 0."""
+    ranks = options.get("rank")
+    return {**options, "rank": rank_at(ranks, path)} if isinstance(ranks, Mapping) else dict(options)
+
+
+def check_ranks_of(options: Mapping[str, Any], paths: Sequence[str]) -> None:
+    """Raise OptionError where a rank by layers is no such, or names a layer that is none of those to adapt."""
+    ranks = options.get("rank")
+    if not isinstance(ranks, Mapping):
+        return
+    check_ranks("rank", ranks)
+    if odd := [pattern for pattern in ranks if not fnmatch.filter(paths, pattern)]:
+        raise OptionError(f"The rank of {odd[0]!r} is no adapted layer's; such are {', '.join(paths[:8])}.")
+
+
 def as_patterns(ranks: Mapping[str, int]) -> dict[str, int]:
     """The ranks of layers by their paths, said shortly: the most frequent one is everyone's, "*"."""
     values = list(ranks.values())

@@ -16,7 +16,7 @@ from zoo.errors import OptionError
 from zoo.storage import resources
 
 if TYPE_CHECKING:
-    from zoo.training.runs import RunOptions
+    from zoo.training.options import RunOptions
 
 
 @main.command()
@@ -78,13 +78,14 @@ def train(
     """Train NAME by its recipe; or, with --backbone and --data, adapters for domains of your own."""
     from zoo.training import runs
     from zoo.training.memory import keep_freed_memory
+    from zoo.training.options import RunOptions
 
     narrate()
     keep_freed_memory()
     click.get_current_context().call_on_close(runs.end_processes)
     changed = {name: options.pop(name) for name in ("epochs", "lr", "batch_size", "image_size")}
     changes = Changes(**changed, set=options.pop("set_"))
-    settings = runs.RunOptions(**options, changes=changes)
+    settings = RunOptions(**options, changes=changes)
     if (margin is not None or budget) and rank != "auto":
         raise OptionError("--margin and --budget belong to --rank auto.")
     if (budget and margin is not None) or (by and not budget):
@@ -188,11 +189,11 @@ def search_sharing(
 ) -> None:
     """Find out which cores the tasks of NAME should share, on held-out training images; then train that pattern."""
     from zoo.search import patterns
-    from zoo.training import runs
+    from zoo.training.options import RunOptions
 
     narrate()
     entry = registry.entry(name)
-    settings = runs.RunOptions(quiet=True, **options)
+    settings = RunOptions(quiet=True, **options)
     found = patterns.search(entry, registry, out, settings, strategy, threshold)
     show(patterns.as_rows(found, entry.metric(entry.tasks[0]).unit), as_json)
     if as_json:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 JOINT = "--joint takes one entry of parallel adapters and, of the rest, --rank K, --apart, --name and -o."
 APART = "Give --backbone and --name, and either --rank or --budget; --apart belongs to --joint."
+name_of_new = click.option("--name", "own_name", help="Of the new entry.")
+out_of_new = click.option("-o", "--out", type=FOLDER, required=True, help="Where its registry and files go.")
 
 
 @main.command()
@@ -31,8 +33,8 @@ APART = "Give --backbone and --name, and either --rank or --budget; --apart belo
 @click.option("--keep-rest", is_flag=True, help="Keep the stem's change too, exactly.")
 @click.option("--joint", is_flag=True, help="Bring the parallel adapters of the entry SOURCES to one basis of --rank.")
 @click.option("--apart", is_flag=True, help="With --joint: a basis for each task.")
-@click.option("--name", "own_name", help="Of the new entry.")
-@click.option("-o", "--out", type=FOLDER, required=True, help="Where the new entry's registry and files go.")
+@name_of_new
+@out_of_new
 @as_json
 @click.pass_obj
 def factorise(
@@ -81,8 +83,8 @@ def _layers(task: str, made: Factorised) -> list[dict[str, object]]:
 @click.argument("name")
 @click.option("--rank", type=POSITIVE, help="K of the basis.  [default: half the channels of each layer]")
 @click.option("--apart", is_flag=True, help="Give each task a basis of its own, instead of one for all.")
-@click.option("--name", "own_name", help="The new entry's name.")
-@click.option("-o", "--out", type=FOLDER, required=True, help="Where the new entry's registry and files go.")
+@name_of_new
+@out_of_new
 @as_json
 @click.pass_obj
 def compress(
@@ -175,7 +177,7 @@ def prune(
 @click.option("--head", default="side-by-side", show_default=True, help="Or the task whose head it has.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of dare's draws.")
 @click.option("--name", "own_name", help="Of the new entry.  [default: NAME-TASK]")
-@click.option("-o", "--out", type=FOLDER, required=True, help="Where the new entry's registry and files go.")
+@out_of_new
 @data_root
 @as_json
 @click.pass_obj

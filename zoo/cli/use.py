@@ -154,7 +154,7 @@ def _score(entry: Entry, registry: Registry, figures: dict[str, float]) -> dict[
 def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None, as_json: bool) -> None:
     """Check a model's files, parameters and accuracy against the registry; exit 1 on a difference."""
     from zoo.backbones.imported import imported
-    from zoo.training.runs import RunOptions
+    from zoo.training.options import RunOptions
     from zoo.verification import claims
 
     narrate()

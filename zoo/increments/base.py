@@ -225,3 +225,8 @@ class Method:
         if self.shares_factors:
             return self.increment(layer, **options, peers=peers)
         return self.increment(layer, **options)
+
+    def size(self, layer: nn.Module, options: Mapping[str, Any]) -> int:
+        """Parameters of an increment for `layer`, which is built without memory."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self.build(layer, options).parameters())

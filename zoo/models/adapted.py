@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import inspect
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from zoo.backbones.generator import Generator, Prior
-from zoo.catalog.options import as_patterns, check_ranks, rank_at
+from zoo.catalog.options import as_patterns, check_ranks_of, options_at, rank_at
 from zoo.catalog.task import GENERATION, Task, has_labels
 from zoo.errors import OptionError
 from zoo.increments import Increment, Method, get_method
@@ -113,7 +112,7 @@ class TaskModel(proof.Provable):
             if isinstance(site, AdaptedLayer):
                 site.role = layers.adapted.get(path, site.role)
                 if self.method.shared:
-                    site.shared = _named(path, self.method.share, site, self._options_at(path, self.options))
+                    site.shared = _named(path, self.method.share, site, options_at(self.options, path))
         self.left_aside = tuple(f"{path}." for path in layers.heads)
         places = [p for p, m in backbone.named_modules(remove_duplicate=False) if isinstance(m, Site)]
         self._task_prefixes = tuple(f"{path}.tasks." for path in places)
@@ -144,10 +143,10 @@ class TaskModel(proof.Provable):
         peers: list[Increment] = []
         try:
             with torch.inference_mode(False):
-                self._check_ranks(fresh)
+                check_ranks_of(fresh, [path for path, _ in self.adapted()])
                 for path, site in self._sites:
                     if isinstance(site, AdaptedLayer):
-                        own = self._options_at(path, fresh)
+                        own = options_at(fresh, path)
                         if own.get("rank") == 0 and isinstance(fresh["rank"], Mapping):
                             continue
                         peers.append(_named(path, self.method.build, site, own, peers))
@@ -177,22 +176,6 @@ class TaskModel(proof.Provable):
             raise OptionError(f"{name} makes no pictures of latents; what does is a zoo.backbones.Generator.")
         if has_labels(task.kind) and not self.head_paths:
             raise OptionError(f"{task.name} labels images, and the model has no head to do so: name one, head=….")
-
-    def _check_ranks(self, options: Mapping[str, Any]) -> None:
-        """Raise OptionError where a rank by layers is no such, or names a layer that the model does not adapt."""
-        ranks = options.get("rank")
-        if not isinstance(ranks, Mapping):
-            return
-        check_ranks("rank", ranks)
-        paths = [path for path, _ in self.adapted()]
-        if odd := [pattern for pattern in ranks if not fnmatch.filter(paths, pattern)]:
-            raise OptionError(f"The rank of {odd[0]!r} is no adapted layer's; such are {', '.join(paths[:8])}.")
-
-    @staticmethod
-    def _options_at(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The method's options for one layer, whose rank may be 0."""
-        ranks = options.get("rank")
-        return {**options, "rank": rank_at(ranks, path)} if isinstance(ranks, Mapping) else dict(options)
 
     def leave(self, task: str, paths: Collection[str]) -> None:
         """Drop what a task adds to some layers: these are then as the backbone has them, and their ranks 0.

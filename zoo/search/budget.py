@@ -32,7 +32,8 @@ from zoo.loader import fresh_model, load_adapters
 from zoo.models.adapted import TaskModel
 from zoo.search.ranks import HELD_OUT, family
 from zoo.storage.tensors import read
-from zoo.training.runs import RunOptions, given, recipe_of, splits_of, train_entry
+from zoo.training.options import RunOptions
+from zoo.training.runs import given, recipe_of, splits_of, train_entry
 
 log = logging.getLogger(__name__)
 MEASURES = ("sensitivity", "energy", "adalora")
@@ -83,7 +84,7 @@ def search(
         raise OptionError(f"{entry.name} begins with what {entry.source} has; ranks are chosen of entries that do not.")
     if options.distil:
         raise OptionError("--distil does not go with --rank auto, which trains from the labels.")
-    most = max(family(entry, registry).items())[1]
+    most = _largest(entry, registry)
     _check_budget(most, registry, budget)
     tried = train_entry(most, registry, tasks, out / "tried" / f"r{most.rank}", replace(options, hold_out=HELD_OUT))
     recipe = recipe_of(most.recipe_source, options)
@@ -106,13 +107,16 @@ def search(
     ]  # fmt: skip
 
 
+def _largest(entry: Entry, registry: Registry) -> Entry:
+    """The entry's relative of the largest rank."""
+    return max(family(entry, registry).items())[1]
+
+
 def _check_budget(entry: Entry, registry: Registry, budget: int) -> None:
     """Raise OptionError for a budget that buys no component of any layer, before anything is trained."""
     model = fresh_model(entry, registry, pretrained=False)
     assert isinstance(model, TaskModel)
-    with torch.device("meta"):
-        ones = [model.method.build(site, {**model.options, "rank": 1}) for _, site in model.adapted()]
-    if budget < (least := min(sum(p.numel() for p in one.parameters()) for one in ones)):
+    if budget < (least := min(model.method.size(site, {**model.options, "rank": 1}) for _, site in model.adapted())):
         raise OptionError(f"{budget:,} parameters are too few: the cheapest layer's first component has {least:,}.")
 
 
@@ -126,7 +130,7 @@ def trained_on(
         ranks: by task and layer.
         tried: the adapter file of each task.
     """
-    most = max(family(entry, registry).items())[1]
+    most = _largest(entry, registry)
     methods = {task: {"rank": as_patterns(own)} for task, own in ranks.items()}
     made = replace(entry, task_methods=methods, weights=None, measured=None)
     for task, own in ranks.items():
@@ -192,9 +196,7 @@ def _choices(model: TaskModel, path: str, costs: Tensor) -> list[Choice]:
     site = model.backbone.get_submodule(path)
     most = min(int(model.options["rank"]), len(costs))
     tails = [float(costs[rank:].sum()) for rank in range(most + 1)]
-    with torch.device("meta"):
-        built = [model.method.build(site, {**model.options, "rank": rank}) for rank in range(1, most + 1)]
-    sizes = [0, *(sum(p.numel() for p in each.parameters()) for each in built)]
+    sizes = [0, *(model.method.size(site, {**model.options, "rank": rank}) for rank in range(1, most + 1))]
     return [Choice(rank, size, tail) for rank, (size, tail) in enumerate(zip(sizes, tails, strict=True))]
 
 

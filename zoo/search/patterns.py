@@ -29,8 +29,9 @@ from zoo.loader import counted_parameters, fresh_model, load_adapters
 from zoo.ring import RingLayer
 from zoo.storage.tensors import read
 from zoo.training.batches import seed_of
+from zoo.training.options import RunOptions
 from zoo.training.publishing import publish
-from zoo.training.runs import RunOptions, given, recipe_of, splits_of, train_entry
+from zoo.training.runs import given, recipe_of, splits_of, train_entry
 
 log = logging.getLogger(__name__)
 STRATEGIES = ("greedy", "bottom-heavy", "similarity")

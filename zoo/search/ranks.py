@@ -16,7 +16,8 @@ from zoo.catalog.registry import Registry
 from zoo.errors import OptionError
 from zoo.loader import counted_parameters
 from zoo.storage.tensors import read
-from zoo.training.runs import RunOptions, train_entry
+from zoo.training.options import RunOptions
+from zoo.training.runs import train_entry
 
 log = logging.getLogger(__name__)
 HELD_OUT = 0.2  # share of the training images that ranks are compared on

@@ -24,8 +24,9 @@ from zoo.loader import card, fresh_model
 from zoo.storage.files import atomic_path, weights_file
 from zoo.storage.tensors import fingerprint, read, write
 from zoo.training.loop import device_words, planned
+from zoo.training.options import RunOptions
 from zoo.training.publishing import publish
-from zoo.training.runs import RunOptions, given, recipe_of, splits_of, train_entry
+from zoo.training.runs import given, recipe_of, splits_of, train_entry
 
 log = logging.getLogger(__name__)
 

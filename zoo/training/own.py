@@ -19,19 +19,11 @@ from zoo.errors import DataError, OptionError
 from zoo.models.adapted import TaskModel
 from zoo.storage import resources
 from zoo.storage.tensors import read
+from zoo.training.beginning import begin_with, begun, teachers_of
 from zoo.training.evaluation import measure
 from zoo.training.loop import make_accelerator, run_identity
-from zoo.training.runs import (
-    RunOptions,
-    amounts_of,
-    begin_with,
-    begun,
-    checkpoint_of,
-    pending,
-    provenance,
-    teachers_of,
-    train_and_test,
-)
+from zoo.training.options import RunOptions
+from zoo.training.runs import amounts_of, checkpoint_of, pending, provenance, train_and_test
 
 Pair = tuple[Dataset[Any], Dataset[Any]]
 # Arguments of its own, or of entries alone.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import platform
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,48 +19,27 @@ from torch import nn
 
 import zoo
 from zoo.backbones import build
-from zoo.catalog.changes import Changes
 from zoo.catalog.entry import Backbone, Entry
 from zoo.catalog.recipe import Recipe, differences, load_recipe, settings
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED, latents_file
 from zoo.catalog.task import Task
 from zoo.compression.factors import compress_entry
-from zoo.compression.small_files import teacher
 from zoo.datasets import Splits, benchmark_of, fraction_of, get_benchmark, held_out, some_of
 from zoo.errors import DataError, OptionError
 from zoo.loader import card, fresh_model, load_shared
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage import resources
-from zoo.storage.files import sha256
 from zoo.storage.tensors import read, write
 from zoo.training import loop
 from zoo.training.batches import seed_of
+from zoo.training.beginning import begin_with, begun, check_beginning, teachers_of
 from zoo.training.evaluation import measure
-from zoo.training.loop import Execution, run_identity
+from zoo.training.loop import run_identity
+from zoo.training.options import RunOptions
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunOptions(Execution):
-    """How a run is carried out."""
-
-    data_root: Path | None = None
-    resume: bool = False  # go on from the last epoch's checkpoint
-    overwrite: bool = False  # discard what is there, and train anew
-    begin: Path | None = None  # a folder of adapter files that the tasks begin with
-    recipe: str | None = None  # a recipe's name or file, in place of the entry's
-    seed: int | None = None  # in place of the recipe's
-    changes: Changes = field(default_factory=Changes)  # of other settings of the recipe
-    backbone_weights: Path | None = None  # a file, in place of the published ones
-    source_weights: str = "auto"  # of the entry that this one's adapters are compressed from, as `zoo.load` takes them
-    skip_unreadable: bool = False
-    cache: bool = False  # decode the training images once, and keep them in the cache
-    cpu: bool = False
-    tracker: str | None = None  # "tensorboard" or "wandb"
-    quiet: bool = False
 
 
 def train_entry(
@@ -87,7 +65,7 @@ def train_entry(
         raise OptionError(f"The recipe {recipe.name} names tasks that {entry.name} lacks: {', '.join(strange)}.")
     if entry.networks and set(tasks) != set(entry.tasks):
         raise OptionError(f"The tasks of {entry.name}, {', '.join(entry.tasks)}, are trained together. Name none.")
-    _check_beginning(entry, options)
+    check_beginning(entry, options)
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     accelerator = _accelerator(options, out)
     groups = [list(tasks)] if entry.networks else [[task] for task in tasks]
@@ -123,48 +101,6 @@ def train_entry(
         accelerator.wait_for_everyone()
     _finish_trackers(accelerator)
     return files
-
-
-def _check_beginning(entry: Entry, options: RunOptions) -> None:
-    """Raise OptionError for options of how tasks begin that do not go together, before anything is discarded."""
-    if options.distil and options.begin is None:
-        raise OptionError("--distil needs --from, a folder of what `zoo factorise` made.")
-    if entry.source and options.begin:
-        raise OptionError(f"{entry.name} begins with what {entry.source} has, compressed; it takes no --from.")
-    if entry.form and options.changes != Changes():
-        raise OptionError(f"{entry.name} is {entry.source} factorised; it has no training whose settings could change.")
-
-
-def begun(options: RunOptions, group: Sequence[str]) -> RunOptions:
-    """The options of a group of tasks, which name the files that these begin with by their hash."""
-    if options.begin is None:
-        return options
-    files = [Path(options.begin) / f"{task}.safetensors" for task in group]
-    latents = [file for file in map(latents_file, files) if file.is_file()]
-    if missing := [str(file) for file in files if not file.is_file()]:
-        raise OptionError(f"There is no adapter file {missing[0]} to begin with.")
-    return replace(options, begun_with=hashlib.sha256("".join(map(sha256, files + latents)).encode()).hexdigest())
-
-
-def begin_with(model: MultiTaskModel, tasks: Sequence[str], folder: Path) -> None:
-    """Give tasks that a model has the tensors of adapter files in a folder, and the model what these share."""
-    if model.shared_tensors() and model.common_tensors():
-        model.load_shared_tensors(read(folder / SHARED)[0], str(folder / SHARED))
-    for task in tasks:
-        file = folder / f"{task}.safetensors"
-        model.begin_task(task, file)
-        if latents_file(file).is_file() and isinstance(model, TaskModel):
-            model.latents[task] = read(latents_file(file))[0]["latents"]
-
-
-def teachers_of(
-    model: MultiTaskModel, tasks: Sequence[str], options: RunOptions, registry: Registry
-) -> dict[str, nn.Module]:
-    """The fine-tuned networks that the files were made of which tasks begin with, where these are to be learnt from."""
-    if not options.distil:
-        return {}
-    assert options.begin is not None  # `_check_beginning` has seen to it
-    return {task: teacher(model, task, Path(options.begin) / f"{task}.safetensors", registry) for task in tasks}
 
 
 def splits_of(entry: Entry, task: str, options: RunOptions) -> Splits:

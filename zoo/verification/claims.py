@@ -26,7 +26,8 @@ from zoo.models.multitask import MultiTaskModel
 from zoo.storage.fetch import fetch
 from zoo.storage.tensors import read
 from zoo.training.evaluation import measure
-from zoo.training.runs import RunOptions, train_entry
+from zoo.training.options import RunOptions
+from zoo.training.runs import train_entry
 from zoo.verification.mistakes import Answers
 
 log = logging.getLogger(__name__)
