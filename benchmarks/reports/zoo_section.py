@@ -29,7 +29,7 @@ def _line(entries: list[Entry]) -> dict[str, Any]:
     one, ranks = entries[0], [str(entry.method.get("rank")) for entry in entries]
     name = one.name if len(entries) == 1 else one.name.replace(f"-r{ranks[0]}-", f"-r{{{','.join(ranks)}}}-")
     sizes = [file.size / 1000 for entry in entries for file in (entry.weights or {}).values()]
-    sources = {entry.reported.source for entry in entries if entry.reported}
+    sources = sorted({entry.reported.source for entry in entries if entry.reported})
     means = [entry.reported.mean for entry in entries if entry.reported and entry.reported.mean]
     reported = f"{_range(means, '.1f', ' %')} " if means else ""
     assert one.parameters is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,9 @@ def test_an_entrys_graph_names_its_provenance(tmp_path: Path) -> None:
 
 class Broken:
     """A session whose graph gives no numbers, as an overflow in float16 would."""
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="images")]
 
     def run(self, outputs: object, feed: dict[str, np.ndarray]) -> list[np.ndarray]:  # type: ignore[type-arg]
         return [np.full((len(feed["images"]), 3), np.nan, np.float32)]
