@@ -9,6 +9,7 @@ import atexit
 import functools
 import hashlib
 import io
+import itertools
 import json
 import shutil
 import tempfile
@@ -303,6 +304,13 @@ def seasons(root: Path) -> Path:
     return root
 
 
+def scenery(root: Path) -> Path:
+    """Two domains of a few pictures, without classes."""
+    for domain, split, number in itertools.product(("summer", "winter"), ("train", "test"), range(4)):
+        put(root / domain / split / f"{number}.jpg", 30 * number)
+    return root
+
+
 def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of one of the papers' benchmarks."""
     if benchmark in joint_layouts.BENCHMARKS:
@@ -311,8 +319,8 @@ def make(benchmark: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return {"sketch": sketch, "places": places, "clip5": clip5}[benchmark](root, monkeypatch)
     if benchmark == "nyud":
         return nyud(root)
-    if benchmark in ("streets", "seasons"):
-        return {"streets": streets, "seasons": seasons}[benchmark](root)
+    if benchmark in ("streets", "seasons", "scenery"):
+        return {"streets": streets, "seasons": seasons, "scenery": scenery}[benchmark](root)
     if benchmark in ("pictures", "emoji"):
         return task_folders(benchmark, root)
     return decathlon(root) if benchmark.startswith("decathlon") else domainnet(root)
