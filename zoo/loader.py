@@ -18,7 +18,7 @@ from zoo.catalog.entry import Entry, Parameters
 from zoo.catalog.recipe import load_recipe
 from zoo.catalog.registry import Registry, default_registry, registry_with
 from zoo.catalog.store import adapter_files, shared_file
-from zoo.catalog.task import CHANNELS, CLASSIFICATION, GENERATION, Preprocessing, Task
+from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, WeightsError
 from zoo.joint import joined, tables
 from zoo.models.adapted import TaskModel
@@ -182,14 +182,11 @@ def _joint_model(entry: Entry, registry: Registry) -> MultiTaskModel:
 def counted_parameters(entry: Entry, registry: Registry) -> Parameters:
     """The numbers of parameters of an entry, counted on its architecture; no weights are needed."""
     model = fresh_model(entry, registry, pretrained=False)
-    if not entry.networks and not entry.task_methods:  # the same for any task
-        made = entry.kind(entry.tasks[0]) == GENERATION
-        kind, outputs = (GENERATION, CHANNELS[GENERATION]) if made else (CLASSIFICATION, 1)
-        model.add_task(Task.of("task", outputs, kind=kind))
-        return model.count_parameters("task")
-    for task, outputs in entry.classes.items():
-        model.add_task(Task.of(task, outputs, kind=entry.kind(task)), entry.task_methods.get(task))
-    counted = {task: model.count_parameters(task) for task in entry.tasks}
+    tasks = entry.tasks if entry.networks or entry.task_methods else entry.tasks[:1]  # else the same for any task
+    for task in tasks:
+        known = Task.of(task, entry.classes[task], kind=entry.kind(task))
+        model.add_task(known, entry.task_methods.get(task))
+    counted = {task: model.count_parameters(task) for task in tasks}
     each = {task: found.per_task for task, found in counted.items()}
     mean = round(sum(each.values()) / len(each))
     return replace(counted[entry.tasks[0]], per_task=mean, by_task=each if len(set(each.values())) > 1 else {})

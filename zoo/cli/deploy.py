@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from zoo.catalog.registry import Registry
+from zoo.catalog.task import GENERATION
 from zoo.cli.base import COUNT, FILE, as_json, data_root, main, narrate
 from zoo.cli.tables import show
 from zoo.errors import OptionError
@@ -87,7 +88,10 @@ def export(
     show(rows, as_json)
     if not as_json:
         _tell_common(place, form)
-        _tell_preprocessing({task: each.graph for task, each in made.items()}, preprocess)
+        if GENERATION in map(entry.kind, chosen or entry.tasks):
+            click.echo("Latents are drawn from a Gaussian, whose mean and covariance stand in the graph's metadata.")
+        else:
+            _tell_preprocessing({task: each.graph for task, each in made.items()}, preprocess)
 
 
 @main.command()
@@ -163,16 +167,12 @@ def _tell_common(folder: Path, form: str) -> None:
 def _tell_preprocessing(graphs: dict[str, Path], inside: str | None) -> None:
     """What has to be done to an image before the graphs of tasks take it."""
     from zoo.export.onnx import preprocessing_of
-    from zoo.export.parity import metadata_of
 
     within = {
         None: "",
         "scale": "; mean and deviation are in the graph, resizing stays with the caller",
         "full": "; all of that is in the graph, which takes images of any size",
     }[inside]
-    if all("latents" in metadata_of(path) for path in graphs.values()):
-        click.echo("Latents are drawn from a Gaussian, whose mean and covariance stand in the graph's metadata.")
-        return
     told: dict[str, list[str]] = {}
     words = {path: preprocessing_of(path).words() for path in dict.fromkeys(graphs.values())}
     for task, path in graphs.items():

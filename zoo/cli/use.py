@@ -17,7 +17,6 @@ from zoo.cli.tables import show
 from zoo.errors import CheckFailed, DataError, OptionError
 
 if TYPE_CHECKING:
-    from zoo.models.adapted import TaskModel
     from zoo.models.multitask import MultiTaskModel
     from zoo.verification.mistakes import Answers
 
@@ -87,15 +86,14 @@ def _of_pictures(
     states; and if wanted how far those that it draws are from these.
     """
     from zoo.catalog.store import adapter_files
-    from zoo.deployment.pictures import maker
-    from zoo.storage.tensors import read
+    from zoo.storage.tensors import read_header
     from zoo.verification.resemblance import KID, kernel_distance
 
-    stated = read(adapter_files(entry, [task], weights)[task])[1].get("metrics", {})
+    stated = read_header(adapter_files(entry, [task], weights)[task]).get("metrics", {})
     found: dict[str, Any] = {}
     if "train_PSNR" in stated:
         found["of training pictures dB"] = entry.metric(task).rounded(float(stated["train_PSNR"]))
-    return found | ({KID: round(kernel_distance(entry, maker(model), task, registry, data_root), 3)} if kid else {})
+    return found | ({KID: round(kernel_distance(entry, model, task, registry, data_root), 3)} if kid else {})
 
 
 def _draw_confusion(out: Path | None, answers: Answers, title: str, task: str, tasks: int) -> list[Path]:
@@ -317,7 +315,7 @@ def generate(
     show([{"picture": str(file)} for file in files], as_json)
 
 
-def _made_again(model: TaskModel, task: str, files: Sequence[Path], out: Path) -> list[dict[str, Any]]:
+def _made_again(model: MultiTaskModel, task: str, files: Sequence[Path], out: Path) -> list[dict[str, Any]]:
     """Write each picture beside what a task makes in its place, and a sheet: pictures above, answers below."""
     from zoo.deployment import pictures
 

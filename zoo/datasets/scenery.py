@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zoo.backbones.generator import Generator
 from zoo.datasets.base import Benchmark, Splits
 from zoo.datasets.folder import pictures_in
 from zoo.datasets.images import ListedImages, require
 from zoo.errors import DataError
 from zoo.storage.pictures import open_image
 
-CHANNELS = ("red", "green", "blue")  # of the pictures, in place of classes
+CHANNELS = Generator.channels  # of the pictures, in place of classes
 LAYOUT = """Expected layout:
   {root}/<domain>/{{train,test}}/*.jpg      or .png, and so on; a domain is a season, a place, a style
   Pictures of one valley in two seasons: https://efrosgans.eecs.berkeley.edu/cyclegan/datasets/summer2winter_yosemite.zip

@@ -33,7 +33,7 @@ def latencies(
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         graphs = {}
         for name, network in (("plain", plain), ("fused", fused)):
-            to_onnx(network, Path(folder, f"{name}.onnx"), task=known, images=inputs)
+            to_onnx(network, Path(folder, f"{name}.onnx"), task=known)
             graphs[name] = session(Path(folder, f"{name}.onnx"), spinning=False)
         array = inputs.numpy()
         groups: list[dict[str, Callable[[], object]]] = [  # apart: the idle threads of one library slow the other down

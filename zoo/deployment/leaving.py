@@ -19,7 +19,6 @@ from zoo.export import FULL, Parity, to_adapters, to_mixed, to_onnx, to_shared
 from zoo.export.adapters import BASE, SUFFIX
 from zoo.export.shared import held
 from zoo.loader import load_adapters
-from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import sha256
 from zoo.storage.tensors import read
@@ -108,7 +107,7 @@ def provenance(entry: Entry, file: Path) -> dict[str, Any]:
 
 def _latents(model: MultiTaskModel, task: str) -> dict[str, Any]:
     """Where the latents of a task lie that makes pictures, for whoever has the graph alone."""
-    if model.task(task).kind != GENERATION or not isinstance(model, TaskModel):
+    if model.task(task).kind != GENERATION:
         return {}
     prior = model.prior(task)
     return {"latents": {"mean": prior.mean.tolist(), "covariance": prior.covariance.tolist()}}
@@ -122,7 +121,7 @@ def real_inputs(
     Of a task that makes pictures: a few latents.
     """
     task = model.task(name)
-    if task.kind == GENERATION and isinstance(model, TaskModel):
+    if task.kind == GENERATION:
         return [model.prior(name).draw(REAL_IMAGES, torch.Generator().manual_seed(0))]
     benchmark = benchmark_of(entry)
     root = entry.images_root(data_root)

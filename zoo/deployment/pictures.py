@@ -20,8 +20,6 @@ from zoo.catalog.task import GENERATION
 from zoo.datasets import open_image
 from zoo.errors import OptionError
 from zoo.kinds.generation import psnr
-from zoo.models.adapted import TaskModel
-from zoo.models.latents import fit
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import atomic_path
 
@@ -31,16 +29,15 @@ TOGETHER = 64  # pictures in a pass
 BACKBONE = "backbone"  # what the network without any task is called, in the names of files
 
 
-def maker(model: MultiTaskModel) -> TaskModel:
+def maker(model: MultiTaskModel) -> MultiTaskModel:
     """The model, if its tasks make pictures; raises OptionError if one does not."""
-    other = [name for name in model.tasks if model.task(name).kind != GENERATION]
-    if other or not isinstance(model, TaskModel):
-        raise OptionError(f"{(other or model.tasks)[0]} makes no pictures; `zoo predict` tells what it sees in one.")
+    if other := [name for name in model.tasks if model.task(name).kind != GENERATION]:
+        raise OptionError(f"{other[0]} makes no pictures; `zoo predict` tells what it sees in one.")
     return model
 
 
 def drawn(
-    model: TaskModel, entry: Entry, registry: Registry, task: str | None, count: int, seed: int
+    model: MultiTaskModel, entry: Entry, registry: Registry, task: str | None, count: int, seed: int
 ) -> tuple[Tensor, dict[str, Maker]]:
     """Latents (count, Z), and what makes pictures of them: a task, of latents from where its own lie; or without one
     the backbone and every task, of the backbone's. Fewer latents are the first of more.
@@ -84,13 +81,13 @@ def made(maker: Maker, latents: Tensor) -> Tensor:
         return torch.cat([maker(part) for part in torch.split(latents, TOGETHER)])
 
 
-def fitted(model: TaskModel, task: str, files: Sequence[Path]) -> list[tuple[Tensor, Tensor, float]]:
+def fitted(model: MultiTaskModel, task: str, files: Sequence[Path]) -> list[tuple[Tensor, Tensor, float]]:
     """Of each picture in a file what the task is to make, what it makes at best (3, S, S each), and the PSNR in dB."""
     wanted = torch.stack([model.transforms(task)(open_image(file)) for file in files])
     found = []
-    answer = functools.partial(model, task=task)
     for part in torch.split(wanted, TOGETHER):
-        again = made(answer, fit(answer, model.taken(part), model.prior(task)))
+        with torch.no_grad():
+            again = model.answering(task)(part)
         found += list(zip(part, again, psnr(again, part).tolist(), strict=True))
     return found
 

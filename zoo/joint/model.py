@@ -43,6 +43,7 @@ class JointModel(MultiTaskModel):
         self.trunk = nn.Identity() if trunk is None else trunk.requires_grad_(False)
         self.branches = nn.ModuleDict()
         self._tasks: dict[str, Task] = {}
+        self.latents = {}
         self.eval()
 
     def add_task(self, task: Task, options: Mapping[str, Any] | None = None) -> None:

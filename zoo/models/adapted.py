@@ -79,7 +79,6 @@ class TaskModel(proof.Provable):
     Attributes:
         backbone: the network, with its layers replaced by sites (`zoo.models.layers`). Call the model, not this.
         first_passes: what has been seen of the tasks' first passes.
-        latents: of tasks that make pictures, those of the training pictures (N, Z), where a training has found them.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class TaskModel(proof.Provable):
         self._stacks: dict[Any, bool] = {}  # whether one pass serves all tasks, for each shape of images that came
         self.first_passes = FirstPasses()
         self._drawn: dict[str, list[Tensor]] = {}  # of each task's head, its first rows when it was added
-        self.latents: dict[str, Tensor] = {}
+        self.latents = {}
         self._own_prefixes = self._task_prefixes + tuple(f"{path}.shared." for path in places)
         self._frozen_buffers = Buffers(() if self.method.trains_backbone else self._keepers())
         self.eval()
@@ -173,7 +172,7 @@ class TaskModel(proof.Provable):
         if makes and task.kind != GENERATION:
             raise OptionError(f"{name} makes pictures; the kind of {task.name} is {task.kind}, not {GENERATION}.")
         if task.kind == GENERATION and not makes:
-            raise OptionError(f"{name} makes no pictures of latents; what does is a zoo.backbones.Generator.")
+            raise self.makes_no_pictures()
         if has_labels(task.kind) and not self.head_paths:
             raise OptionError(f"{task.name} labels images, and the model has no head to do so: name one, head=….")
 
@@ -261,17 +260,9 @@ class TaskModel(proof.Provable):
                 proof.check_fused(self, task, self.fused(task), rows)
 
     def prior(self, task: str) -> Prior:
-        """Where the latents of a task's training pictures lie; before its training, those of the backbone's.
-
-        Raises:
-            OptionError: the network makes no pictures of latents.
-        """
-        self.task(task)
         if not isinstance(self.backbone, Generator):
-            raise OptionError(
-                f"{type(self.backbone).__name__} makes no pictures of latents; what does is a zoo.backbones.Generator."
-            )
-        prior: Prior = self.backbone.prior.tasks[task]  # type: ignore[assignment, index]
+            return super().prior(task)
+        prior: Prior = self.backbone.prior.tasks[self.task(task).name]  # type: ignore[assignment, index]
         return prior
 
     def input_shape(self, task: str) -> tuple[int, ...]:

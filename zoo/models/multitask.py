@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zoo.backbones.generator import Prior
 from zoo.catalog.entry import Parameters
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, UnknownNameError, WeightsError
@@ -28,10 +29,12 @@ class MultiTaskModel(nn.Module):
 
     Attributes:
         method_name: of the method, as the registry writes it.
+        latents: of tasks that make pictures, those of the training pictures (N, Z), where a training has found them.
         left_aside: what names of a backbone's tensors begin with that no model keeps: its own classifier's.
     """
 
     method_name: str
+    latents: dict[str, Tensor]
     left_aside: tuple[str, ...]
     _tasks: dict[str, Task]
 
@@ -90,6 +93,20 @@ class MultiTaskModel(nn.Module):
         """Raise OptionError where a task's name stands among the inputs, as versions before 0.2 took it."""
         if task is None and len(inputs) > 1 and isinstance(inputs[1], str):
             raise OptionError(f"The task is a keyword: model(images, task={inputs[1]!r}). Inputs stand before it.")
+
+    def prior(self, task: str) -> Prior:
+        """Where the latents of a task's training pictures lie; before its training, those of the backbone's.
+
+        Raises:
+            OptionError: the network makes no pictures of latents.
+        """
+        self.task(task)
+        raise self.makes_no_pictures()
+
+    def makes_no_pictures(self) -> OptionError:
+        """What is wrong with asking a network for pictures that is no generator."""
+        name = type(self.networks()[0]).__name__
+        return OptionError(f"{name} makes no pictures of latents; what does is a zoo.backbones.Generator.")
 
     def input_shape(self, task: str) -> tuple[int, ...]:
         """The shape of one input of a task: of an image (C, H, W), of a clip (T, C, H, W), of a latent (Z,)."""

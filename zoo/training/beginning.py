@@ -15,7 +15,6 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED, latents_file
 from zoo.compression.small_files import teacher
 from zoo.errors import OptionError
-from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import sha256
 from zoo.storage.tensors import read
@@ -50,7 +49,7 @@ def begin_with(model: MultiTaskModel, tasks: Sequence[str], folder: Path) -> Non
     for task in tasks:
         file = folder / f"{task}.safetensors"
         model.begin_task(task, file)
-        if latents_file(file).is_file() and isinstance(model, TaskModel):
+        if latents_file(file).is_file():
             model.latents[task] = read(latents_file(file))[0]["latents"]
 
 

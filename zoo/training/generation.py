@@ -12,7 +12,6 @@ from zoo.catalog.recipe import Augment, Recipe
 from zoo.catalog.task import GENERATION
 from zoo.datasets import Splits
 from zoo.errors import OptionError
-from zoo.models.adapted import TaskModel
 from zoo.models.latents import Latents
 from zoo.models.multitask import MultiTaskModel
 from zoo.training.batches import seed_of
@@ -41,13 +40,13 @@ def latent_tables(
             raise OptionError(f"The recipe {recipe.name} has no `latents:`, which tasks need that make pictures.")
         if recipe.augment != Augment():
             raise OptionError(f"{task} makes pictures, each of a latent of its own: leave out the recipe's `augment:`.")
-        assert isinstance(model, TaskModel)  # no other takes tasks of this kind
+        prior = model.prior(task)
         count: int = len(data[task].train)  # type: ignore[arg-type]
         known = model.latents.get(task)
         if known is not None and len(known) == count:
             table = Latents(known.clone())
         else:
-            table = Latents.near(model.prior(task), count, seed_of(recipe.seed, task, "latents"))
+            table = Latents.near(prior, count, seed_of(recipe.seed, task, "latents"))
         made[task] = accelerator.prepare(table.to(accelerator.device))
     return made
 
@@ -61,7 +60,6 @@ def settle(
     """
     figures = {}
     for task, table in tables.items():
-        assert isinstance(model, TaskModel)
         own, known = accelerator.unwrap_model(table).weight.detach(), model.task(task)
         model.prior(task).fit(own)
         model.latents[task] = own.cpu()
@@ -73,7 +71,7 @@ def settle(
     return figures
 
 
-def _answers(model: TaskModel, task: str, latents: Tensor) -> Iterator[Tensor]:
+def _answers(model: MultiTaskModel, task: str, latents: Tensor) -> Iterator[Tensor]:
     """What a task makes of latents, batch by batch."""
     for part in torch.split(latents, BATCH):
         yield model(model.taken(part), task=task)

@@ -136,7 +136,7 @@ def _save_latents(model: MultiTaskModel, task: str, file: Path) -> None:
     """Write the latents of a task's training pictures, if it makes such, beside its adapter file, whose prior has their
     mean.
     """
-    if isinstance(model, TaskModel) and task in model.latents:
+    if task in model.latents:
         write(latents_file(file), {"latents": model.latents[task]}, {"format": 1, "task": task})
 
 

@@ -15,7 +15,7 @@ from zoo.catalog.registry import Registry
 from zoo.datasets import Transformed, benchmark_of
 from zoo.errors import extra
 from zoo.loader import pretrained_network
-from zoo.models.adapted import TaskModel
+from zoo.models.multitask import MultiTaskModel
 
 SEER = "zoo/resnet20@shapes"  # the packaged network whose features are compared
 KID = f"KID in {SEER}"
@@ -42,7 +42,7 @@ class Features(nn.Module):
 
 
 def kernel_distance(
-    entry: Entry, model: TaskModel, task: str, registry: Registry, data_root: Path | None = None
+    entry: Entry, model: MultiTaskModel, task: str, registry: Registry, data_root: Path | None = None
 ) -> float:
     """The kernel distance (Bińkowski et al. 2018) between a task's training pictures and as many that are drawn, in the
     features of the zoo's packaged network: it compares with itself alone, and not with what Inception's features give.

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from zoo.datasets.base import Benchmark, Images, Splits
+from zoo.datasets.scenery import CHANNELS
 from zoo.errors import UnknownNameError
 
 SIZE = 64  # pixels, in height and width
@@ -191,6 +192,4 @@ class LandscapesBenchmark(Benchmark):
     def splits(self, task: str, root: Path | None = None) -> Splits:
         if task not in SEASONS:
             raise UnknownNameError("task of landscapes", task, SEASONS)
-        return Splits(
-            ("red", "green", "blue"), LandscapesImages(task, "train", TRAIN), LandscapesImages(task, "test", TEST)
-        )
+        return Splits(CHANNELS, LandscapesImages(task, "train", TRAIN), LandscapesImages(task, "test", TEST))
