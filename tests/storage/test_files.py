@@ -65,6 +65,50 @@ def test_a_truncated_file_an_altered_one_and_a_pickle_are_refused(tmp_path: Path
         tensors.read(tmp_path / "none.safetensors")
 
 
+def test_any_bit_that_changes_is_found_wherever_the_file_lies(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    tensors.write(file, SOME, {"classes": ["Käfer", "dog"], "format": 1, "rate": 0.1})
+    whole = file.read_bytes()
+    nameless = 0
+    for position in range(8 * len(whole)):
+        altered = bytearray(whole)
+        altered[position // 8] ^= 1 << position % 8
+        file.write_bytes(altered)
+        try:
+            read, header = tensors.read(file)
+        except WeightsError:
+            continue
+        assert equal(read, SOME)  # what holds our header is called otherwise: to us, another program's file
+        assert header == {}
+        nameless += 1
+    assert nameless <= 8 * len(tensors.HEADER)
+
+
+def test_a_file_of_before_loads_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    save_file(SOME, tmp_path / "old.safetensors", metadata={tensors.HEADER: '{"format": 1}'})
+    save_file(SOME, tmp_path / "other.safetensors", metadata={"format": "pt"})
+    for name, header, notes in (("old", {"format": 1}, 1), ("other", {}, 1)):
+        read, found = tensors.read(tmp_path / f"{name}.safetensors")
+        assert equal(read, SOME)
+        assert found == header
+        assert len(caplog.messages) == notes
+    assert "no checksum" in caplog.text
+
+
+def test_a_header_is_not_read_that_would_fill_the_memory(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    with open(file, "wb") as long:
+        long.write((tensors.LONGEST_HEADER + 1).to_bytes(8, "little"))
+        long.truncate(tensors.LONGEST_HEADER + 100)
+    with pytest.raises(WeightsError, match="would have 25,000,001 bytes"):
+        tensors.read(file)
+    deep = '{"zoo": ' + 100_000 * "[" + 100_000 * "]" + "}"
+    save_file(SOME, file, metadata={tensors.HEADER: deep})
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        tensors.read(file)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None:
     save_file({"layer.weight": torch.tensor([1.0, value])}, tmp_path / "x.safetensors")

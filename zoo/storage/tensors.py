@@ -1,10 +1,15 @@
-"""Safetensors files: written whole or not at all, and checked before a tensor of theirs is used."""
+"""Safetensors files: written whole or not at all, and checked before a tensor of theirs is used.
+
+A file written here states a SHA-256 over its own header and tensors, so that any bit that changes is found wherever the
+file lies, and not only where a registry states the file's hash.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.errors import WeightsError
+from zoo.storage import resources
 from zoo.storage.files import atomic_path
 
+log = logging.getLogger(__name__)
 HEADER = "zoo"  # one metadata key: several would be written in an order of their own, and files would differ
+DIGITS = 64  # of a SHA-256, which stand before the header's JSON
+LONGEST_HEADER = 25_000_000  # bytes; of names, shapes and ours, in a file of any maker
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -32,31 +41,41 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
         # A module that stands in two places gives its tensors twice, and the format knows none that share memory.
         known = {other.untyped_storage().data_ptr() for other in plain.values()}
         plain[name] = held.clone() if held.untyped_storage().data_ptr() in known else held
+    text = json.dumps(header, sort_keys=True)
     with atomic_path(path) as temporary:
         try:
-            save_file(plain, temporary, metadata={HEADER: json.dumps(header, sort_keys=True)})
+            save_file(plain, temporary, metadata={HEADER: f"{_content_sha256(text, plain)} {text}"})
         except SafetensorError as error:
             raise WeightsError(f"Cannot write {path}: {error}. What stood there is unchanged.") from error
 
 
+def _content_sha256(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """What a file states of its own content: the JSON of its header, and its tensors."""
+    return hashlib.sha256(f"{text}\n{fingerprint(tensors)}".encode()).hexdigest()
+
+
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A safetensors file, and its header; raises WeightsError for what is none."""
+def _opened(path: Path) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+    """A safetensors file, its header as it stands there, and what that says; raises WeightsError for what is none."""
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+        with open(path, "rb") as file:
+            if (length := int.from_bytes(file.read(8), "little")) > LONGEST_HEADER:
+                raise ValueError(f"its header would have {length:,} bytes, and may have {LONGEST_HEADER:,}")
+        with safe_open(path, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(HEADER, "{}")
+            header = json.loads(text if text.startswith("{") else text[DIGITS:])
             if not isinstance(header, dict):
                 raise ValueError("its header is no mapping")
-            yield file, header
+            yield opened, text, header
     except FileNotFoundError:
         raise WeightsError(f"There is no weights file {path}.") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}). Fetch or train it again.") from error
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header alone of a safetensors file, as `read` gives it."""
-    with _opened(path) as (_, header):
+    """The header alone of a safetensors file, as `read` gives it; whether it has been altered is not looked at."""
+    with _opened(path) as (_, _, header):
         return header
 
 
@@ -64,10 +83,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the header of a safetensors file; the header is empty in a file of another program.
 
     Raises:
-        WeightsError: no file, not a whole safetensors file, or a value that is not finite.
+        WeightsError: no file, not a whole safetensors file, one that was altered, or a value that is not finite.
     """
-    with _opened(path) as (file, header):
+    with _opened(path) as (file, text, header):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if not text.startswith("{"):
+        found = _content_sha256(text[DIGITS + 1 :], tensors)
+        if not text.startswith(f"{found} "):
+            raise WeightsError(
+                f"{path} was altered: it states {text[:DIGITS]!r} of its own content, whose SHA-256 is {found}. "
+                "Fetch or train it again."
+            )
+    elif header and not path.is_relative_to(resources.packaged_weights_dir()):  # the registry states those files' hash
+        log.info("%s is of a version that wrote no checksum of its content; nothing was checked by it.", path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise WeightsError(f"{path}: the tensor {name} holds a value that is not finite. Fetch or train it again.")
