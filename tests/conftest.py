@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import zoo
+from tests.hub import LoopbackHub
 from zoo.models.adapted import TaskModel
 
 torch.set_num_threads(1)  # tests run on several workers, whose threads would wait for each other
@@ -113,3 +114,22 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies."""
     return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A hub of this machine's, and a cache that knows nothing of it."""
+    for variable, folder in (("ZOO_CACHE", "cache"), ("ZOO_HOME", "home"), ("HF_HOME", "huggingface")):
+        monkeypatch.setenv(variable, str(tmp_path / folder))
+    monkeypatch.setenv("HF_TOKEN", "hf_loopback")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", True)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with LoopbackHub() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+        )
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)  # between its trials
+        yield server

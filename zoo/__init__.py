@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from zoo.compression.fine_tuned import factorise as factorise
     from zoo.deployment.interchange import load_peft as load_peft
     from zoo.deployment.interchange import save_peft as save_peft
+    from zoo.deployment.parcel import bundle as bundle
+    from zoo.deployment.parcel import push as push
     from zoo.errors import ZooError as ZooError
     from zoo.loader import adapt as adapt
     from zoo.loader import load as load
@@ -34,19 +36,21 @@ _HOMES = {  # imported when first used, so that `import zoo` and `zoo ls` need n
     "TaskModel": "zoo.models.adapted",
     "ZooError": "zoo.errors",
     "adapt": "zoo.loader",
+    "bundle": "zoo.deployment.parcel",
     "evaluate": "zoo.training.own",
     "factorise": "zoo.compression.fine_tuned",
     "list_models": "zoo.catalog.registry",
     "load": "zoo.loader",
     "load_peft": "zoo.deployment.interchange",
+    "push": "zoo.deployment.parcel",
     "register": "zoo.catalog.registry",
     "save_peft": "zoo.deployment.interchange",
     "swap": "zoo.models.swapping",
     "train": "zoo.training.own",
 }
 __all__ = [
-    "Preprocessing", "Recipe", "Registry", "Task", "TaskModel", "ZooError", "adapt", "evaluate", "export", "factorise",
-    "list_models", "load", "load_peft", "register", "save_peft", "swap", "train",
+    "Preprocessing", "Recipe", "Registry", "Task", "TaskModel", "ZooError", "adapt", "bundle", "evaluate", "export",
+    "factorise", "list_models", "load", "load_peft", "push", "register", "save_peft", "swap", "train",
 ]  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from zoo.backbones.lookup import FUSED, architecture, source_of
 from zoo.backbones.weights import pretrained_tensors
 from zoo.catalog.entry import Entry, Parameters
+from zoo.catalog.places import addressed, registry_with
 from zoo.catalog.recipe import load_recipe
-from zoo.catalog.registry import Registry, default_registry, registry_with
+from zoo.catalog.registry import Registry, default_registry
 from zoo.catalog.store import adapter_files, shared_file
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.errors import OptionError, WeightsError
@@ -54,7 +55,9 @@ def load(
     """Build a model of the zoo, in evaluation mode.
 
     Args:
-        name: an entry's name, as `zoo.list_models()` gives them.
+        name: an entry's name, as `zoo.list_models()` gives them. Or an entry of a repository of the Hugging Face Hub,
+            `"hf://OWNER/REPO/NAME"`, at a commit, tag or branch of it, `"hf://OWNER/REPO@REVISION/NAME"`; or a bundle,
+            `"FILE.zoo"`. Its own files are taken then, whatever the local store has.
         task: load this task alone; by default all of the entry's.
         fuse: return the plain module of `task`, such as the backbone under `W + ΔW`, instead of the model.
         weights: "auto": what `zoo train` left in the local store, else what the registry publishes.
@@ -62,7 +65,7 @@ def load(
             or one such file. "backbone": the pre-trained backbone with fresh adapters. None: the architecture
             alone, with random weights and without any download.
         registry: where names are looked up: by default the zoo's own; a path, of a registry file or of the folder that
-            `zoo train` made, stands beside it.
+            `zoo train` made, stands beside it; a repository, `"hf://OWNER/REPO"`, or a bundle goes before it.
 
     Raises:
         UnknownNameError: no such entry or task.
@@ -70,6 +73,7 @@ def load(
     """
     if not isinstance(registry, Registry):
         registry = registry_with(registry)
+    name, registry = addressed(str(name), registry)
     entry = registry.entry(name)
     if fuse and task is None:
         raise OptionError(f"Fusing needs a task; those of {name} are {', '.join(entry.tasks)}.")

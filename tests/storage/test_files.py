@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from tests.conftest import equal
 from zoo.errors import WeightsError
 from zoo.storage import resources, tensors
-from zoo.storage.fetch import check, download, fetch, hub_file
+from zoo.storage.fetch import check, download, fetch
 from zoo.storage.files import WeightsFile, atomic_path, sha256
+from zoo.storage.hub import hub_file
 
 SOME = {"a": torch.arange(6.0).view(2, 3), "n": torch.tensor(3)}
 
@@ -196,7 +197,7 @@ def test_files_of_the_hugging_face_hub_are_pinned_and_checked(tmp_path: Path, mo
         return str(stored)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
-    monkeypatch.setattr("zoo.storage.fetch._reachable", lambda _: True)
+    monkeypatch.setattr("zoo.storage.hub._reachable", lambda _: True)
     commit = "a" * 40
     file = WeightsFile(f"hf://owner/repo@{commit}/sub/x.safetensors", sha256(stored), 7)
     assert fetch(file, tmp_path) == stored

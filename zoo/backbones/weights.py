@@ -25,7 +25,8 @@ from zoo.catalog.registry import Registry
 from zoo.catalog.store import stored_backbone
 from zoo.errors import UnknownNameError, WeightsError, sentence
 from zoo.storage import resources
-from zoo.storage.fetch import download, fetch, hub_file
+from zoo.storage.fetch import download, fetch
+from zoo.storage.hub import hub_file
 from zoo.storage.tensors import read
 
 DEEPLAB = "deeplab/"  # begins the name of an encoder with a decoder after it

@@ -103,6 +103,7 @@ class Entry:
     note: str = ""
     name: str = field(default="", metadata={"derived": True})
     folder: Path = field(default=Path(), metadata={"derived": True})  # of the registry file
+    origin: str = field(default="", metadata={"derived": True})  # the repository or bundle, where it is of one
 
     def __post_init__(self) -> None:
         if not isinstance(self.method.get("name"), str):

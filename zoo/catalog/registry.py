@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import functools
 import gc
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -87,6 +86,13 @@ class Registry:
         return Registry(
             [*self._entries.values(), *other._entries.values()], [*self._backbones.values(), *other._backbones.values()]
         )
+
+    def over(self, other: Registry) -> Registry:
+        """This registry, and of another what it has no name for."""
+        both = Registry(other._entries.values(), other._backbones.values())
+        both._entries |= self._entries
+        both._backbones |= self._backbones
+        return both
 
     @classmethod
     def at(cls, folder: Path) -> Registry:
@@ -195,12 +201,6 @@ def _section(kind: type[T], data: dict[str, Any], section: str, problems: list[s
 def default_registry() -> Registry:
     """The zoo's own registry, which `register` adds to."""
     return Registry.read(resources.registry_file())
-
-
-def registry_with(path: str | Path | None) -> Registry:
-    """The zoo's own registry and, beside it, that of a file or folder: of `path`, or of what ZOO_REGISTRY names."""
-    path = path or os.environ.get("ZOO_REGISTRY")
-    return default_registry().merged(Registry.read(path)) if path else default_registry()
 
 
 def register(name: str, **fields: Any) -> Entry:

@@ -26,7 +26,7 @@ def adapter_files(entry: Entry, tasks: Sequence[str], weights: str | Path = "aut
     """
     if weights not in ("auto", "published"):
         return _files_at(Path(weights), tasks)
-    files = {task: stored_adapter(entry.name, task) for task in tasks} if weights == "auto" else {}
+    files = {task: stored_adapter(entry.name, task) for task in tasks} if _looks_in_store(entry, weights) else {}
     files = {task: file for task, file in files.items() if file.is_file()}
     for file in files.values():
         log.info("from the local store: %s", file)
@@ -46,8 +46,14 @@ def at_hand(entry: Entry, weights: str | Path = "auto") -> list[str]:
     if weights not in ("auto", "published"):
         folder = Path(weights)
         return [task for task in entry.tasks if not folder.is_dir() or (folder / f"{task}.safetensors").is_file()]
-    stored = [task for task in entry.tasks if weights == "auto" and stored_adapter(entry.name, task).is_file()]
+    in_store = _looks_in_store(entry, weights)
+    stored = [task for task in entry.tasks if in_store and stored_adapter(entry.name, task).is_file()]
     return [task for task in entry.tasks if task in stored or task in (entry.weights or {})]
+
+
+def _looks_in_store(entry: Entry, weights: str | Path) -> bool:
+    """Whether the local store comes first: not for an entry of a repository or a bundle, whose files are meant."""
+    return weights == "auto" and not entry.origin
 
 
 def _files_at(path: Path, tasks: Sequence[str]) -> dict[str, Path]:

@@ -18,7 +18,8 @@ from typing import Any
 import click
 
 from zoo import __version__
-from zoo.catalog.registry import MODEL, OWN, Registry, registry_with
+from zoo.catalog.places import addressed, registry_with
+from zoo.catalog.registry import MODEL, OWN, Registry
 from zoo.errors import UnknownNameError, ZooError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -67,10 +68,12 @@ COMMANDS = {  # and the file of this folder that each stands in
     **dict.fromkeys(("train", "convert", "search-sharing", "pack", "cp"), "make"),
     **dict.fromkeys(("factorise", "compress", "prune", "merge"), "shrink"),
     **dict.fromkeys(("eval", "verify", "predict", "generate", "bench"), "use"),
-    **dict.fromkeys(("export", "app", "card"), "deploy"),
+    **dict.fromkeys(("export", "app"), "deploy"),
+    **dict.fromkeys(("push", "bundle", "card"), "share"),
 }
 SECTIONS = {  # of the help
-    "Every day": ("ls", "info", "train", "eval", "compare", "predict", "generate", "app", "export", "card", "cp"),
+    "Every day": ("ls", "info", "train", "eval", "compare", "predict", "generate", "app", "export", "cp"),
+    "Other people": ("push", "bundle", "card"),
     "Small files": ("factorise", "prune", "merge", "convert"),
     "Papers": ("data", "plot", "compress", "search-sharing"),
     "Upkeep": ("download", "verify", "bench", "pack"),
@@ -85,7 +88,8 @@ MEANT = {  # what other tools call them
     **dict.fromkeys(("evaluate", "test", "validate", "score"), "eval"),
     **dict.fromkeys(("list", "models", "search"), "ls"),
     **dict.fromkeys(("show", "describe", "inspect"), "info"),
-    "check": "verify", "copy": "cp", "benchmark": "bench", "time": "bench", "publish": "pack",
+    **dict.fromkeys(("publish", "upload"), "push"), **dict.fromkeys(("benchmark", "time"), "bench"),
+    "check": "verify", "copy": "cp", "zip": "bundle",
 }  # fmt: skip
 
 
@@ -157,14 +161,24 @@ class Zoo(click.Group):
 @click.version_option(__version__, prog_name="zoo")
 @click.option(
     "--registry",
-    type=click.Path(path_type=Path),
-    help="A registry of your own beside the zoo's: its file or folder; else what ZOO_REGISTRY names. May come last.",
+    help="A registry beside the zoo's: its file or folder, hf://OWNER/REPO[@REVISION], or FILE.zoo; else what "
+    "ZOO_REGISTRY names. May come last.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
-def main(ctx: click.Context, registry: Path | None, debug: bool) -> None:
+def main(ctx: click.Context, registry: str | None, debug: bool) -> None:
     """One frozen backbone, a small file per task: find, train, verify, fuse and export them."""
     ctx.obj = registry_with(registry)
+
+
+def found(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The name of an entry; where it was given with its place, the command goes by the registry of that."""
+    if value:
+        value, ctx.obj = addressed(value, ctx.obj)
+    return value
+
+
+entry_name = click.argument("name", callback=found)  # or with its place: hf://OWNER/REPO/NAME, FILE.zoo
 
 
 def _near_by(error: ZooError) -> str:

@@ -1,4 +1,4 @@
-"""What leaves the zoo: graphs, a page to try a model on, and a card of it."""
+"""What leaves the zoo: graphs, and a page to try a model on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import click
 
 from zoo.catalog.registry import Registry
 from zoo.catalog.task import GENERATION
-from zoo.cli.base import COUNT, FILE, as_json, data_root, main, narrate
+from zoo.cli.base import COUNT, as_json, data_root, entry_name, main, narrate
 from zoo.cli.tables import show
 from zoo.errors import OptionError
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @click.option("--task", "tasks", multiple=True, help="Export this task; may be given several times.")
 @click.option("--all-tasks", is_flag=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the <task>.onnx files.")
@@ -95,7 +95,7 @@ def export(
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @click.option(
     "--task", "tasks", multiple=True, help="Show this task; may be given several times. Default: all with weights."
 )
@@ -180,17 +180,3 @@ def _tell_preprocessing(graphs: dict[str, Path], inside: str | None) -> None:
     for done, tasks in told.items():
         names = ", ".join(dict.fromkeys(", ".join(tasks).split(", ")))  # a mixed graph stands beside those of its tasks
         click.echo(f"An image for {names} is first: {done}{within}. It stands in the graph's metadata.")
-
-
-@main.command()
-@click.argument("name")
-@click.option("-o", "--out", type=FILE, required=True, help="The card's file, such as README.md.")
-@click.option(
-    "--licence", help="Of the weights, as the Hub writes it, such as mit. Default: the package's, of its own."
-)
-@click.pass_obj
-def card(registry: Registry, name: str, out: Path, licence: str | None) -> None:
-    """Write a model card: tasks, figures, parameters, how to use a model and how it was made."""
-    from zoo.deployment.card import write_card
-
-    click.echo(write_card(registry.entry(name), out, licence))

@@ -9,19 +9,30 @@ from typing import Any, Literal
 import click
 
 from zoo.catalog.entry import Entry
+from zoo.catalog.places import is_elsewhere, registry_at
 from zoo.catalog.registry import Registry, default_registry
-from zoo.cli.base import COUNT, FILE, FOLDER, as_json, data_root, main, narrate
+from zoo.cli.base import COUNT, FILE, FOLDER, as_json, data_root, entry_name, main, narrate
 from zoo.cli.tables import show, show_one
 from zoo.errors import CheckFailed, OptionError
 
 
+def _place(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """A pattern of names; of a repository or a bundle, which stands alone then, all of them."""
+    if is_elsewhere(value):
+        ctx.obj, value = registry_at(value), "*"
+    return value
+
+
 @main.command("ls")
-@click.argument("pattern", default="*")
+@click.argument("pattern", default="*", callback=_place)
 @click.option("--with-weights", is_flag=True, help="Those alone that can be loaded as they are.")
 @as_json
 @click.pass_obj
 def list_command(registry: Registry, pattern: str, with_weights: bool, as_json: bool) -> None:
-    """List the models whose names match PATTERN, such as "resnet*-shapes"; your own first, then those with weights."""
+    """List the models whose names match PATTERN, such as "resnet*-shapes"; your own first, then those with weights.
+
+    hf://OWNER/REPO or FILE.zoo lists those of a repository or a bundle.
+    """
     found = registry.entries(pattern)
     zoos = default_registry().names()
     first = [entry for entry in found if entry.weights]
@@ -48,7 +59,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @as_json
 @click.pass_obj
 def info(registry: Registry, name: str, as_json: bool) -> None:
@@ -89,7 +100,7 @@ def _scores(entry: Entry, registry: Registry) -> dict[str, Any]:
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @click.pass_obj
 def download(registry: Registry, name: str) -> None:
     """Fetch a model's published weights and print where they lie."""
@@ -220,7 +231,7 @@ def plot_norms(
 
 
 @plot.command("similarity")
-@click.argument("name")
+@entry_name
 @click.option(
     "--of", "measure", type=click.Choice(["cosine", "angle"]), default="cosine", show_default=True,
     help="Of ΔW as vectors, or degrees between the output channels that they mostly write to.",

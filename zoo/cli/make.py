@@ -10,7 +10,20 @@ import click
 from zoo.catalog.changes import Changes
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
-from zoo.cli.base import COUNT, FILE, FOLDER, NUMBER, POSITIVE, as_json, data_root, main, narrate, skip_unreadable
+from zoo.cli.base import (
+    COUNT,
+    FILE,
+    FOLDER,
+    NUMBER,
+    POSITIVE,
+    as_json,
+    data_root,
+    entry_name,
+    found,
+    main,
+    narrate,
+    skip_unreadable,
+)
 from zoo.cli.tables import show, written
 from zoo.errors import OptionError
 from zoo.storage import resources
@@ -20,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, callback=found)
 @click.option("--task", "tasks", multiple=True, help="Train this task; may be given several times. Default: all.")
 @click.option("--backbone", help="Adapt this backbone to domains of your own, such as zoo/efficientnet_lite0@imagenet.")
 @click.option("--data", type=FOLDER, help="Those domains: DIR/<domain>/{train,test}/<class>/*.jpg.")
@@ -163,7 +176,7 @@ def convert(
 
 
 @main.command("search-sharing")
-@click.argument("name")
+@entry_name
 @click.option(
     "--strategy",
     type=click.Choice(["greedy", "bottom-heavy", "similarity"]),

@@ -11,7 +11,7 @@ import click
 
 from zoo.catalog.handover import check_new
 from zoo.catalog.registry import Registry
-from zoo.cli.base import FOLDER, NUMBER, POSITIVE, RANK, as_json, data_root, main, narrate
+from zoo.cli.base import FOLDER, NUMBER, POSITIVE, RANK, as_json, data_root, entry_name, main, narrate
 from zoo.cli.tables import show, written
 from zoo.errors import OptionError
 
@@ -80,7 +80,7 @@ def _layers(task: str, made: Factorised) -> list[dict[str, object]]:
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @click.option("--rank", type=POSITIVE, help="K of the basis.  [default: half the channels of each layer]")
 @click.option("--apart", is_flag=True, help="Give each task a basis of its own, instead of one for all.")
 @name_of_new
@@ -106,7 +106,7 @@ def _compress(
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @click.option("--task", "tasks", multiple=True, help="This task; may be given several times. Default: all.")
 @click.option("--steps", type=click.IntRange(2), default=10, show_default=True, help="Thresholds to try.")
 @click.option("--keep-within", type=click.FloatRange(0), help="Write the smallest model that loses at most so much.")
@@ -164,7 +164,7 @@ def prune(
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @click.argument("parts", nargs=-1, required=True, metavar="TASK[:WEIGHT]...")
 @click.option("--tasks", is_flag=True, help="May stand before the tasks.")
 @click.option("--as", "task", required=True, help="What the new task is called.")

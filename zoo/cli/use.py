@@ -12,7 +12,7 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.score import decathlon_score, scale
 from zoo.catalog.task import GENERATION, is_dense
-from zoo.cli.base import FILE, FOLDER, POSITIVE, SEED, as_json, data_root, main, narrate, skip_unreadable
+from zoo.cli.base import FILE, FOLDER, POSITIVE, SEED, as_json, data_root, entry_name, main, narrate, skip_unreadable
 from zoo.cli.tables import show
 from zoo.errors import CheckFailed, DataError, OptionError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @main.command("eval")
-@click.argument("name")
+@entry_name
 @click.option("--task", help="This task alone. Default: all.")
 @click.option(
     "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
@@ -144,7 +144,7 @@ def _score(entry: Entry, registry: Registry, figures: dict[str, float]) -> dict[
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @click.option("--retrain", is_flag=True, help="Run the recipe again, in a temporary folder, and compare.")
 @data_root
 @as_json
@@ -176,7 +176,7 @@ def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None,
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--task", help="Ask this task.")
 @click.option("--all-tasks", is_flag=True)
@@ -273,7 +273,7 @@ def _check_stems(images: Sequence[Path]) -> None:
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @click.option("--task", help="Of this task alone. Default: of the same latents, of all tasks and of the backbone.")
 @click.option("-n", "--number", type=POSITIVE, default=16, show_default=True, help="How many pictures.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the latents.")
@@ -330,7 +330,7 @@ def _made_again(model: MultiTaskModel, task: str, files: Sequence[Path], out: Pa
 
 
 @main.command()
-@click.argument("name")
+@entry_name
 @click.option("--task", help="Default: the first.")
 @click.option("--batch", type=POSITIVE, default=16, show_default=True)
 @click.option("--rounds", type=POSITIVE, default=20, show_default=True)

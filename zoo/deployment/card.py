@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,25 @@ PIPELINES = {  # the Hub's words for kinds of tasks
 OTHER = "other"  # a kind that the Hub has no word for
 
 
-def model_card(entry: Entry, licence: str | None = None) -> ModelCard:
+def model_card(
+    entry: Entry, licence: str | None = None, files: Mapping[str, Path] | None = None, address: str = "",
+    picture: str = "", others: Sequence[Entry] = (),
+) -> ModelCard:  # fmt: skip
     """An entry's card, of the registry and of what the headers of its files say.
 
     Args:
+        files: the adapters by task; by default those that the registry publishes.
+        address: what `zoo.load` takes where the card will lie; by default the entry's name.
+        picture: of the tasks, as seen from the card.
+        others: entries that lie in the same place.
         licence: of the weights, as the Hub writes it; by default the package's, of weights that come with it and of
             images that the zoo draws.
 
     Raises:
         WeightsError: no file of the entry's can be had.
     """
-    files = adapter_files(entry, [task for task in entry.tasks if task in (entry.weights or {})] or entry.tasks)
+    if files is None:
+        files = adapter_files(entry, [task for task in entry.tasks if task in (entry.weights or {})] or entry.tasks)
     headers = {task: read_header(file) for task, file in files.items()}
     kinds = {PIPELINES.get(entry.kind(task), OTHER) for task in files}
     if licence is None and _is_the_packages(entry):
@@ -42,10 +51,11 @@ def model_card(entry: Entry, licence: str | None = None) -> ModelCard:
     data = ModelCardData(
         model_name=entry.name, library_name="ftn-zoo", license=licence,
         pipeline_tag=kinds.pop() if len(kinds) == 1 and kinds != {OTHER} else None,
-        tags=["ftn-zoo", "adapter", "multi-task", entry.method["name"], entry.benchmark],
+        tags=["ftn-zoo", "adapter", "multi-task", entry.method["name"], entry.benchmark], datasets=[entry.benchmark],
         base_model=entry.backbone if entry.backbone.startswith("timm/") else None, eval_results=_results(entry),
     )  # fmt: skip
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_words(entry, files, headers, licence)}")
+    words = _words(entry, files, headers, licence, address or entry.name, picture)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{words}{_beside(others, address)}")
 
 
 def _is_the_packages(entry: Entry) -> bool:
@@ -81,7 +91,21 @@ def _results(entry: Entry) -> list[EvalResult]:
     return found
 
 
-def _words(entry: Entry, files: dict[str, Path], headers: dict[str, dict[str, Any]], licence: str | None) -> str:
+def _beside(others: Sequence[Entry], address: str) -> str:
+    """What else lies in a repository, each with a card of its own."""
+    if not others:
+        return ""
+    place = address.rpartition("/")[0]
+    listed = "\n".join(
+        f'- [{entry.name}]({entry.name}/README.md): `zoo.load("{place}/{entry.name}")`' for entry in others
+    )
+    return f"\n## Also in this repository\n\n{listed}\n"
+
+
+def _words(
+    entry: Entry, files: Mapping[str, Path], headers: Mapping[str, Mapping[str, Any]], licence: str | None,
+    address: str, picture: str,
+) -> str:  # fmt: skip
     first = next(iter(files))
     shown = {key: value for key, value in entry.method.items() if key != "name"}
     options = f" ({', '.join(f'{key} {value}' for key, value in shown.items())})" if shown else ""
@@ -100,20 +124,20 @@ made with ftn-zoo, Python's package for such networks.
 
 {_table(entry, files)}
 
-{hashes if frozen else ""}## Use
+{f"![Test images of each task]({picture})" + 2 * chr(10) if picture else ""}{hashes if frozen else ""}## Use
 
 ```python
 import torch
 import zoo
 
-model = zoo.load("{entry.name}")
+model = zoo.load("{address}")
 {call}
 ```
 
 ```sh
-zoo eval {entry.name}
-zoo export {entry.name} --all-tasks -o onnx
-zoo train {entry.name} --out again
+zoo eval {address}
+zoo export {address} --all-tasks -o onnx
+zoo train {address} --out again
 ```
 
 ## How it was made
@@ -127,7 +151,7 @@ Each figure is of the test images of its benchmark, and of no others. {_licence(
     return page.rstrip() + "\n"
 
 
-def _table(entry: Entry, files: dict[str, Path]) -> str:
+def _table(entry: Entry, files: Mapping[str, Path]) -> str:
     rows = ["| task | classes | test | parameters | bytes |", "| --- | --- | --- | --- | --- |"]
     for task, file in files.items():
         figure = (entry.measured or {}).get(task)
@@ -138,7 +162,7 @@ def _table(entry: Entry, files: dict[str, Path]) -> str:
     return "\n".join(rows)
 
 
-def _made(headers: dict[str, dict[str, Any]]) -> str:
+def _made(headers: Mapping[str, Mapping[str, Any]]) -> str:
     """Recipe, command, versions and machine of each task, alike ones together."""
     told: dict[str, list[str]] = {}
     for task, header in headers.items():

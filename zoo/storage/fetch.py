@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import os
 import re
-import socket
-import threading
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from zoo.errors import WeightsError, sentence
+from zoo.errors import WeightsError
 from zoo.storage import resources
 from zoo.storage.files import WeightsFile, atomic_path, sha256
-
-PATIENCE = 5.0  # seconds in which the Hub's server has to answer at all
+from zoo.storage.hub import hub_file
 
 
 def fetch(file: WeightsFile, folder: Path) -> Path:
@@ -116,69 +109,8 @@ def _from_distribution(address: str) -> Path:
 
 
 def _from_hub(address: str) -> Path:
-    match = re.fullmatch(r"//([\w.-]+/[\w.-]+)@([0-9a-f]{40})/(.+)", address)
+    match = re.fullmatch(r"//([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?/(.+)", address)
     if not match:
         raise WeightsError(f"'hf:{address}' is not of the form hf://owner/repo@<40-digit commit>/file.")
     repo, commit, name = match.groups()
     return hub_file(repo, name, commit)
-
-
-def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
-    """A file of a repository on the Hugging Face Hub: from the Hub's own cache, or kept in the zoo's.
-
-    With HF_HUB_OFFLINE set, nothing is asked of the network. That there is no network is found out at once, and not by
-    the Hub's own trials, which take half a minute.
-
-    Args:
-        revision: a commit; None takes the newest of the main branch, or without a network what a cache holds of it.
-
-    Raises:
-        WeightsError: it is in no cache, and cannot be downloaded; the folders searched are named.
-    """
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    asked = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    caches = resources.hub_caches()
-    found = [try_to_load_from_cache(repo, name, cache_dir=cache, revision=revision) for cache in caches]
-    kept = next((Path(path) for path in found if isinstance(path, str)), None)
-    if kept and (revision or asked):
-        return kept
-    offline = asked or not _reachable(constants.ENDPOINT)
-    try:
-        options: dict[str, Any] = {"local_files_only": True} if offline else {}
-        return Path(hf_hub_download(repo, name, revision=revision, cache_dir=caches[-1], **options))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        if kept:
-            return kept
-        why = (
-            "HF_HUB_OFFLINE is set"
-            if asked
-            else f"{constants.ENDPOINT} cannot be reached"
-            if offline
-            else sentence(error)
-        )
-        raise WeightsError(
-            f"{name} of {repo} is not in {' or '.join(map(str, caches))}, and cannot be downloaded: {why.rstrip('.')}. "
-            "Check the network and the name, or set HF_HOME to the folder that has it."
-        ) from error
-
-
-def _reachable(address: str) -> bool:
-    """Whether a server answers within seconds; taken for granted where a proxy stands between."""
-    if {"http", "https", "all"} & set(urllib.request.getproxies()):
-        return True
-    parts = urllib.parse.urlsplit(address)
-    port = parts.port or (80 if parts.scheme == "http" else 443)
-    answered = threading.Event()
-
-    def connect() -> None:
-        with contextlib.suppress(OSError):
-            socket.create_connection((parts.hostname or "", port), timeout=PATIENCE).close()
-            answered.set()
-        done.set()
-
-    done = threading.Event()  # names of several addresses, and those that are looked up in vain, take a wait for each
-    threading.Thread(target=connect, daemon=True).start()
-    done.wait(PATIENCE)
-    return answered.is_set()

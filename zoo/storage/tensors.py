@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 f"{path} was altered: it states {text[:DIGITS]!r} of its own content, whose SHA-256 is {found}. "
                 "Fetch or train it again."
             )
-    elif header and not path.is_relative_to(resources.packaged_weights_dir()):  # the registry states those files' hash
+    elif header and not any(map(path.is_relative_to, (resources.packaged_weights_dir(), resources.cache_dir()))):
         log.info("%s is of a version that wrote no checksum of its content; nothing was checked by it.", path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
