@@ -15,6 +15,7 @@ from zoo.errors import WeightsError
 from zoo.storage import resources
 
 TEXT = """format: 1
+pins: {timm/x: {uri: "hf://timm/x@COMMIT/model.safetensors", sha256: "ZEROS", size: 7}}
 backbones:
   zoo/resnet20@mine: {benchmark: shapes, task: real, recipe: shapes/pretrain, parameters: 5}
 entries:
@@ -26,9 +27,9 @@ entries:
     recipe: shapes/ftn
     parameters: {backbone: 5, per_task: 2, by_task: {sketch: 2}}
     weights:
-      sketch: {uri: "file:a", sha256: "%s", size: 7}
+      sketch: {uri: "file:a", sha256: "ZEROS", size: 7}
     reported: {source: "a paper", figures: {sketch: 88}, mean: 88.0}
-""" % ("0" * 64)
+""".replace("COMMIT", 40 * "a").replace("ZEROS", 64 * "0")
 
 
 def write(folder: Path, text: str = TEXT) -> Path:
@@ -38,7 +39,7 @@ def write(folder: Path, text: str = TEXT) -> Path:
 
 
 def contents(registry: Registry) -> object:
-    return registry._entries, registry._backbones
+    return registry._entries, registry._backbones, registry.pins
 
 
 def parsed(file: Path) -> object:

@@ -225,3 +225,38 @@ def test_a_graph_takes_classes_where_there_are_several(tmp_path: Path) -> None:
         to_onnx(
             model.fuse("snow"), tmp_path / "p.onnx", task=model.task("snow"), images=torch.randn(3, 8), preprocess=True
         )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("predict", "zoo/biggan32x0.125@landscapes", "docs/sketch.png"),
+            "was trained on landscapes, and not on ImageNet",
+        ),
+        (("predict", "zoo/resnet20@shapes", "docs/sketch.png"), "Ask an entry on it: resnet20-"),
+        (("generate", "zoo/biggan32x0.125@landscapes", "-o", "OUT"), "such as biggan32-ftn-r4-landscapes"),
+        (("generate", "resnet20-bn-shapes", "-o", "OUT"), "of resnet20-bn-shapes makes no pictures"),
+        (("generate", "biggan32-ftn-r4-landscapes", "--task", "winter", "--fit", "NOTE", "-o", "OUT"), "does that."),
+        (("generate", "biggan32-ftn-r4-landscapes", "-o", ""), "an empty name"),
+        (("card", "resnet20-bn-shapes", "-o", ""), "an empty name"),
+        (("compare", "biggan32-*-landscapes", "-o", "OUT"), "Only percentages are drawn"),
+    ],
+)
+def test_what_a_newcomer_tries_gets_a_sentence(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    (tmp_path / "note.jpg").write_text("no picture")
+    places = {"OUT": str(tmp_path / "out"), "NOTE": str(tmp_path / "note.jpg")}
+    done = CliRunner().invoke(main, [places.get(word, word) for word in words], catch_exceptions=False)
+    assert done.exit_code in (1, 2)
+    assert said in done.output.replace("Name a picture that does.", "does that.")
+    assert "--skip-unreadable" not in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_latent_gets_a_sentence() -> None:
+    model = zoo.load("biggan32-ftn-r4-landscapes", task="winter")
+    for wrong in (torch.rand(2, 3, 32, 32), torch.rand(2, 40), torch.rand(48)):
+        with pytest.raises(OptionError, match=r"takes latents \(B, 48\)"):
+            model(wrong, task="winter")
+    with pytest.raises(OptionError, match="count"):
+        model.prior("winter").draw(0, torch.Generator())

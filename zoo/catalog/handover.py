@@ -106,8 +106,11 @@ def _figure(entry: Entry, task: str) -> str:
 
 def _backbones(entries: list[Entry]) -> str:
     """Where the weights of the backbones come from."""
-    inside = sorted({e.backbone_weights.uri.removeprefix("file:") for e in entries if e.backbone_weights})
-    elsewhere = sorted({entry.backbone for entry in entries if entry.backbone and not entry.backbone_weights})
+    files = {e.backbone: e.backbone_weights.uri for e in entries if e.backbone_weights}
+    inside = sorted(uri.removeprefix("file:") for uri in files.values() if uri.startswith("file:"))
+    elsewhere = sorted(
+        {e.backbone for e in entries if e.backbone and not files.get(e.backbone, "").startswith("file:")}
+    )
     told = [f"The frozen weights are in {', '.join(inside)}."] if inside else []
     if elsewhere:
         told.append(f"The frozen weights of {', '.join(elsewhere)} are not in this folder: they are fetched, or named.")

@@ -22,7 +22,7 @@ from zoo.storage.files import WeightsFile, atomic_path
 
 PARTS = {"parameters": Parameters, "reported": Reported, "backbone_weights": WeightsFile, "shared": WeightsFile}
 KEPT = 20  # indices in the cache, those last used
-Items = tuple[list[Entry], list[Backbone]]
+Items = tuple[list[Entry], list[Backbone], dict[str, WeightsFile]]
 
 
 def key_of(registry: bytes) -> str:
@@ -58,7 +58,10 @@ def load(registry: Path, key: str) -> Items | None:
     return None
 
 
-def save(key: str, entries: Iterable[Entry], backbones: Iterable[Backbone], file: Path | None = None) -> None:
+def save(
+    key: str, entries: Iterable[Entry], backbones: Iterable[Backbone], pins: Mapping[str, WeightsFile],
+    file: Path | None = None,
+) -> None:  # fmt: skip
     """Keep what was read of a registry; nothing is kept, and nothing said, where that cannot be.
 
     Args:
@@ -67,6 +70,7 @@ def save(key: str, entries: Iterable[Entry], backbones: Iterable[Backbone], file
     data = {
         "entries": {entry.name: as_data(entry) for entry in entries},
         "backbones": {backbone.name: as_data(backbone) for backbone in backbones},
+        "pins": {name: as_data(pin) for name, pin in pins.items()},
     }
     try:
         content = json.dumps(data)
@@ -94,6 +98,7 @@ def _read(file: Path, key: str, folder: Path) -> Items | None:
     return (
         [_entry(fields, name, folder) for name, fields in data["entries"].items()],
         [_backbone(fields, name, folder) for name, fields in data["backbones"].items()],
+        {name: WeightsFile(**pin) for name, pin in data["pins"].items()},
     )
 
 

@@ -108,4 +108,5 @@ def _moved(registry: Registry, place: str, repo: str = "", commit: str = "") -> 
     return Registry(
         map(entry, registry.entries()),
         [backbone(own) for name in registry.backbones() if (own := registry.backbone(name))],
+        registry.pins,
     )

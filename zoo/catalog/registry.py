@@ -6,18 +6,21 @@ import fnmatch
 import functools
 import gc
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from zoo.catalog import index
 from zoo.catalog.entry import Backbone, Entry, as_data
 from zoo.errors import ConfigError, OptionError, UnknownNameError, WeightsError
 from zoo.storage import resources
-from zoo.storage.files import atomic_path, read_text
+from zoo.storage.files import WeightsFile, atomic_path, read_text
 
 FORMAT = 1
+KEYS = "format", "backbones", "pins", "entries"
+EMPTY: Mapping[str, WeightsFile] = MappingProxyType({})
 T = TypeVar("T")
 
 
@@ -27,9 +30,16 @@ OWN = "registry.yaml"  # what the registry in a folder of one's own is called
 
 
 class Registry:
-    """Entries and backbones by name."""
+    """Entries and backbones by name.
 
-    def __init__(self, entries: Iterable[Entry] = (), backbones: Iterable[Backbone] = ()) -> None:
+    Attributes:
+        pins: which file the weights of a backbone are that a library provides, by its name: commit, SHA-256 and size.
+    """
+
+    def __init__(
+        self, entries: Iterable[Entry] = (), backbones: Iterable[Backbone] = (), pins: Mapping[str, WeightsFile] = EMPTY
+    ) -> None:
+        self.pins = dict(pins)
         self._entries: dict[str, Entry] = {}
         self._backbones: dict[str, Backbone] = {}
         for entry in entries:
@@ -84,12 +94,14 @@ class Registry:
     def merged(self, other: Registry) -> Registry:
         """This registry and another; raises ConfigError where both have a name."""
         return Registry(
-            [*self._entries.values(), *other._entries.values()], [*self._backbones.values(), *other._backbones.values()]
+            [*self._entries.values(), *other._entries.values()],
+            [*self._backbones.values(), *other._backbones.values()],
+            other.pins | self.pins,
         )
 
     def over(self, other: Registry) -> Registry:
         """This registry, and of another what it has no name for."""
-        both = Registry(other._entries.values(), other._backbones.values())
+        both = Registry(other._entries.values(), other._backbones.values(), other.pins | self.pins)
         both._entries |= self._entries
         both._backbones |= self._backbones
         return both
@@ -143,11 +155,12 @@ class Registry:
         data = {
             "format": FORMAT,
             "backbones": {name: as_data(item) for name, item in self._backbones.items()},
+            **({"pins": {name: as_data(pin) for name, pin in sorted(self.pins.items())}} if self.pins else {}),
             "entries": {name: as_data(item) for name, item in self._entries.items()},
         }
         text = opening + dump_yaml(data)
         with atomic_path(path) as temporary:  # a blank line before each entry
-            temporary.write_text(re.sub(r"\n(?=  \S|entries:)", "\n\n", text), encoding="utf-8")
+            temporary.write_text(re.sub(r"\n(?=  \S|entries:|pins:)", "\n\n", text), encoding="utf-8")
 
 
 def _parsed(text: str, path: Path) -> index.Items:
@@ -157,21 +170,19 @@ def _parsed(text: str, path: Path) -> index.Items:
     data = parse_yaml(text, str(path))
     problems: list[str] = []
     if not isinstance(data, dict):
-        raise ConfigError(str(path), ["a registry is a mapping with the keys format, backbones and entries"])
+        raise ConfigError(str(path), [f"a registry is a mapping with the keys {', '.join(KEYS)}"])
     if data.get("format") != FORMAT:
         problems.append(f"format: {data.get('format')!r} is not {FORMAT}, the one that this version reads")
-    problems += [
-        f"{key}: unknown key; known: format, backbones, entries"
-        for key in data
-        if key not in ("format", "backbones", "entries")
-    ]
+    problems += [f"{key}: unknown key; known: {', '.join(KEYS)}" for key in data if key not in KEYS]
     entries = _section(Entry, data, "entries", problems)
     backbones = _section(Backbone, data, "backbones", problems)
+    pins = _section(WeightsFile, data, "pins", problems)
     if problems:
         raise ConfigError(str(path), problems)
     return (
         [replace(entry, name=name, folder=path.parent) for name, entry in entries.items()],
         [replace(backbone, name=name, folder=path.parent) for name, backbone in backbones.items()],
+        pins,
     )
 
 

@@ -22,10 +22,22 @@ from zoo.catalog.places import addressed, registry_with
 from zoo.catalog.registry import MODEL, OWN, Registry
 from zoo.errors import UnknownNameError, ZooError
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+
+class Place(click.Path):
+    """A path, which has a name: the empty one would mean this folder."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("an empty name; write . for this folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PLACE, FILE, FOLDER = Place(), Place(dir_okay=False), Place(file_okay=False)
 COUNT, POSITIVE = click.IntRange(0), click.IntRange(1)
 SEED = click.IntRange(0, 2**63 - 1)  # what torch's generators of random numbers take
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class Rank(click.ParamType[int | float]):
@@ -65,7 +77,7 @@ skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave ou
 
 COMMANDS = {  # and the file of this folder that each stands in
     **dict.fromkeys(("ls", "info", "download", "compare", "plot", "data"), "look"),
-    **dict.fromkeys(("train", "convert", "search-sharing", "pack", "cp"), "make"),
+    **dict.fromkeys(("train", "convert", "search-sharing", "pack", "pin", "cp"), "make"),
     **dict.fromkeys(("factorise", "compress", "prune", "merge"), "shrink"),
     **dict.fromkeys(("eval", "verify", "predict", "generate", "bench"), "use"),
     **dict.fromkeys(("export", "app"), "deploy"),
@@ -76,7 +88,7 @@ SECTIONS = {  # of the help
     "Other people": ("push", "bundle", "card"),
     "Small files": ("factorise", "prune", "merge", "convert"),
     "Papers": ("data", "plot", "compress", "search-sharing"),
-    "Upkeep": ("download", "verify", "bench", "pack"),
+    "Upkeep": ("download", "verify", "bench", "pack", "pin"),
 }
 MEANT = {  # what other tools call them
     **dict.fromkeys(("adapt", "finetune", "fine-tune", "fit", "retrain"), "train"),

@@ -76,13 +76,23 @@ def info(registry: Registry, name: str, as_json: bool) -> None:
     item = registry.backbone(name) or registry.entry(name)
     facts, source, rows = as_data(item), "", []
     if isinstance(item, Entry):
-        facts |= _scores(item, registry)
+        facts |= _frozen(item, registry) | _scores(item, registry)
         source = item.reported.source if item.reported else ""
         rows = papers.table(source, registry) if source else []
     show_one(name, facts | ({"table": rows} if as_json and rows else {}), as_json)
     if rows and not as_json:
         click.echo(f"\n{source}, as the paper prints it, and parameters as counted here:")
         show(rows)
+
+
+def _frozen(entry: Entry, registry: Registry) -> dict[str, Any]:
+    """What holds the weights of a library's backbone to what they were, where the entry does not."""
+    if entry.backbone_weights or not entry.backbone.startswith(("torchvision/", "timm/")):
+        return {}
+    if found := registry.pins.get(entry.backbone):
+        return {"frozen weights": {"uri": found.uri, "sha256": found.sha256, "size": found.size}}
+    known = "the newest of timm's repository" if entry.backbone.startswith("timm/") else "what its file's name states"
+    return {"frozen weights": f"not pinned: {known}; `zoo pin {entry.backbone}` writes commit and SHA-256"}
 
 
 def _scores(entry: Entry, registry: Registry) -> dict[str, Any]:
@@ -128,10 +138,14 @@ def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out
     from zoo.verification.provenance import differences
 
     entries = named(registry, pattern)
-    if out:
-        pyplot()  # where it is not installed, it is told before anything is timed
-    rows = measure(entries, registry, task, rounds)
     first = common_tasks(entries, task)[0]
+    if out:  # what cannot be drawn is told before anything is timed
+        pyplot()
+        if (unit := entries[0].metric(first).unit) != "%":
+            raise OptionError(
+                f"Only percentages are drawn, and {first} is measured in {unit or 'no unit'}: leave -o out."
+            )
+    rows = measure(entries, registry, task, rounds)
     _show_comparison(rows, as_json)
     for words in differences([registry.entry(row["model"]) for row in reversed(rows)], first):
         click.echo(f"Note: {words}", err=True)

@@ -9,7 +9,7 @@ import click
 
 from zoo.catalog.changes import Changes
 from zoo.catalog.entry import Entry
-from zoo.catalog.registry import Registry
+from zoo.catalog.registry import OWN, Registry
 from zoo.cli.base import (
     COUNT,
     FILE,
@@ -280,6 +280,26 @@ def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool, tasks: 
         publishing.pack(name, registry, figures_only, tasks)
         registry.write(resources.registry_file())
         click.echo(f"packed {name}")
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True)
+@click.pass_context
+def pin(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Write commit, SHA-256 and size of the weights that torchvision or timm publishes of backbones, or of models'.
+
+    They are read from the files, which are downloaded if need be, into the registry of --registry, else the zoo's.
+    """
+    from zoo.backbones.weights import pin as state
+
+    own = Path(ctx.find_root().params["registry"] or resources.registry_file())
+    file = own / OWN if own.is_dir() else own
+    registry = Registry.read(file)
+    for name in names:
+        backbone = name if "/" in name else ctx.obj.entry(name).backbone
+        found = state(backbone, registry)
+        registry.write(file)
+        click.echo(f"{backbone}: {found.uri}, {found.size:,} bytes, SHA-256 {found.sha256}")
 
 
 @main.command("cp")

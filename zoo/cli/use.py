@@ -12,7 +12,19 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.score import decathlon_score, scale
 from zoo.catalog.task import GENERATION, is_dense
-from zoo.cli.base import FILE, FOLDER, POSITIVE, SEED, as_json, data_root, entry_name, main, narrate, skip_unreadable
+from zoo.cli.base import (
+    FILE,
+    FOLDER,
+    PLACE,
+    POSITIVE,
+    SEED,
+    as_json,
+    data_root,
+    entry_name,
+    main,
+    narrate,
+    skip_unreadable,
+)
 from zoo.cli.tables import show
 from zoo.errors import CheckFailed, DataError, OptionError
 
@@ -31,7 +43,9 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", type=FILE, help="With --confusion: draw it; a name without .png and .svg.")
 @click.option("--errors", type=FOLDER, help="Draw the pictures that were wrong, with both answers, into this folder.")
 @click.option(
-    "--kid", is_flag=True, help="Of tasks that make pictures: how far drawn ones are from the training pictures."
+    "--kid",
+    is_flag=True,
+    help="Of tasks that make pictures: how far drawn ones are from the training pictures; 0 is nearest.",
 )
 @data_root
 @skip_unreadable
@@ -177,7 +191,7 @@ def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None,
 
 @main.command()
 @entry_name
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=PLACE)
 @click.option("--task", help="Ask this task.")
 @click.option("--all-tasks", is_flag=True)
 @click.option("-o", "--out", type=FOLDER, help="Folder of the pictures that dense tasks answer with.")
@@ -297,12 +311,14 @@ def generate(
 
     narrate()
     if "/" in name:
-        raise OptionError(f"{name} is a backbone: name an entry on it; without --task its own pictures come first.")
+        from zoo.deployment.predict import entries_on
+
+        raise OptionError(f"{name} is a backbone: name an entry on it, such as {entries_on(name, registry)}.")
     if fits and interpolate:
         raise OptionError("--fit makes pictures again, and --interpolate makes some between: leave out one of them.")
     if fits and task is None:
         raise OptionError(f"--fit needs --task; the tasks of {name} are {', '.join(registry.entry(name).tasks)}.")
-    model = pictures.maker(load(name, task=task, weights=weights, registry=registry))
+    model = pictures.maker(load(name, task=task, weights=weights, registry=registry), name)
     if fits:
         show(_made_again(model, str(task), fits, out), as_json)
         return

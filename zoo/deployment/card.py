@@ -146,13 +146,14 @@ zoo train {address} --out again
 
 ## Limits
 
-Each figure is of the test images of its benchmark, and of no others. {_licence(licence)}
+Each figure is of the test images of its benchmark, and of no others. {_licence(entry, licence)}
 {entry.note}"""
     return page.rstrip() + "\n"
 
 
 def _table(entry: Entry, files: Mapping[str, Path]) -> str:
-    rows = ["| task | classes | test | parameters | bytes |", "| --- | --- | --- | --- | --- |"]
+    classes = "channels" if GENERATION in map(entry.kind, files) else "classes"
+    rows = [f"| task | {classes} | test | parameters | bytes |", "| --- | --- | --- | --- | --- |"]
     for task, file in files.items():
         figure = (entry.measured or {}).get(task)
         metric = entry.metric(task)
@@ -174,7 +175,8 @@ def _made(headers: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(f"- {', '.join(tasks)}: {made}." for made, tasks in told.items())
 
 
-def _licence(licence: str | None) -> str:
+def _licence(entry: Entry, licence: str | None) -> str:
     if licence is None:
         return "The licence of these weights is not stated: ask whoever made them."
-    return f"The weights are under {licence}; the images that they were trained on have terms of their own."
+    drawn = "drawn by the package" if not benchmark_of(entry).needs_root else "under terms of their own"
+    return f"The weights are under {licence}; the images that they were trained on are {drawn}."

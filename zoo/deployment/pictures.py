@@ -18,7 +18,7 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.task import GENERATION
 from zoo.datasets import open_image
-from zoo.errors import OptionError
+from zoo.errors import DataError, OptionError
 from zoo.kinds.generation import psnr
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.files import atomic_path
@@ -29,10 +29,12 @@ TOGETHER = 64  # pictures in a pass
 BACKBONE = "backbone"  # what the network without any task is called, in the names of files
 
 
-def maker(model: MultiTaskModel) -> MultiTaskModel:
+def maker(model: MultiTaskModel, name: str = "") -> MultiTaskModel:
     """The model, if its tasks make pictures; raises OptionError if one does not."""
-    if other := [name for name in model.tasks if model.task(name).kind != GENERATION]:
-        raise OptionError(f"{other[0]} makes no pictures; `zoo predict` tells what it sees in one.")
+    if other := [task for task in model.tasks if model.task(task).kind != GENERATION]:
+        raise OptionError(
+            f"{other[0]}{f' of {name}' if name else ''} makes no pictures; `zoo predict` tells what it sees in one."
+        )
     return model
 
 
@@ -83,7 +85,10 @@ def made(maker: Maker, latents: Tensor) -> Tensor:
 
 def fitted(model: MultiTaskModel, task: str, files: Sequence[Path]) -> list[tuple[Tensor, Tensor, float]]:
     """Of each picture in a file what the task is to make, what it makes at best (3, S, S each), and the PSNR in dB."""
-    wanted = torch.stack([model.transforms(task)(open_image(file)) for file in files])
+    try:
+        wanted = torch.stack([model.transforms(task)(open_image(file)) for file in files])
+    except DataError as error:  # whose advice is for folders of images
+        raise DataError(f"{str(error).partition('. ')[0]}. Name a picture that does.") from error
     found = []
     for part in torch.split(wanted, TOGETHER):
         with torch.no_grad():

@@ -47,6 +47,11 @@ def classify_imagenet(
     """
     from timm.data.imagenet_info import ImageNetInfo
 
+    if own := registry.backbone(backbone):
+        raise OptionError(
+            f"{backbone} was trained on {own.benchmark}, and not on ImageNet. "
+            f"Ask an entry on it: {entries_on(backbone, registry)}."
+        )
     network = pretrained_network(backbone, registry).eval()
     names = list(ImageNetInfo().label_descriptions())
     classes = tuple(f"{name.partition(',')[0]} ({number})" for number, name in enumerate(names))
@@ -58,6 +63,12 @@ def classify_imagenet(
             f"{backbone} has {outputs} classes, not ImageNet's {len(classes)}; their names are not known."
         )
     return _classified(network, known, images, top, skip_unreadable)
+
+
+def entries_on(backbone: str, registry: Registry) -> str:
+    """The entries with weights that stand on a backbone, the first of them, in words."""
+    names = [entry.name for entry in registry.entries() if entry.backbone == backbone and entry.weights]
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "") if names else "none has weights yet"
 
 
 def _classified(

@@ -109,8 +109,11 @@ def _from_distribution(address: str) -> Path:
 
 
 def _from_hub(address: str) -> Path:
-    match = re.fullmatch(r"//([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?/(.+)", address)
+    match = re.fullmatch(r"//([\w.-]+/[\w.-]+)@([0-9a-f]{40})/(.+)", address)
     if not match:
-        raise WeightsError(f"'hf:{address}' is not of the form hf://owner/repo@<40-digit commit>/file.")
+        raise WeightsError(
+            f"'hf:{address}' is not of the form hf://owner/repo@<40-digit commit>/file. A registry that a repository "
+            "holds is read from there, which states the commit: --registry hf://OWNER/REPO."
+        )
     repo, commit, name = match.groups()
     return hub_file(repo, name, commit)

@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from zoo.backbones.weights import LIBRARIES, library_file
 from zoo.catalog.entry import Entry, is_file, relative
 from zoo.catalog.handover import list_in
 from zoo.catalog.recipe import Recipe, recipe_data
@@ -21,7 +22,7 @@ from zoo.datasets import get_benchmark
 from zoo.errors import OptionError
 from zoo.increments import get_method
 from zoo.loader import card, fresh_model
-from zoo.storage.files import atomic_path, weights_file
+from zoo.storage.files import WeightsFile, atomic_path, weights_file
 from zoo.storage.tensors import fingerprint, read, write
 from zoo.training.loop import device_words, planned
 from zoo.training.options import RunOptions
@@ -68,6 +69,8 @@ def train_own(
     steps = _announce(entry, registry, options)
     if options.backbone_weights:
         entry = _with_backbone(entry, options.backbone_weights)
+    elif backbone.startswith(LIBRARIES):
+        entry = replace(entry, backbone_weights=_found_weights(backbone, registry))
     files = train_entry(entry, registry, entry.tasks, out / entry.name, options, steps)
     if not PartialState().is_main_process:
         return entry, out / OWN
@@ -108,6 +111,17 @@ def _check_same_images(known: Entry, entry: Entry) -> None:
             f"{entry.folder} holds an entry {entry.name} that was trained on other images"
             f"{f', those of {root}' if root else ''}. Name another --out or --name, or --overwrite it."
         )
+
+
+def _found_weights(backbone: str, registry: Registry) -> WeightsFile:
+    """Which file the weights of a library's backbone are today: the entry stays with it."""
+    if backbone in registry.pins:
+        return registry.pins[backbone]
+    with PartialState().main_process_first():
+        uri, file = library_file(backbone)
+    found = weights_file(file, uri)
+    log.info("No registry pins the weights of %s; the entry does: %s, SHA-256 %s.", backbone, uri, found.sha256)
+    return found
 
 
 def _with_backbone(entry: Entry, weights: Path) -> Entry:

@@ -1,0 +1,131 @@
+"""Signatures: one over an entry's registry, recipe and weights, or over a folder, by OpenSSF's model-signing.
+
+What is signed is the list of all files with their SHA-256. An entry's files are the same wherever it comes from: of the
+package, a repository, a bundle or a folder. So one signature holds for all of these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from zoo.catalog.places import HUB, addressed, is_elsewhere, registry_with
+from zoo.catalog.registry import OWN, Registry
+from zoo.deployment.parcel import SIGNATURE, parcel
+from zoo.errors import CheckFailed, OptionError, WeightsError, extra, sentence
+from zoo.storage import bundles, hub
+from zoo.storage.files import atomic_path
+
+WHAT = "A signature"
+
+
+def sign(
+    what: str | Path, key: str | Path, out: str | Path | None = None, *, password: str | None = None,
+    registry: Registry | str | Path | None = None,
+) -> Path:  # fmt: skip
+    """Sign a folder with a registry, or an entry, wherever it comes from.
+
+    Args:
+        what: the folder, or the name or address of an entry as of `zoo.load`.
+        key: the file of a private key on an elliptic curve (P-256, P-384 or P-521), as PEM.
+        out: where the signature goes; by default `zoo.sig` in the folder, or `<entry>.sig` here.
+        password: of the key, where it is encrypted.
+
+    Raises:
+        OptionError: the key cannot be read, or is of another kind.
+        WeightsError: files of the entry cannot be had.
+        MissingExtraError: model-signing is not installed.
+    """
+    with extra("sign", WHAT):
+        from model_signing import signing
+    try:
+        signer = signing.Config().use_elliptic_key_signer(private_key=key, password=password and password.encode())
+    except (OSError, ValueError, TypeError) as error:
+        raise OptionError(f"{key} cannot be used as a private key of an elliptic curve: {sentence(error)}") from error
+    with _gathered(what, registry) as folder:
+        place = Path(out) if out else _beside(what, folder)
+        signer.set_hashing_config(_hashing())
+        with atomic_path(place) as temporary:
+            signer.sign(folder, temporary)
+    return place
+
+
+def check_signature(
+    what: str | Path, key: str | Path, signature: str | Path | None = None, *,
+    registry: Registry | str | Path | None = None,
+) -> int:  # fmt: skip
+    """Check that every file of a folder or an entry is what the holder of a key signed; no network is needed.
+
+    Args:
+        key: the file of the public key, as PEM.
+        signature: by default the one that lies in the folder, repository or bundle, or `<entry>.sig` here.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        CheckFailed: a file was altered, added or taken away, or the signature is another key's.
+        OptionError: the public key cannot be read.
+        WeightsError: there is no signature, or files of the entry cannot be had.
+    """
+    with extra("sign", WHAT):
+        from model_signing import verifying
+    try:
+        verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
+    except (OSError, ValueError, TypeError) as error:
+        raise OptionError(f"{key} cannot be used as a public key of an elliptic curve: {sentence(error)}") from error
+    with _gathered(what, registry) as folder:
+        place = Path(signature) if signature else _signature_of(what, folder, registry)
+        if not place.is_file():
+            raise WeightsError(f"There is no signature {place}. `zoo sign` makes one; name it with --signature.")
+        verifier.set_hashing_config(_hashing())
+        try:
+            verifier.verify(folder, place)
+        except Exception as error:  # of the file's form, of cryptography, and of what differs
+            raise CheckFailed(f"{what} is not what {key} signed: {sentence(error)}") from error
+        return sum(path.is_file() for path in folder.rglob("*")) - (folder / SIGNATURE).is_file()
+
+
+def _hashing() -> object:
+    from model_signing import hashing
+
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=True)
+
+
+@contextlib.contextmanager
+def _gathered(what: str | Path, registry: Registry | str | Path | None) -> Iterator[Path]:
+    """The folder that is signed: the user's, or an entry's files, as a bundle of it has them."""
+    if Path(what).is_dir():
+        if not (Path(what) / OWN).is_file():
+            raise OptionError(f"{what} has no {OWN}: it is no folder of entries.")
+        yield Path(what)
+        return
+    known = registry if isinstance(registry, Registry) else registry_with(registry)
+    name, known = addressed(str(what), known)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / name
+        folder.mkdir()
+        for path, file in parcel(known.entry(name), known, "file:", folder).files.items():
+            if file != folder / path:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / path)
+        yield folder
+
+
+def _beside(what: str | Path, folder: Path) -> Path:
+    return folder / SIGNATURE if Path(what).is_dir() else Path(f"{folder.name}.sig")
+
+
+def _signature_of(what: str | Path, folder: Path, registry: Registry | str | Path | None) -> Path:
+    """The signature that came with something."""
+    place = str(what) if is_elsewhere(str(what)) else str(registry or "")
+    if place.startswith(HUB):
+        address = hub.Address.of(place)
+        commit = hub.hub_data(address.repo, address.revision)[1]
+        return hub.hub_file(address.repo, f"{folder.name}/{SIGNATURE}", commit)
+    if is_elsewhere(place):
+        return bundles.unpacked(Path(place))[0] / SIGNATURE
+    return _beside(what, folder)
