@@ -17,7 +17,7 @@ from tests.check_wheel import ROOT
 from zoo.catalog.recipe import recipe_file
 
 STATED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-EXTRAS = ("app", "dense", "digits", "emoji", "plot", "rings", "sketch", "video")
+EXTRAS = ("app", "dense", "digits", "emoji", "plot", "rings", "sign", "sketch", "video")
 DISTRIBUTIONS = {requirement.partition(">")[0] for extra in EXTRAS for requirement in STATED[extra]}
 MODULES = sorted(
     name

@@ -81,11 +81,11 @@ COMMANDS = {  # and the file of this folder that each stands in
     **dict.fromkeys(("factorise", "compress", "prune", "merge"), "shrink"),
     **dict.fromkeys(("eval", "verify", "predict", "generate", "bench"), "use"),
     **dict.fromkeys(("export", "app"), "deploy"),
-    **dict.fromkeys(("push", "bundle", "card"), "share"),
+    **dict.fromkeys(("push", "bundle", "sign", "card"), "share"),
 }
 SECTIONS = {  # of the help
     "Every day": ("ls", "info", "train", "eval", "compare", "predict", "generate", "app", "export", "cp"),
-    "Other people": ("push", "bundle", "card"),
+    "Other people": ("push", "bundle", "sign", "card"),
     "Small files": ("factorise", "prune", "merge", "convert"),
     "Papers": ("data", "plot", "compress", "search-sharing"),
     "Upkeep": ("download", "verify", "bench", "pack", "pin"),

@@ -160,11 +160,26 @@ def _score(entry: Entry, registry: Registry, figures: dict[str, float]) -> dict[
 @main.command()
 @entry_name
 @click.option("--retrain", is_flag=True, help="Run the recipe again, in a temporary folder, and compare.")
+@click.option(
+    "--signed-by", type=FILE, metavar="KEY", help="Check the signature alone, of a model or of a folder: a public key."
+)
+@click.option("--signature", type=FILE, help="Default: what came with the model, zoo.sig in the folder, or NAME.sig.")
 @data_root
 @as_json
 @click.pass_obj
-def verify(registry: Registry, name: str, retrain: bool, data_root: Path | None, as_json: bool) -> None:
+def verify(
+    registry: Registry, name: str, retrain: bool, signed_by: Path | None, signature: Path | None,
+    data_root: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Check a model's files, parameters and accuracy against the registry; exit 1 on a difference."""
+    if signed_by:
+        from zoo.deployment.signing import check_signature
+
+        count = check_signature(name, signed_by, signature, registry=registry)
+        click.echo(f"{name}: {count} files are as the holder of {signed_by} signed them.")
+        return
+    if signature:
+        raise OptionError("--signature needs --signed-by, the public key.")
     from zoo.backbones.imported import imported
     from zoo.training.options import RunOptions
     from zoo.verification import claims

