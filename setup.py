@@ -1,4 +1,7 @@
-"""The packages, and registry.yaml, which stand at the top of the project and go into the built package."""
+"""The packages, and registry.yaml, which stand at the top of the project and go into the built package.
+
+With it go what is parsed of it, and the list of all data files with their hashes.
+"""
 
 import os
 import shutil
@@ -13,7 +16,10 @@ INDEX = """
 import sys
 from pathlib import Path
 from zoo.catalog.registry import write_index
-write_index(Path(sys.argv[1]))
+from zoo.storage.manifest import LIST, sums
+registry = Path(sys.argv[1])
+write_index(registry)
+registry.with_name(LIST).write_text(sums())
 """
 
 
@@ -21,7 +27,7 @@ class BuildWithRegistry(build_py):
     """build_py, the registry and its index. An editable install finds the registry in the checkout."""
 
     def run(self) -> None:
-        """Build, then add the registry, and what is parsed and checked of it."""
+        """Build, then add the registry, what is parsed and checked of it, and the list of data files."""
         if not self.editable_mode:  # what an earlier version left in the folder is no part of this one
             shutil.rmtree(Path(self.build_lib) / "zoo", ignore_errors=True)
         super().run()

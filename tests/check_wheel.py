@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import zipfile
 from pathlib import Path
@@ -19,12 +20,27 @@ def problems(wheel: Path) -> list[str]:
     wanted |= {
         "zoo/registry.yaml",
         "zoo/registry.index",
+        "zoo/SHA256SUMS",
         "zoo/catalog/papers.yaml",
         "zoo/py.typed",
         "zoo/weights/NOTICE",
     }
     strange = {name for name in names - wanted if ".dist-info/" not in name}
-    return [f"missing {name}" for name in sorted(wanted - names)] + [f"unexpected {name}" for name in sorted(strange)]
+    found = [f"missing {name}" for name in sorted(wanted - names)] + [f"unexpected {name}" for name in sorted(strange)]
+    return found or altered(wheel)
+
+
+def altered(wheel: Path) -> list[str]:
+    """What is not as the wheel's own list of hashes says, and the list itself, if it is not the README's."""
+    held = zipfile.ZipFile(wheel)
+    listed = held.read("zoo/SHA256SUMS")
+    lines = [line.split("  ") for line in listed.decode().splitlines()]
+    found = [
+        f"altered {name}" for digest, name in lines if hashlib.sha256(held.read(f"zoo/{name}")).hexdigest() != digest
+    ]
+    if hashlib.sha256(listed).hexdigest() not in (ROOT / "README.md").read_text():
+        found.append("README.md states another digest of SHA256SUMS")
+    return found
 
 
 if __name__ == "__main__":

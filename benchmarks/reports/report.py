@@ -9,6 +9,8 @@ figure in them is anybody's typing.
 
 from __future__ import annotations
 
+import hashlib
+
 from deployment_section import deployment
 from figures import ROOT
 from joint_section import draw_sharing, joint_section, ring_section
@@ -32,6 +34,8 @@ from speed_section import (
     transformer_section,
 )
 from zoo_section import families_table, zoo_table
+
+from zoo.storage.manifest import LIST, sums
 
 
 def results() -> str:
@@ -75,8 +79,10 @@ figures. Entries that differ in rank alone share a line."""
 
 
 def readme(text: str) -> str:
-    """The README with its table of the zoo made anew."""
-    return between(text, "zoo", families_table())
+    """The README with its table of the zoo, and the digest of the package's list of data, made anew."""
+    digest = hashlib.sha256(sums().encode()).hexdigest()
+    check = f"```bash\ncd FOLDER/OF/zoo && sha256sum --check --quiet {LIST} && sha256sum {LIST}\n{digest}  {LIST}\n```"
+    return between(between(text, "zoo", families_table()), "digest", check)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle  # for the name of an error alone
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def restricted(path: Path) -> dict[str, Any]:
         WeightsError: it is no such file, or holds more than tensors and plain containers.
     """
     try:
+        _check_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of versions of the format
             found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -154,9 +156,25 @@ def restricted(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path} holds more than tensors; torch's restricted reader refuses it. Have it saved as safetensors."
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:  # of a file that is cut, or another
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:  # of a file that is cut, or another
         raise WeightsError(f"{path} cannot be read as a file of torch's: {sentence(error)}") from error
     return found
+
+
+def _check_size(path: Path) -> None:
+    """Raise ValueError where a file of torch's, which is a zip, would be larger once it is read."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            total = sum(info.file_size for info in archive.infolist())
+        if total > path.stat().st_size:
+            raise ValueError(f"its parts would have {total:,} bytes; torch compresses none")
 
 
 def named_tensors(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import yaml
 from zoo.errors import ConfigError
 from zoo.storage.files import read_text
 
+DEEPEST, MOST_NODES = 60, 1_000_000  # of a text whose aliases are written out; the zoo's registry has 15,000 nodes
 TEXT, MAPPING, SEQUENCE = (f"tag:yaml.org,2002:{name}" for name in ("str", "map", "seq"))
 
 
@@ -51,6 +52,12 @@ def load_yaml(path: Path) -> Any:
 
 def parse_yaml(text: str, where: str) -> Any:
     """The plain data of a YAML text, read from `where`; raises ConfigError as `load_yaml` does."""
+    try:
+        _check_size(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(where, [f"not plain YAML: {' '.join(str(error).split())}"]) from error
+    except ValueError as error:
+        raise ConfigError(where, [str(error)]) from error
     loader = _Loader(text)
     loader.problems, loader.made = [], {}
     try:
@@ -63,6 +70,34 @@ def parse_yaml(text: str, where: str) -> Any:
     if loader.problems:
         raise ConfigError(where, loader.problems)
     return data
+
+
+def _check_size(text: str) -> None:
+    """Raise ValueError where a text has too many or too deep nodes, all that its aliases stand for counted."""
+    known: dict[str, tuple[int, int]] = {}  # the nodes and the height of what anchors name
+    open_nodes: list[tuple[str | None, int, int]] = [(None, 0, 0)]
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1, 1))
+            if len(open_nodes) > DEEPEST:
+                raise ValueError(f"more than {DEEPEST} levels deep")
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in known:
+                raise ValueError(f"*{event.anchor} is part of itself, or of nothing")
+            size, height = known[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size, height = event.anchor, 1, 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size, height = open_nodes.pop()
+        else:
+            continue
+        if not isinstance(event, yaml.AliasEvent) and anchor is not None:
+            known[anchor] = size, height
+        above, total, highest = open_nodes[-1]
+        open_nodes[-1] = above, total + size, max(highest, height + 1)
+        if total + size > MOST_NODES or height + len(open_nodes) - 1 > DEEPEST:
+            raise ValueError(f"more than {MOST_NODES:,} nodes, or more than {DEEPEST} levels deep, by its aliases")
 
 
 def dump_yaml(data: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.errors import OptionError, WeightsError
+from zoo.storage.files import read_text
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -30,13 +31,13 @@ INITIAL = (True, False, "gaussian", "eva", "orthogonal")  # ways to begin that l
 
 def read_config(folder: Path) -> dict[str, Any]:
     """PEFT's settings, of which none is beyond `lora`."""
+    if not (folder / CONFIG).is_file():
+        raise WeightsError(f"There is no {folder / CONFIG}; a PEFT checkpoint is a folder with one.")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(read_text(folder / CONFIG))
         if not isinstance(config, dict):
             raise ValueError("it holds no settings by name")
-    except FileNotFoundError:
-        raise WeightsError(f"There is no {folder / CONFIG}; a PEFT checkpoint is a folder with one.") from None
-    except (OSError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{folder / CONFIG} does not read ({error}). Save the adapter again.") from error
     if config.get("peft_type") != "LORA":
         raise OptionError(f"{folder / CONFIG} is no LoRA checkpoint: its peft_type is {config.get('peft_type')!r}.")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from zoo.errors import ConfigError, OptionError, WeightsError
 
+LONGEST_TEXT = 20_000_000  # bytes, of a file that people write
+
 
 @dataclass(frozen=True)
 class WeightsFile:
@@ -33,8 +35,10 @@ def weights_file(file: Path, uri: str) -> WeightsFile:
 
 
 def read_text(path: Path) -> str:
-    """The text of a registry or a recipe; raises ConfigError where it cannot be read."""
+    """The text of a registry or a recipe; raises ConfigError where it cannot be read, or is too long to be one."""
     try:
+        if (size := path.stat().st_size) > LONGEST_TEXT:
+            raise ConfigError(str(path), [f"has {size:,} bytes, and may have {LONGEST_TEXT:,}"])
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
