@@ -148,7 +148,7 @@ def restricted(path: Path) -> dict[str, Any]:
         WeightsError: it is no such file, or holds more than tensors and plain containers.
     """
     try:
-        _check_size(path)
+        _check_parts(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of versions of the format
             found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -168,13 +168,18 @@ def restricted(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check_size(path: Path) -> None:
-    """Raise ValueError where a file of torch's, which is a zip, would be larger once it is read."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            total = sum(info.file_size for info in archive.infolist())
+def _check_parts(path: Path) -> None:
+    """Raise ValueError where a file of torch's, which is a zip, would be larger once it is read, or was altered: torch
+    itself looks at no checksum.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        total = sum(info.file_size for info in archive.infolist())
         if total > path.stat().st_size:
             raise ValueError(f"its parts would have {total:,} bytes; torch compresses none")
+        if odd := archive.testzip():
+            raise ValueError(f"the checksum of its part {odd} is another")
 
 
 def named_tensors(path: Path) -> dict[str, Tensor]:
