@@ -28,7 +28,7 @@ LARGE = ("*.safetensors", "*.png")  # what is sent as large files, as the Hub's 
 
 @dataclass
 class Fault:
-    """What goes wrong with a request: "drop" the connection, "short" content, "busy" (429), "broken" (500)."""
+    """What goes wrong with a request: "drop" the line, "short" content, "busy" (429), "broken" (500); "hidden"."""
 
     kind: str
     method: str
@@ -129,6 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if self.fault.kind in ("busy", "broken"):
                 self._reply({"error": self.fault.kind}, 429 if self.fault.kind == "busy" else 500)
+                return
+            if self.fault.kind == "hidden":  # as of a repository that one may not see
+                self._reply({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
                 return
         for wanted, pattern, answer in ROUTES:
             if wanted in (method, "any") and (match := re.fullmatch(pattern, path)):

@@ -6,22 +6,33 @@ import contextlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 import yaml
 from click.testing import CliRunner, Result
 from huggingface_hub import ModelCard
+from PIL import Image
 
 import zoo
-from tests.hub import Fault, LoopbackHub
-from zoo.catalog.places import registry_at
+from tests.hub import Fault, LoopbackHub, Repo
+from zoo.catalog import index
+from zoo.catalog.entry import Entry
+from zoo.catalog.handover import put_in
+from zoo.catalog.places import registry_at, registry_with
+from zoo.catalog.registry import Registry, default_registry
+from zoo.catalog.schema import parse
 from zoo.cli.base import main
 from zoo.deployment.parcel import bundle, push
+from zoo.deployment.signing import check_signature
 from zoo.errors import ConfigError, OptionError, WeightsError, ZooError
 from zoo.storage import bundles, resources
 
@@ -32,9 +43,10 @@ NOWHERE = {"sha256": 64 * "0", "size": 1}
 
 
 @pytest.fixture(autouse=True)
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the pictures of tasks, which twins take seconds to draw."""
-    monkeypatch.setattr("zoo.deployment.parcel.draw", lambda *_: False)
+    if "pictured" not in request.node.name:
+        monkeypatch.setattr("zoo.deployment.parcel.draw", lambda *_: False)
 
 
 def run(*words: str) -> Result:
@@ -69,8 +81,6 @@ def test_pushed_deleted_and_loaded_by_name(name: str, hub: LoopbackHub, tmp_path
 def test_nothing_but_the_repository_is_used(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = outputs(zoo.load(NAME))
     push(NAME, "me/zoo")
-    for item in hub.repos["me/zoo"].files:
-        assert not item.startswith("/")
     state = yaml.safe_load(hub.repos["me/zoo"].files["registry.yaml"])["entries"][NAME]
     uris = [state["backbone_weights"]["uri"], *(file["uri"] for file in state["weights"].values())]
     assert all(uri.startswith("hf://me/zoo/") for uri in uris)
@@ -130,7 +140,7 @@ def test_an_interrupted_push_leaves_the_repository_as_it_was(
         push(NAME, "me/zoo")
     except ZooError as error:
         assert hub.repos["me/zoo"].commits == before
-        assert "Nothing of me/zoo was changed" in str(error) or "cannot be looked at" in str(error)
+        assert "The push to me/zoo did not come to its end" in str(error) or "cannot be looked at" in str(error)
         push(NAME, "me/zoo")
     assert len(hub.repos["me/zoo"].commits) == len(before) + 1
     assert registry_at("hf://me/zoo").names() == [NAME, "resnet20-features-shapes"]
@@ -206,6 +216,133 @@ def test_what_is_too_large_for_a_registry_is_not_fetched(hub: LoopbackHub, monke
     with pytest.raises(WeightsError, match="and may have 4,000"):
         registry_at("hf://me/zoo")
     assert not any(path.endswith("b.yaml") for _, path in hub.asked)
+
+
+def test_the_tasks_are_pictured_beside_the_card(hub: LoopbackHub, tmp_path: Path) -> None:
+    push("mlp-stl-digits", "me/zoo")
+    files = hub.repos["me/zoo"].files
+    assert b"](mlp-stl-digits/tasks.png)" in files["README.md"]
+    assert b"](tasks.png)" in files["mlp-stl-digits/README.md"]
+    assert b"license: apache-2.0" in files["README.md"]
+    (tmp_path / "tasks.png").write_bytes(files["mlp-stl-digits/tasks.png"])
+    with Image.open(tmp_path / "tasks.png") as picture:
+        assert len(set(picture.convert("L").tobytes())) > 10
+
+
+@pytest.mark.parametrize("name", ["../../../victim", "/tmp/victim", "a/b", "..", "", ".hidden"])
+@pytest.mark.parametrize("kind", ["entry", "task"])
+def test_names_of_a_place_that_are_paths(kind: str, name: str, tmp_path: Path) -> None:
+    whole = bundles.unpacked(bundle(NAME, tmp_path / "it.zoo"))[0]
+    data = yaml.safe_load((whole / "registry.yaml").read_text())
+    known = data["entries"].pop(NAME)
+    if kind == "task":
+        for part in ("classes", "weights", "measured"):
+            known[part] = {name if task == "sketch" else task: value for task, value in known[part].items()}
+    data["entries"][name if kind == "entry" else NAME] = known
+    files = {path.relative_to(whole).as_posix(): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    file = crafted(tmp_path / "evil.zoo", {**files, "registry.yaml": yaml.safe_dump(data).encode()})
+    for act in (lambda: registry_at(file), lambda: zoo.load(str(file)), lambda: check_signature(file, "none.pub")):
+        with pytest.raises(ZooError, match=r"cannot name the|cannot be used as"):
+            act()
+
+
+def test_an_index_beside_a_foreign_registry_is_not_believed(tmp_path: Path) -> None:
+    whole = bundles.unpacked(bundle(NAME, tmp_path / "it.zoo"))[0]
+    text = (whole / "registry.yaml").read_text()
+    key = index.key_of(text.encode())
+    entries = [replace(entry, note="evil") for entry in Registry.read(whole).entries()]
+    index.save(key, entries, [], {}, tmp_path / "evil.index")
+    files = {path.relative_to(whole).as_posix(): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    files["registry.index"] = (tmp_path / "evil.index").read_bytes()
+    assert registry_at(crafted(tmp_path / "evil.zoo", files)).entry(NAME).note != "evil"
+
+
+def test_what_a_place_says_of_backbones_counts_for_its_own_entries_alone(tmp_path: Path) -> None:
+    whole = bundles.unpacked(bundle(NAME, tmp_path / "it.zoo"))[0]
+    data = yaml.safe_load((whole / "registry.yaml").read_text())
+    evil = NOWHERE | {"uri": "file:evil"}
+    data["pins"] = {"timm/resnet18.a1_in1k": evil}
+    data["backbones"] = {"zoo/resnet20@shapes": {
+        "benchmark": "shapes", "task": "real", "recipe": "shapes/pretrain", "parameters": 1, "weights": evil,
+    }}  # fmt: skip
+    files = {path.relative_to(whole).as_posix(): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    file = crafted(tmp_path / "evil.zoo", {**files, "registry.yaml": yaml.safe_dump(data).encode()})
+    registry = registry_with(file)
+    assert registry.pins == default_registry().pins
+    assert registry.backbone("zoo/resnet20@shapes") == default_registry().backbone("zoo/resnet20@shapes")
+
+
+def test_entries_of_every_form_go_out_and_come_back(hub: LoopbackHub, tmp_path: Path) -> None:
+    """On a network of timm's, which is named and not sent; without figures; behind another entry; of a decoder."""
+    name = "timm/test_resnet.r160_in1k"
+    torch.manual_seed(0)
+    network = timm.create_model(name.removeprefix("timm/"))
+    hub.repos[name] = Repo()
+    hub.repos[name].commit({"model.safetensors": safetensors.torch.save(network.state_dict())}, {"summary": "first"})
+    model = zoo.adapt(network, {"a": 3}, "bn")
+    model.save_adapter("a", tmp_path / "mine" / "own" / "a.safetensors")
+    recipe = {
+        "backbone": name,
+        "method": {"name": "bn"},
+        "benchmark": "folder",
+        "classes": {"a": 3},
+        "recipe": "folder/bn",
+    }
+    entry = parse(Entry, recipe, [])
+    assert entry is not None
+    entry = replace(entry, name="own", folder=tmp_path / "mine")
+    made = put_in(tmp_path / "mine", entry, {"a": tmp_path / "mine" / "own" / "a.safetensors"})
+    expected = outputs(zoo.load("own", registry=tmp_path / "mine"))
+    sent = push("own", "me/own", registry=tmp_path / "mine")
+    assert not any(path.startswith("backbones/") for path in sent.files)
+    assert same(outputs(zoo.load("hf://me/own/own")), expected)
+    file = bundle("hf://me/own/own", tmp_path / "own.zoo")
+    assert same(outputs(zoo.load(file)), expected)
+    again = push("hf://me/own/own", "me/again")
+    assert not any(path.startswith("backbones/") for path in again.files)
+    assert made.measured is None
+
+    dense = bundle("resnet20-decoder_bn-rooms", tmp_path / "dense.zoo")
+    with zipfile.ZipFile(dense) as archive:
+        assert any(path.startswith("backbones/") for path in archive.namelist())
+
+
+def test_a_renamed_repository_and_a_copy_in_a_folder(hub: LoopbackHub, tmp_path: Path) -> None:
+    expected = outputs(zoo.load(NAME, task="sketch"))
+    push(NAME, "me/zoo")
+    hub.repos["You/Renamed"] = hub.repos.pop("me/zoo")
+    assert same(outputs(zoo.load(f"hf://You/Renamed/{NAME}", task="sketch")), expected)
+    for path, data in hub.repos["You/Renamed"].files.items():
+        (tmp_path / "copy" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / path).write_bytes(data)
+    registry = Registry.read(tmp_path / "copy").over(default_registry())
+    assert same(outputs(zoo.load(NAME, task="sketch", registry=registry)), expected)
+
+
+def test_a_repository_that_may_not_be_read_is_not_written_over(hub: LoopbackHub) -> None:
+    push(NAME, "me/zoo")
+    hub.faults.append(Fault("hidden", "GET", "/api/models/me/zoo$"))
+    before = dict(hub.repos["me/zoo"].commits)
+    with pytest.raises(WeightsError, match="did not come to its end"):
+        push("resnet20-features-shapes", "me/zoo")
+    assert hub.repos["me/zoo"].commits == before
+
+
+@pytest.mark.parametrize("kind", ["busy", "broken", "drop"])
+def test_a_hub_that_is_ill_and_a_cache_that_knows(kind: str, hub: LoopbackHub) -> None:
+    expected = outputs(zoo.load(NAME, task="sketch"))
+    commit = push(NAME, "me/zoo").commit
+    zoo.load(f"hf://me/zoo/{NAME}")
+    hub.faults += [Fault(kind, "GET", "/api/models/") for _ in range(20)]
+    for address in (f"hf://me/zoo@{commit}/{NAME}", f"hf://me/zoo/{NAME}"):
+        assert same(outputs(zoo.load(address, task="sketch")), expected)
+
+
+def test_training_what_is_elsewhere_needs_a_folder(tmp_path: Path) -> None:
+    file = bundle("mlp-stl-digits", tmp_path / "it.zoo")
+    done = run("train", str(file), "--max-steps", "1")
+    assert done.exit_code == 2
+    assert "--out" in done.output
 
 
 def test_no_code_of_a_repository_runs(hub: LoopbackHub) -> None:
@@ -338,6 +475,18 @@ def crafted(file: Path, files: dict[str, bytes], *, compressed: bool = False, ma
     return file
 
 
+def zip64(file: Path) -> Path:
+    """One of many files whose end, in the older form, tells of five."""
+    whole = crafted(file, {f"{i}": b"" for i in range(bundles.MOST_FILES + 1)}).read_bytes()
+    mark, *disks, _, _, listing, place, _ = bundles.END.unpack(whole[-bundles.END.size :])
+    count = bundles.MOST_FILES + 2
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, listing, place)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(whole) - bundles.END.size, 1)
+    end = bundles.END.pack(mark, *disks, 5, 5, 100, bundles.LARGEST, 0)
+    file.write_bytes(whole[: -bundles.END.size] + record + locator + end)
+    return file
+
+
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a//b", "..", "a\\b", "a/"])
 def test_no_path_of_a_bundle_leaves_its_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
@@ -356,6 +505,8 @@ def test_bombs_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "other files",
         ),
         (crafted(tmp_path / "new.zoo", {}, manifest={"format": 2, "files": {}}), "its format is 2"),
+        (crafted(tmp_path / "nameless.zoo", {}, manifest={"format": 1, "files": {}}), "names no entry"),
+        (zip64(tmp_path / "zip64.zoo"), "is larger than|allowed"),
         (crafted(tmp_path / "list.zoo", {}, manifest=[]), "is no whole bundle"),
     ):
         with pytest.raises(WeightsError, match=said):

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -69,6 +70,22 @@ def test_one_signature_holds_wherever_the_entry_comes_from(
         assert done.exit_code == 0, done.output
         assert "10 files are as the holder of" in done.output
     assert check_signature(NAME, public, signature) == check_signature(folder, public, signature) == 10
+
+
+@pytest.mark.parametrize("change", [{"measured": {"sketch": 99.9}}, {"note": "mine"}, {"tolerance": 50.0}])
+def test_what_a_registry_says_of_an_entry_is_signed(change: dict[str, object], folder: Path, tmp_path: Path) -> None:
+    private, public = keys(tmp_path)
+    signature = sign(NAME, private, tmp_path / "model.sig")
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    bundles.pack(tmp_path / "same.zoo", files, {"entry": NAME})
+    assert check_signature(tmp_path / "same.zoo", public, signature) == 10
+    data = yaml.safe_load((folder / "registry.yaml").read_text())
+    for key, value in change.items():
+        data["entries"][NAME][key] = value
+    (folder / "registry.yaml").write_text(yaml.safe_dump(data))
+    bundles.pack(tmp_path / "evil.zoo", files, {"entry": NAME})
+    with pytest.raises(CheckFailed, match=r"registry\.yaml"):
+        check_signature(tmp_path / "evil.zoo", public, signature)
 
 
 def test_a_folder_and_what_is_done_to_it(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pickle  # for the name of an error alone
 import re
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from zoo.backbones import biggan
 from zoo.backbones.deeplab import ENCODER
 from zoo.backbones.imported import imported, in_order
 from zoo.backbones.lookup import AUXILIARY, build
+from zoo.catalog.entry import LIBRARIES
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import stored_backbone
 from zoo.errors import OptionError, UnknownNameError, WeightsError, sentence
@@ -31,8 +33,9 @@ from zoo.storage.files import WeightsFile, weights_file
 from zoo.storage.hub import hub_file
 from zoo.storage.tensors import read
 
-LIBRARIES = "torchvision/", "timm/"  # begin the names of backbones whose weights these publish
 TIMM_FILE = "model.safetensors"
+# What torch raises of a file that is cut, or is none of its own.
+UNREADABLE = OSError, EOFError, RuntimeError, ValueError, KeyError
 DEEPLAB = "deeplab/"  # begins the name of an encoder with a decoder after it
 
 
@@ -156,14 +159,7 @@ def restricted(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path} holds more than tensors; torch's restricted reader refuses it. Have it saved as safetensors."
         ) from error
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-    ) as error:  # of a file that is cut, or another
+    except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         raise WeightsError(f"{path} cannot be read as a file of torch's: {sentence(error)}") from error
     return found
 
@@ -175,9 +171,11 @@ def _check_parts(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
-        total = sum(info.file_size for info in archive.infolist())
-        if total > path.stat().st_size:
-            raise ValueError(f"its parts would have {total:,} bytes; torch compresses none")
+        for info in archive.infolist():  # torch reads a part as a folder, without content, where only this bit says so
+            if info.compress_type != zipfile.ZIP_STORED or info.external_attr & 0x10:
+                raise ValueError(f"its part {info.filename} is compressed or a folder; torch writes neither")
+        if (total := sum(info.file_size for info in archive.infolist())) > path.stat().st_size:
+            raise ValueError(f"its parts would have {total:,} bytes")
         if odd := archive.testzip():
             raise ValueError(f"the checksum of its part {odd} is another")
 

@@ -15,6 +15,7 @@ from zoo.errors import OptionError, UnknownNameError
 from zoo.storage.files import WeightsFile
 
 # Options of every method, for `zoo.models`.
+LIBRARIES = ("torchvision/", "timm/")  # begin the names of backbones whose weights these publish
 PLACEMENT = ("layers", "norms", "head", "placement", "projections", "may_rest", "whole")
 
 
@@ -103,7 +104,8 @@ class Entry:
     note: str = ""
     name: str = field(default="", metadata={"derived": True})
     folder: Path = field(default=Path(), metadata={"derived": True})  # of the registry file
-    origin: str = field(default="", metadata={"derived": True})  # the repository or bundle, where it is of one
+    # hf://OWNER/REPO@COMMIT or the path of a bundle, where it came from one.
+    origin: str = field(default="", metadata={"derived": True})
 
     def __post_init__(self) -> None:
         if not isinstance(self.method.get("name"), str):

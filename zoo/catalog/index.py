@@ -44,7 +44,8 @@ def packaged_index(registry: Path) -> Path:
 
 def load(registry: Path, key: str) -> Items | None:
     """The entries and backbones of a registry file, from its index; None where there is none that can be believed."""
-    for place in ("packaged", "cached"):
+    own = registry.resolve() == resources.registry_file().resolve()  # beside another it is whatever somebody put there
+    for place in ("packaged", "cached") if own else ("cached",):
         try:  # the cache's folder is asked for only where need be
             file = packaged_index(registry) if place == "packaged" else _cached(key)
             found = _read(file, key, registry.parent)

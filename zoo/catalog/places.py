@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
-from zoo.catalog.entry import Backbone, Entry, is_file
+from zoo.catalog.entry import Entry, is_file
 from zoo.catalog.registry import Registry, default_registry
 from zoo.errors import ConfigError, OptionError
 from zoo.storage.files import WeightsFile
@@ -30,7 +31,7 @@ def registry_with(place: str | Path | None) -> Registry:
     return default_registry().merged(Registry.read(place))
 
 
-def addressed(name: str, registry: Registry) -> tuple[str, Registry]:
+def addressed(name: str | Path, registry: Registry) -> tuple[str, Registry]:
     """The name of an entry, and the registry that has it: `name` may begin with a place, or be a bundle.
 
     Args:
@@ -41,6 +42,7 @@ def addressed(name: str, registry: Registry) -> tuple[str, Registry]:
         OptionError: it names a place and no entry of it.
         WeightsError: the place cannot be read.
     """
+    name = str(name)
     if not is_elsewhere(name):
         return name, registry
     if name.startswith(HUB):
@@ -58,14 +60,15 @@ def addressed(name: str, registry: Registry) -> tuple[str, Registry]:
 
 def is_elsewhere(place: str | Path) -> bool:
     """Whether this names a repository of the Hub or a bundle."""
-    return str(place).startswith(HUB) or (Path(place).suffix == BUNDLE and not Path(place).is_dir())
+    path = Path(place)
+    return str(place).startswith(HUB) or (path.suffix == BUNDLE and not path.is_dir() and "*" not in path.name)
 
 
 def registry_at(place: str | Path) -> Registry:
     """The entries of a place, and nothing else; their files are those of the place, at the commit it has now.
 
     Raises:
-        ConfigError: its registry has problems, or names a path outside the place.
+        ConfigError: its registry has problems, or names what is outside the place.
         WeightsError: it cannot be read.
     """
     if not is_elsewhere(place):
@@ -77,36 +80,42 @@ def registry_at(place: str | Path) -> Registry:
         folder, commit = hub.hub_data(address.repo, address.revision)
         if address.revision != commit:
             log.info("%s%s is at commit %s", HUB, address.repo, commit)
-        return _moved(Registry.read(folder), str(place), f"{HUB}{address.repo}", commit)
+        return _moved(Registry.read(folder), f"{HUB}{address.repo}@{commit}")
     from zoo.storage import bundles
 
-    return _moved(Registry.read(bundles.unpacked(Path(place))[0]), str(place))
+    return _moved(Registry.read(bundles.unpacked(Path(place))[0]), str(Path(place).resolve()))
 
 
-def _moved(registry: Registry, place: str, repo: str = "", commit: str = "") -> Registry:
-    """The items of a registry that came from a place, with URIs of the files there, and without ways out of it."""
+def _moved(registry: Registry, origin: str) -> Registry:
+    """The entries of a registry that came from a place, with URIs of the files there, and without ways out of it.
+
+    What it says of backbones is taken into the entries that stand on them: it counts for no others.
+    """
 
     def there(file: WeightsFile) -> WeightsFile:
-        for beginning in (f"{repo}/", "file:") if repo else ():
-            if file.uri.startswith(beginning):
-                return replace(file, uri=f"{repo}@{commit}/{file.uri.removeprefix(beginning)}")
-        return file
+        if not origin.startswith(HUB):
+            return file
+        # A URI without a commit is of the repository itself, under whatever name that has by now.
+        inside = re.fullmatch(r"(?:file:|hf://[\w.-]+/[\w.-]+/)(.+)", file.uri)
+        return replace(file, uri=f"{origin}/{inside[1]}") if inside else file
 
     def entry(known: Entry) -> Entry:
-        if is_file(known.recipe) and (".." in Path(known.recipe).parts or Path(known.recipe).is_absolute()):
-            raise ConfigError(place, [f"{known.name}: the recipe {known.recipe} leaves its folder"])
-        own = known.backbone_weights
+        _check_inside(known, origin)
+        backbone = registry.backbone(known.backbone)
+        own = known.backbone_weights or (backbone and backbone.weights) or registry.pins.get(known.backbone)
         return replace(
             known, weights={task: there(file) for task, file in known.weights.items()} if known.weights else None,
             shared=known.shared and there(known.shared), backbone_weights=own and there(own), data_root=None,
-            origin=place,
+            origin=origin,
         )  # fmt: skip
 
-    def backbone(known: Backbone) -> Backbone:
-        return replace(known, weights=known.weights and there(known.weights))
+    return Registry(map(entry, registry.entries()))
 
-    return Registry(
-        map(entry, registry.entries()),
-        [backbone(own) for name in registry.backbones() if (own := registry.backbone(name))],
-        registry.pins,
-    )
+
+def _check_inside(entry: Entry, origin: str) -> None:
+    """Raise ConfigError where a name could not stand in a path, or a path leaves its folder."""
+    for kind, name in (("entry", entry.name), *(("task", task) for task in entry.tasks)):
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise ConfigError(origin, [f"{name!r} cannot name the {kind}: letters, digits, '.', '_' and '-' can"])
+    if is_file(entry.recipe) and (".." in Path(entry.recipe).parts or Path(entry.recipe).is_absolute()):
+        raise ConfigError(origin, [f"{entry.name}: the recipe {entry.recipe} leaves its folder"])

@@ -92,11 +92,11 @@ class Registry:
             self._backbones[item.name] = item
 
     def merged(self, other: Registry) -> Registry:
-        """This registry and another; raises ConfigError where both have a name."""
+        """This registry and another, whose pins count; raises ConfigError where both have a name."""
         return Registry(
             [*self._entries.values(), *other._entries.values()],
             [*self._backbones.values(), *other._backbones.values()],
-            other.pins | self.pins,
+            self.pins | other.pins,
         )
 
     def over(self, other: Registry) -> Registry:

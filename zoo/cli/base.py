@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from zoo import __version__
-from zoo.catalog.places import addressed, registry_with
+from zoo.catalog.places import addressed, is_elsewhere, registry_with
 from zoo.catalog.registry import MODEL, OWN, Registry
 from zoo.errors import UnknownNameError, ZooError
 
@@ -180,12 +180,15 @@ class Zoo(click.Group):
 @click.pass_context
 def main(ctx: click.Context, registry: str | None, debug: bool) -> None:
     """One frozen backbone, a small file per task: find, train, verify, fuse and export them."""
+    if registry and is_elsewhere(registry):
+        narrate()  # which commit that is
     ctx.obj = registry_with(registry)
 
 
 def found(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The name of an entry; where it was given with its place, the command goes by the registry of that."""
-    if value:
+    if value and is_elsewhere(value):
+        narrate()  # which commit that is
         value, ctx.obj = addressed(value, ctx.obj)
     return value
 

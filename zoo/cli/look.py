@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from zoo.catalog.entry import Entry
+from zoo.catalog.entry import LIBRARIES, Entry
 from zoo.catalog.places import is_elsewhere, registry_at
 from zoo.catalog.registry import Registry, default_registry
 from zoo.cli.base import COUNT, FILE, FOLDER, as_json, data_root, entry_name, main, narrate
@@ -19,6 +19,7 @@ from zoo.errors import CheckFailed, OptionError
 def _place(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A pattern of names; of a repository or a bundle, which stands alone then, all of them."""
     if is_elsewhere(value):
+        narrate()
         ctx.obj, value = registry_at(value), "*"
     return value
 
@@ -87,7 +88,7 @@ def info(registry: Registry, name: str, as_json: bool) -> None:
 
 def _frozen(entry: Entry, registry: Registry) -> dict[str, Any]:
     """What holds the weights of a library's backbone to what they were, where the entry does not."""
-    if entry.backbone_weights or not entry.backbone.startswith(("torchvision/", "timm/")):
+    if entry.backbone_weights or not entry.backbone.startswith(LIBRARIES):
         return {}
     if found := registry.pins.get(entry.backbone):
         return {"frozen weights": {"uri": found.uri, "sha256": found.sha256, "size": found.size}}
@@ -124,7 +125,7 @@ def download(registry: Registry, name: str) -> None:
 
 
 @main.command()
-@click.argument("pattern")
+@click.argument("pattern", callback=_place)
 @click.option("--task", help="Compare on this task alone. Default: all that the models have in common.")
 @click.option("--rounds", type=COUNT, default=10, show_default=True, help="Of the timings; 0 leaves them out.")
 @click.option("-o", "--out", type=FILE, help="Draw accuracy against parameters: a name without .png and .svg.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from zoo.catalog.changes import Changes
 from zoo.catalog.entry import Entry
+from zoo.catalog.places import is_elsewhere
 from zoo.catalog.registry import OWN, Registry
 from zoo.cli.base import (
     COUNT,
@@ -27,6 +29,7 @@ from zoo.cli.base import (
 from zoo.cli.tables import show, written
 from zoo.errors import OptionError
 from zoo.storage import resources
+from zoo.storage.files import atomic_path
 
 if TYPE_CHECKING:
     from zoo.training.options import RunOptions
@@ -121,6 +124,8 @@ def train(
         click.echo(runs.train_backbone(known, out / "backbone.safetensors" if out else stored_backbone(name), settings))
         return
     entry = registry.entry(name)
+    if entry.origin and out is None:
+        raise OptionError(f"{name} is of {entry.origin}: name a folder of its own, --out, beside your store.")
     chosen = [entry.known_task(task) for task in tasks] or list(entry.tasks)
     if budget:
         _split_budget(entry, registry, chosen, out, settings, budget, by or "sensitivity")
@@ -288,15 +293,23 @@ def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool, tasks: 
 def pin(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Write commit, SHA-256 and size of the weights that torchvision or timm publishes of backbones, or of models'.
 
-    They are read from the files, which are downloaded if need be, into the registry of --registry, else the zoo's.
+    They are read from the files, which are downloaded if need be, into the registry of --registry or ZOO_REGISTRY;
+    in a checkout without either, into the zoo's.
     """
     from zoo.backbones.weights import pin as state
 
-    own = Path(ctx.find_root().params["registry"] or resources.registry_file())
+    named = ctx.find_root().params["registry"] or os.environ.get("ZOO_REGISTRY")
+    own = Path(named or resources.registry_file())
+    if named and is_elsewhere(named):
+        raise OptionError(f"Pins go into a registry of this machine, and {named} is none: --registry FOLDER.")
+    if not named and not resources.is_checkout():
+        raise OptionError("The installed package stays as it is: name a registry of your own, --registry FOLDER.")
     file = own / OWN if own.is_dir() else own
     registry = Registry.read(file)
     for name in names:
         backbone = name if "/" in name else ctx.obj.entry(name).backbone
+        if not backbone:
+            raise OptionError(f"{name} has no backbone whose weights could be pinned.")
         found = state(backbone, registry)
         registry.write(file)
         click.echo(f"{backbone}: {found.uri}, {found.size:,} bytes, SHA-256 {found.sha256}")
@@ -314,11 +327,8 @@ def copy(recipe: str, file: Path) -> None:
         text = source.read_bytes()
     except OSError as error:
         raise OptionError(f"Cannot read the recipe {source}: {error.strerror}.") from None
-    try:
-        with file.open("xb") as target:
-            target.write(text)
-    except FileExistsError:
-        raise OptionError(f"{file} exists already; choose another name.") from None
-    except OSError as error:
-        raise OptionError(f"Cannot write {file}: {error.strerror}.") from None
+    if file.exists():
+        raise OptionError(f"{file} exists already; choose another name.")
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(text)
     click.echo(f"Copied {source} to {file}")

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from zoo.catalog.entry import Entry
+from zoo.catalog.places import HUB
 from zoo.catalog.store import adapter_files
 from zoo.catalog.task import CLASSIFICATION, GENERATION
 from zoo.datasets import benchmark_of
@@ -46,22 +47,25 @@ def model_card(
         files = adapter_files(entry, [task for task in entry.tasks if task in (entry.weights or {})] or entry.tasks)
     headers = {task: read_header(file) for task, file in files.items()}
     kinds = {PIPELINES.get(entry.kind(task), OTHER) for task in files}
-    if licence is None and _is_the_packages(entry):
-        licence = LICENCE
+    licence = licence or own_licence(entry)
     data = ModelCardData(
         model_name=entry.name, library_name="ftn-zoo", license=licence,
         pipeline_tag=kinds.pop() if len(kinds) == 1 and kinds != {OTHER} else None,
         tags=["ftn-zoo", "adapter", "multi-task", entry.method["name"], entry.benchmark], datasets=[entry.benchmark],
         base_model=entry.backbone if entry.backbone.startswith("timm/") else None, eval_results=_results(entry),
     )  # fmt: skip
-    words = _words(entry, files, headers, licence, address or entry.name, picture)
+    address = address or (
+        f"{entry.origin}/{entry.name}" if entry.origin.startswith(HUB) else entry.origin or entry.name
+    )
+    words = _words(entry, files, headers, licence, address, picture)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{words}{_beside(others, address)}")
 
 
-def _is_the_packages(entry: Entry) -> bool:
-    """Whether an entry's weights come with the package and are of images that the zoo draws: nobody else's."""
+def own_licence(entry: Entry) -> str | None:
+    """The package's, of weights that come with it and are of images that the zoo draws: nobody else's."""
     uris = [file.uri for file in (entry.weights or {}).values()]
-    return bool(uris) and all(uri.startswith("package:") for uri in uris) and not benchmark_of(entry).needs_root
+    own = bool(uris) and all(uri.startswith("package:") for uri in uris) and not benchmark_of(entry).needs_root
+    return LICENCE if own else None
 
 
 def write_card(entry: Entry, file: Path, licence: str | None = None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -10,24 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.backbones.lookup import FUSED, source_of
+from zoo.backbones.weights import DEEPLAB
 from zoo.catalog.entry import Entry
 from zoo.catalog.places import BUNDLE, HUB, addressed, registry_with
 from zoo.catalog.recipe import recipe_file
 from zoo.catalog.registry import OWN, Registry
 from zoo.catalog.store import SHARED, adapter_files, at_hand, shared_file, stored_backbone
 from zoo.datasets import benchmark_of
-from zoo.deployment.card import MARK, model_card
+from zoo.deployment.card import MARK, model_card, own_licence
 from zoo.drawing.tasks import draw_tasks
-from zoo.errors import OptionError, WeightsError
+from zoo.errors import ConfigError, OptionError, WeightsError
 from zoo.storage import bundles, hub
 from zoo.storage.fetch import fetch
-from zoo.storage.files import WeightsFile, weights_file
-from zoo.training.publishing import publish
+from zoo.storage.files import weights_file
+from zoo.storage.tensors import read_header
 
 log = logging.getLogger(__name__)
 CARD, PICTURE = "README.md", "tasks.png"
 SIGNATURE = "zoo.sig"  # beside a registry, or in an entry's folder of a repository: over what a bundle of it has
-OF_A_LIBRARY = ("pypi", "https", "hf")  # schemes of backbone weights that anybody can fetch from where they are
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,6 @@ class Parcel:
 
     entries: list[Entry]
     files: dict[str, Path]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.stat().st_size for file in self.files.values())
 
 
 def parcel(entry: Entry, registry: Registry, uri: str, folder: Path, weights: str | Path = "auto") -> Parcel:
@@ -65,8 +61,15 @@ def parcel(entry: Entry, registry: Registry, uri: str, folder: Path, weights: st
 
 def _with_sources(entry: Entry, registry: Registry) -> list[Entry]:
     """The entry, and before it those whose fused networks are its backbone."""
-    before = _with_sources(source_of(entry.backbone, registry)[0], registry) if entry.backbone.startswith(FUSED) else []
-    return [*before, entry]
+    found = [entry]
+    while found[0].backbone.startswith(FUSED):
+        source = source_of(found[0].backbone, registry)[0]
+        if source in found:
+            raise ConfigError(
+                "registry", [f"backbones that are made of each other: {', '.join(e.name for e in found)}"]
+            )
+        found.insert(0, source)
+    return found
 
 
 def _packed(entry: Entry, registry: Registry, uri: str, weights: str | Path) -> tuple[Entry, dict[str, Path]]:
@@ -74,19 +77,24 @@ def _packed(entry: Entry, registry: Registry, uri: str, weights: str | Path) -> 
     tasks = at_hand(entry, weights) or list(entry.tasks)
     adapters = adapter_files(entry, tasks, weights)
     files = {f"{entry.name}/{task}.safetensors": file for task, file in adapters.items()}
-    shared = None
-    if entry.shared or next(iter(adapters.values())).with_name(SHARED).exists():
-        shared = shared_file(entry, next(iter(adapters.values())).parent)
+    shared, places = None, {file.parent for file in adapters.values()}
+    if entry.shared or any((place / SHARED).exists() for place in places):
+        if len(places) > 1 and not entry.origin:
+            raise WeightsError(
+                f"The tasks of {entry.name} lie in several places, each sharing something else: "
+                f"{', '.join(sorted(map(str, places)))}. Take the published ones, or train all tasks."
+            )
+        shared = shared_file(entry, next(iter(places)))
         files[f"{entry.name}/{SHARED}"] = shared
-    frozen = _backbone(entry, registry)
-    backbone = entry.backbone_weights
-    if frozen:
+    backbone = entry.backbone_weights or registry.pins.get(entry.backbone.removeprefix(DEEPLAB))
+    if frozen := _backbone(entry, registry):
         path = f"backbones/{frozen.name}"
         files[path], backbone = frozen, weights_file(frozen, f"{uri}{path}")
     recipe = f"{entry.name}/recipe.yaml"
     files[recipe] = recipe_file(entry.recipe_source)
     made = replace(
-        publish(entry, adapters, f"{uri}{entry.name}/"), recipe=recipe, backbone_weights=backbone, data_root=None,
+        entry, measured=entry.measured if entry.origin else _measured(entry, adapters), recipe=recipe,
+        backbone_weights=backbone, data_root=None,
         shared=weights_file(shared, f"{uri}{entry.name}/{SHARED}") if shared else None,
         weights={
             task: weights_file(file, f"{uri}{entry.name}/{task}.safetensors") for task, file in adapters.items()
@@ -95,12 +103,24 @@ def _packed(entry: Entry, registry: Registry, uri: str, weights: str | Path) -> 
     return made, files
 
 
+def _measured(entry: Entry, adapters: Mapping[str, Path]) -> dict[str, float] | None:
+    """What the adapters' own headers say was measured; of those that say nothing, what the registry does."""
+    found = dict[str, float]()
+    for task, file in adapters.items():
+        metric = entry.metric(task)
+        stated = read_header(file).get("metrics", {}).get(metric.name)
+        value = metric.rounded(float(stated)) if stated is not None else (entry.measured or {}).get(task)
+        found |= {} if value is None else {task: value}
+    return found or None
+
+
 def _backbone(entry: Entry, registry: Registry) -> Path | None:
     """The file of an entry's frozen weights, where they are the zoo's own or the user's, and not a library's."""
-    own: WeightsFile | None = entry.backbone_weights
+    own = entry.backbone_weights
     if own:
-        return None if own.uri.partition(":")[0] in OF_A_LIBRARY and not entry.origin else fetch(own, entry.folder)
-    known = registry.backbone(entry.backbone)
+        inside = own.uri.startswith(("file:", "package:", f"{entry.origin}/" if entry.origin else "file:"))
+        return fetch(own, entry.folder) if inside else None
+    known = registry.backbone(entry.backbone.removeprefix(DEEPLAB))
     if known is None:
         return None
     stored = stored_backbone(known.name)
@@ -154,7 +174,7 @@ def push(
         folder, uri = Path(temporary), f"{HUB}{address.repo}"
         made = parcel(entry, registry, f"{uri}/", folder, weights)
         before = None if dry_run else hub.head(address.repo)
-        files = made.files | _told(made, folder, uri, before, address.repo, licence)
+        files = made.files | _told(made, folder, uri, before, address.repo, licence or own_licence(entry))
         files |= {f"{entry.name}/{SIGNATURE}": _existing(signature)} if signature else {}
         sizes = {path: file.stat().st_size for path, file in files.items()}
         if dry_run:
@@ -180,25 +200,36 @@ def _told(
     made: Parcel, folder: Path, uri: str, before: hub.Head | None, repo: str, licence: str | None
 ) -> dict[str, Path]:
     """What a repository says of its entries, those that it has already among them: registry, cards, and a picture."""
-    entry, known = made.entries[-1], Registry()
-    if before and OWN in before.files:
-        known = Registry.read(hub.hub_file(repo, OWN, before.commit))
+    held = (
+        {path: hub.hub_file(repo, path, before.commit) for path in (OWN, CARD) if path in before.files}
+        if before
+        else {}
+    )
+    known = Registry()
+    if OWN in held:
+        shutil.copyfile(held[OWN], folder / OWN)  # with the comment that opens it
+        known = Registry.read(held[OWN])
     for each in made.entries:
         known.update(each)
     known.write(folder / OWN)
-    adapters = {task: made.files[f"{entry.name}/{task}.safetensors"] for task in entry.weights or {}}
-    others = [each for each in known.entries() if each.name != entry.name]
-    pictured = draw(entry, folder / PICTURE)
-    cards = {f"{entry.name}/{CARD}": "", CARD: f"{entry.name}/"}
-    if before and CARD in before.files and MARK not in hub.hub_file(repo, CARD, before.commit).read_text("utf-8"):
-        del cards[CARD]  # somebody's own
-    files = {f"{entry.name}/{PICTURE}": folder / PICTURE} if pictured else {}
-    for path, to in cards.items():
-        text = model_card(
-            entry, licence, adapters, f"{uri}/{entry.name}", f"{to}{PICTURE}" if pictured else "", others if to else ()
-        )
-        files[path] = folder / path.replace("/", "_")
-        files[path].write_text(str(text), encoding="utf-8")
+    files = dict[str, Path]()
+    for each in made.entries:
+        inside = folder / each.name
+        inside.mkdir()
+        adapters = {task: made.files[f"{each.name}/{task}.safetensors"] for task in each.weights or {}}
+        picture = PICTURE if draw(each, inside / PICTURE) else ""
+        files |= {f"{each.name}/{picture}": inside / picture} if picture else {}
+        address = f"{uri}/{each.name}"
+        text = str(model_card(each, licence, adapters, address, picture))
+        if each is made.entries[-1]:  # the repository's page is that of what was pushed last
+            others = [other for other in known.entries() if other.name != each.name]
+            page = model_card(each, licence, adapters, address, picture and f"{each.name}/{picture}", others)
+            files[CARD] = folder / CARD
+            files[CARD].write_text(str(page), encoding="utf-8")
+        files[f"{each.name}/{CARD}"] = inside / CARD
+        files[f"{each.name}/{CARD}"].write_text(text, encoding="utf-8")
+    if CARD in held and MARK not in held[CARD].read_text(encoding="utf-8", errors="replace"):
+        del files[CARD]  # somebody's own
     return files
 
 

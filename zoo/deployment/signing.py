@@ -7,6 +7,7 @@ package, a repository, a bundle or a folder. So one signature holds for all of t
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from zoo.catalog.places import HUB, addressed, registry_with
 from zoo.catalog.registry import OWN, Registry
 from zoo.deployment.parcel import SIGNATURE, parcel
 from zoo.errors import CheckFailed, OptionError, WeightsError, extra, sentence
-from zoo.storage import bundles, hub
+from zoo.storage import bundles, hub, resources
 from zoo.storage.files import atomic_path
 
 WHAT = "A signature"
@@ -91,8 +92,13 @@ def check_signature(
         try:
             verifier.verify(folder, place)
         except Exception as error:  # of the file's form, of cryptography, and of what differs
-            raise CheckFailed(f"{what} is not what {key} signed: {sentence(error)}") from error
-        return sum(path.is_file() for path in folder.rglob("*")) - (folder / SIGNATURE).is_file()
+            raise CheckFailed(f"{what} is not what {key} signed: {_differing(sentence(error))}") from error
+        return len(list(_hashing().hash(folder).resource_descriptors()))
+
+
+def _differing(words: str) -> str:
+    """The library's words without the digests, which tell people nothing."""
+    return re.sub(r": Expected .*?, Actual .*?\)'", "", words)
 
 
 def _hashing() -> Any:
@@ -107,26 +113,27 @@ def _hashing() -> Any:
 @contextlib.contextmanager
 def _gathered(what: str | Path, registry: Registry | str | Path | None) -> Iterator[tuple[Path, str]]:
     """The folder that is signed, the user's or an entry's files as a bundle of it has them; and the entry's origin."""
-    if Path(what).is_dir():
-        if not (Path(what) / OWN).is_file():
-            raise OptionError(f"{what} has no {OWN}: it is no folder of entries.")
+    if (Path(what) / OWN).is_file():
         yield Path(what), ""
         return
     known = registry if isinstance(registry, Registry) else registry_with(registry)
-    name, known = addressed(str(what), known)
+    name, known = addressed(what, known)
+    if Path(what).is_dir() and name not in known.names():
+        raise OptionError(f"{what} has no {OWN}: it is no folder of entries.")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / name
+        folder = resources.within(Path(temporary), name)
         folder.mkdir()
         entry = known.entry(name)
         for path, file in parcel(entry, known, "file:", folder).files.items():
-            if file != folder / path:
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, folder / path)
+            place = resources.within(folder, path)
+            if file != place:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, place)
         yield folder, entry.origin
 
 
 def _beside(what: str | Path, folder: Path) -> Path:
-    return folder / SIGNATURE if Path(what).is_dir() else Path(f"{folder.name}.sig")
+    return folder / SIGNATURE if folder == Path(what) else Path(f"{folder.name}.sig")
 
 
 def _that_came_with(origin: str, name: str) -> Path | None:
@@ -134,7 +141,9 @@ def _that_came_with(origin: str, name: str) -> Path | None:
     if not origin:
         return None
     if not origin.startswith(HUB):
-        return bundles.unpacked(Path(origin))[0] / SIGNATURE
+        own = bundles.unpacked(Path(origin))[0] / SIGNATURE
+        return own if own.is_file() else None
     address = hub.Address.of(origin)
-    commit = hub.hub_data(address.repo, address.revision)[1]
-    return hub.hub_file(address.repo, f"{name}/{SIGNATURE}", commit)
+    with contextlib.suppress(WeightsError):  # none was pushed
+        return hub.hub_file(address.repo, f"{name}/{SIGNATURE}", address.revision)
+    return None

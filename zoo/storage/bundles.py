@@ -6,23 +6,26 @@ only if every file is the manifest's.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import struct
 import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
-from zoo.errors import WeightsError
+from zoo.errors import OptionError, WeightsError
 from zoo.storage import resources
 from zoo.storage.files import atomic_path, sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 MOST_FILES = 10_000
+LARGEST = 2**32 - 1  # bytes, of a zip of the plain form
 LONGEST_LISTING = 5_000_000  # bytes, of the zip's directory and of the manifest
 END = struct.Struct("<4s4H2LH")  # of a zip: its mark, numbers of disks and of files, the directory's size and place
 BLOCK = 1 << 20
@@ -35,6 +38,8 @@ def pack(file: Path, files: Mapping[str, Path], facts: Mapping[str, Any]) -> Non
     Args:
         facts: what the manifest says beside the files' hashes and sizes.
     """
+    if (total := sum(path.stat().st_size for path in files.values())) > LARGEST - LONGEST_LISTING:
+        raise OptionError(f"A bundle has at most {LARGEST:,} bytes, and this one would have {total:,}.")
     listed = {name: {"sha256": sha256(path), "size": path.stat().st_size} for name, path in sorted(files.items())}
     manifest = json.dumps({"format": FORMAT, **facts, "files": listed}, indent=1).encode()
     with atomic_path(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -42,7 +47,7 @@ def pack(file: Path, files: Mapping[str, Path], facts: Mapping[str, Any]) -> Non
         for name in listed:
             with (
                 open(files[name], "rb") as source,
-                archive.open(zipfile.ZipInfo(name, EPOCH), "w", force_zip64=True) as out,
+                archive.open(zipfile.ZipInfo(name, EPOCH), "w") as out,
             ):
                 shutil.copyfileobj(source, out, BLOCK)
 
@@ -54,31 +59,37 @@ def unpacked(file: Path) -> tuple[Path, dict[str, Any]]:
         WeightsError: it is no bundle, or not as it was made; nothing of it is kept then.
     """
     try:
-        _check_end(file)
-        with zipfile.ZipFile(file) as archive:
-            manifest = _manifest(archive, file)
-            folder = resources.cache_dir() / "bundles" / sha256(file)
-            if not folder.is_dir():
-                _unpack(archive, manifest, folder, file)
+        with open(file, "rb") as opened:  # once: what is hashed is what is unpacked
+            _check_end(opened)
+            folder = resources.cache_dir() / "bundles" / hashlib.file_digest(opened, "sha256").hexdigest()
+            size = opened.tell()
+            with zipfile.ZipFile(opened) as archive:
+                manifest = _manifest(archive, size)
+                if not folder.is_dir():
+                    _unpack(archive, manifest, folder)
     except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, RecursionError, NotImplementedError) as error:
         raise WeightsError(f"{file} is no whole bundle of `zoo bundle` ({error}). Fetch it again.") from error
     return folder, manifest
 
 
-def _check_end(file: Path) -> None:
-    """Look at the last bytes of a zip, before its directory is read into memory."""
-    with open(file, "rb") as opened:
-        opened.seek(max(0, file.stat().st_size - END.size))
-        mark, _, _, _, count, listing, _, comment = END.unpack(opened.read(END.size).rjust(END.size))
+def _check_end(opened: BinaryIO) -> None:
+    """Look at the last bytes of a zip, before its directory is read into memory; the file is at its beginning after."""
+    opened.seek(max(0, opened.seek(0, os.SEEK_END) - END.size))
+    mark, _, _, _, count, listing, place, comment = END.unpack(opened.read(END.size).rjust(END.size))
+    opened.seek(0)
     if mark != b"PK\x05\x06" or comment:
         raise ValueError("it does not end as a zip without a comment does")
+    if place == LARGEST:  # what is to be read then stands elsewhere, in a record of its own
+        raise ValueError(f"it is larger than {LARGEST:,} bytes")
     if count > MOST_FILES or listing > LONGEST_LISTING:
         raise ValueError(f"it lists {count:,} files in {listing:,} bytes; {MOST_FILES:,} are allowed")
 
 
-def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
-    """What a bundle's manifest says, where the archive is as it states."""
+def _manifest(archive: zipfile.ZipFile, size: int) -> dict[str, Any]:
+    """What the manifest of a bundle of so many bytes says, where the archive is as it states."""
     held = {info.filename: info for info in archive.infolist()}
+    if len(archive.infolist()) > MOST_FILES:  # whatever the end said
+        raise ValueError(f"it has {len(archive.infolist()):,} files; {MOST_FILES:,} are allowed")
     if held[MANIFEST].file_size > LONGEST_LISTING:
         raise ValueError("its manifest is too long")
     for name, info in held.items():
@@ -92,29 +103,41 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
         raise ValueError("its manifest lists no files")
     if manifest.get("format") != FORMAT:
         raise ValueError(f"its format is {manifest.get('format')!r}, and this version reads {FORMAT}")
+    if not isinstance(manifest.get("entry"), str):
+        raise ValueError("its manifest names no entry")
     if held.keys() != {MANIFEST, *manifest["files"]} or len(held) != len(archive.infolist()):
         raise ValueError("it holds other files than its manifest names")
-    if (total := sum(info.file_size for info in held.values())) > file.stat().st_size:
+    if (total := sum(info.file_size for info in held.values())) > size:
         raise ValueError(f"its files would have {total:,} bytes")
     return manifest
 
 
-def _unpack(archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Path, file: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
-        made = Path(temporary) / "made"
-        for name, stated in manifest["files"].items():
-            target = resources.within(made, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.sha256()
-            with archive.open(name) as source, open(target, "wb") as out:
-                while block := source.read(BLOCK):
-                    digest.update(block)
-                    out.write(block)
-            if digest.hexdigest() != stated["sha256"]:
-                raise ValueError(f"{name} has SHA-256 {digest.hexdigest()}, not the manifest's {stated['sha256']}")
-        try:
-            made.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process was first, with the same
-                raise
+def _unpack(archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Path) -> None:
+    """Write the files of a bundle to a folder of the cache, which is there when all of them are."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+            made = Path(temporary) / "made"
+            for name, stated in manifest["files"].items():
+                _unpack_one(archive, name, made, stated["sha256"])
+            with contextlib.suppress(OSError):  # another process was first, with the same
+                made.rename(folder)
+        if not folder.is_dir():
+            raise OSError("the folder cannot be moved to its place")
+    except OSError as error:
+        raise WeightsError(
+            f"Cannot unpack a bundle into {folder.parent}: {error.strerror or error}. "
+            "Set ZOO_CACHE to a folder that you may write to."
+        ) from error
+
+
+def _unpack_one(archive: zipfile.ZipFile, name: str, folder: Path, wanted: str) -> None:
+    target = resources.within(folder, name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with archive.open(name) as source, open(target, "wb") as out:
+        while block := source.read(BLOCK):
+            digest.update(block)
+            out.write(block)
+    if digest.hexdigest() != wanted:
+        raise ValueError(f"{name} has SHA-256 {digest.hexdigest()}, not the manifest's {wanted}")

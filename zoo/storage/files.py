@@ -51,25 +51,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         WeightsError: the folder cannot be written to or the disk is full; what stood at `path` is unchanged.
     """
-    import tempfile  # here, and not above: `zoo ls` writes nothing
-
+    temporary = path.parent / f".{path.stem[:100]}.{os.urandom(4).hex()}{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        open(temporary, "xb").close()  # with the rights that the user's umask leaves, unlike those of `tempfile`
     except OSError as error:
         raise WeightsError(f"Cannot write {path}: {error.strerror}. Choose a folder that you may write to.") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
         raise WeightsError(f"Cannot write {path}: {error.strerror or error}. What stood there is unchanged.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise WeightsError unless files can be written to a folder, which is made: before work that would be lost."""
+    import tempfile  # here, and not above: `zoo ls` writes nothing
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(b"1")
+    except OSError as error:
+        raise WeightsError(
+            f"Cannot write to {folder}: {error.strerror}. Choose a folder that you may write to."
+        ) from error
 
 
 def sha256(path: Path) -> str:

@@ -19,7 +19,9 @@ from zoo.storage import resources
 
 PATIENCE = 5.0  # seconds in which the Hub's server has to answer at all
 REGISTRY, DATA = "registry.yaml", "*.yaml"  # of a repository that is a registry: what is read before any weights are
-MOST_DATA = 20_000_000  # bytes of all such files
+MOST_DATA, MOST_FILES = 20_000_000, 10_000  # bytes of all such files, and their number
+COMMIT = r"[0-9a-f]{40}"
+TOO_MANY = 429  # from this status on it is the server's trouble, and not the asker's
 
 
 class Address(NamedTuple):
@@ -52,7 +54,7 @@ def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    if ".." in name.split("/"):
+    if {"", ".", ".."} & set(name.split("/")):
         raise WeightsError(f"{name!r} of {repo} leaves the repository.")
     caches = resources.hub_caches()
     found = [try_to_load_from_cache(repo, name, cache_dir=cache, revision=revision) for cache in caches]
@@ -91,19 +93,32 @@ def hub_data(repo: str, revision: str | None = None) -> tuple[Path, str]:
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **{**named, "disable": True})  # type: ignore[no-untyped-call]
 
-    options: dict[str, Any] = {"local_files_only": True} if (offline := _offline()) else {"tqdm_class": Quiet}
-    cache = resources.hub_caches()[-1]
+    for cache in resources.hub_caches():  # a commit is the same for ever
+        kept = cache / f"models--{repo.replace('/', '--')}" / "snapshots" / str(revision)
+        if revision and re.fullmatch(COMMIT, revision) and (kept / REGISTRY).is_file():
+            return kept, revision
+    given: dict[str, Any] = {"revision": revision, "cache_dir": resources.hub_caches()[-1], "allow_patterns": DATA}
+    offline = _offline()
     try:
-        if not offline:
+        if offline:
+            folder = Path(snapshot_download(repo, local_files_only=True, **given))
+        else:
             info = _client().model_info(repo, revision=revision, files_metadata=True)
             _check_size(repo, {file.rfilename: file.size or 0 for file in info.siblings or ()})
-        folder = Path(snapshot_download(repo, revision=revision, cache_dir=cache, allow_patterns=DATA, **options))
+            folder = Path(snapshot_download(repo, tqdm_class=Quiet, **given))
+            if folder.name != info.sha:  # what was measured is another commit than what was fetched
+                raise WeightsError(f"Somebody has committed to {repo} at this moment. Try again.")
     except WeightsError:
         raise
     except Exception as error:
+        with contextlib.suppress(Exception):  # a hub that is ill: what the cache knows will do
+            if not getattr(error, "response", None) or error.response.status_code >= TOO_MANY:  # type: ignore[attr-defined]
+                kept = Path(snapshot_download(repo, local_files_only=True, **given))
+                if (kept / REGISTRY).is_file():
+                    return kept, kept.name
         raise WeightsError(
-            f"The repository {repo}{f' at {revision}' if revision else ''} is not in {cache}, and cannot be read: "
-            f"{offline or _words(error)}. Check its name, the network, and HF_TOKEN if it is private."
+            f"The repository {repo}{f' at {revision}' if revision else ''} is not in {given['cache_dir']}, and cannot "
+            f"be read: {offline or _words(error)}. Check its name, the network, and HF_TOKEN if it is private."
         ) from error
     if not (folder / REGISTRY).is_file():
         raise WeightsError(f"hf://{repo} has no {REGISTRY}: it is no zoo. `zoo push` makes one.")
@@ -112,8 +127,10 @@ def hub_data(repo: str, revision: str | None = None) -> tuple[Path, str]:
 
 def _check_size(repo: str, files: Mapping[str, int]) -> None:
     """Raise WeightsError where the files that are read of a repository before any weights are too large to be such."""
-    total = sum(size for name, size in files.items() if fnmatch.fnmatch(name, DATA))
-    if total > MOST_DATA:
+    sizes = [size for name, size in files.items() if fnmatch.fnmatch(name, DATA)]
+    if len(sizes) > MOST_FILES:
+        raise WeightsError(f"{repo} has {len(sizes):,} {DATA} files, and may have {MOST_FILES:,}: it is no zoo.")
+    if (total := sum(sizes)) > MOST_DATA:
         raise WeightsError(
             f"The {DATA} files of {repo} have {total:,} bytes, and may have {MOST_DATA:,}: it is no zoo."
         )
@@ -155,9 +172,9 @@ def commit(repo: str, files: Mapping[str, Path], message: str, before: Head | No
     """
     from huggingface_hub import CommitOperationAdd
 
-    with asking(f"Nothing of {repo} was changed: the push did not come to its end"):
-        if before is None:
-            _client().create_repo(repo, private=private, exist_ok=True)
+    with asking(f"The push to {repo} did not come to its end"):
+        if before is None:  # one that is there, and may not be read, is not written over
+            _client().create_repo(repo, private=private, exist_ok=False)
         operations = [CommitOperationAdd(path, str(file)) for path, file in files.items()]
         made = _client().create_commit(
             repo, operations, commit_message=message, parent_commit=before.commit if before else None

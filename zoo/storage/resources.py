@@ -20,6 +20,11 @@ def recipes_dir() -> Path:
     return _packaged("recipes")
 
 
+def is_checkout() -> bool:
+    """Whether the registry lies beside the package, and not in it as an installed one's does."""
+    return registry_file().parent != _PACKAGE
+
+
 def packaged_weights_dir() -> Path:
     """The folder of the weights that come with the package."""
     return _PACKAGE / "weights"

@@ -11,8 +11,8 @@ from typing import Any
 
 from accelerate import PartialState
 
-from zoo.backbones.weights import LIBRARIES, library_file
-from zoo.catalog.entry import Entry, is_file, relative
+from zoo.backbones.weights import DEEPLAB, library_file
+from zoo.catalog.entry import LIBRARIES, Entry, is_file, relative
 from zoo.catalog.handover import list_in
 from zoo.catalog.recipe import Recipe, recipe_data
 from zoo.catalog.registry import OWN, Registry, default_registry
@@ -69,8 +69,8 @@ def train_own(
     steps = _announce(entry, registry, options)
     if options.backbone_weights:
         entry = _with_backbone(entry, options.backbone_weights)
-    elif backbone.startswith(LIBRARIES):
-        entry = replace(entry, backbone_weights=_found_weights(backbone, registry))
+    elif backbone.removeprefix(DEEPLAB).startswith(LIBRARIES):
+        entry = replace(entry, backbone_weights=_found_weights(backbone.removeprefix(DEEPLAB), registry))
     files = train_entry(entry, registry, entry.tasks, out / entry.name, options, steps)
     if not PartialState().is_main_process:
         return entry, out / OWN

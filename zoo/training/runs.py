@@ -31,6 +31,7 @@ from zoo.loader import card, fresh_model, load_shared
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage import resources
+from zoo.storage.files import check_writable
 from zoo.storage.tensors import read, write
 from zoo.training import loop
 from zoo.training.batches import seed_of
@@ -67,6 +68,7 @@ def train_entry(
         raise OptionError(f"The tasks of {entry.name}, {', '.join(entry.tasks)}, are trained together. Name none.")
     check_beginning(entry, options)
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
+    check_writable(out)
     accelerator = _accelerator(options, out)
     groups = [list(tasks)] if entry.networks else [[task] for task in tasks]
     options_of = {task: begun(options, group) for group in groups for task in group}
@@ -155,7 +157,7 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
         OptionError: `out` holds finished tasks that share something else.
     """
     begun = out / "compressed"
-    found = [read(file)[1] for file in begun.glob("*.safetensors") if file.name != SHARED]
+    found = [read(file)[1] for file in begun.glob("[!.]*.safetensors") if file.name != SHARED]
     fits = all((h["method"], h.get("source")) == (entry.method_of(h["task"]), entry.source) for h in found)
     if found and fits and not options.overwrite:
         return
@@ -164,7 +166,7 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
         fresh = Path(folder) / "compressed"
         compress_entry(entry, registry, fresh, options.source_weights, options.backbone_weights)
         others = [out / f"{task}.safetensors" for task in entry.tasks if not (options.overwrite and task in tasks)]
-        made = {read(file)[1].get("shared_sha256") for file in fresh.glob("*.safetensors") if file.name != SHARED}
+        made = {read(file)[1].get("shared_sha256") for file in fresh.glob("[!.]*.safetensors") if file.name != SHARED}
         odd = [str(file) for file in others if file.exists() and read(file)[1].get("shared_sha256") not in made]
         if odd and not entry.networks:
             raise OptionError(f"{odd[0]} was trained on another basis. --overwrite all tasks, or name another --out.")
@@ -187,6 +189,7 @@ def _begin_compressed(model: MultiTaskModel, entry: Entry, tasks: Sequence[str],
 def train_backbone(backbone: Backbone, file: Path, options: RunOptions) -> Path:
     """Pre-train a backbone of the zoo by its recipe, from random weights, into a safetensors file."""
     recipe = recipe_of(backbone.recipe, options)
+    check_writable(file.parent)
     accelerator = _accelerator(options, file.parent)
     if pending({backbone.task: file}, {backbone.task: run_identity(recipe, options)}, recipe, options):
         data = get_benchmark(backbone.benchmark, options.skip_unreadable).splits(backbone.task, options.data_root)

@@ -1,0 +1,144 @@
+"""Every writing command where it cannot write, and commands of all kinds in odd places: it works, or says why not.
+
+    python benchmarks/reliability/odd_places.py [--json FILE]
+
+The full and the read-only disk are small file systems in memory, which to mount needs the rights of root; without them
+they are left out, and the figures say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+NAME, TASK = "mlp-stl-digits", "odd"
+WRITING = {  # what a command writes to OUT
+    "train": ("train", NAME, "--out", "OUT/new", "--max-steps", "1", "--overwrite"),
+    "export": ("export", NAME, "--task", TASK, "-o", "OUT/onnx"),
+    "export --mixed": ("export", NAME, "--all-tasks", "--mixed", "-o", "OUT/all.onnx"),
+    "bundle": ("bundle", NAME, "-o", "OUT/it.zoo"),
+    "card": ("card", NAME, "-o", "OUT/card.md"),
+    "cp": ("cp", "shapes/ftn", "OUT/mine.yaml"),
+    "generate": ("generate", "biggan32-ftn-r4-landscapes", "-n", "1", "-o", "OUT/made"),
+    "compare": ("compare", "mlp-*-digits", "--rounds", "0", "-o", "OUT/compared"),
+    "merge": ("merge", "resnet20-bn-shapes", "--tasks", "sketch", "real", "--as", "both", "-o", "OUT/merged"),
+}
+LOOKING = {
+    "ls": ("ls", "mlp-*"), "info": ("info", NAME), "eval": ("eval", NAME, "--task", TASK),
+    "predict": ("predict", "resnet20-bn-shapes", "--task", "sketch", "IN"),
+}  # fmt: skip
+ODD_NAMES = {
+    "spaces": "a b  c",
+    "quotes": "a'b\"c",
+    "a newline": "a\nb",
+    "an emoji": "a🦁b",
+    "a percent": "a%20b$HOME;x",
+}
+
+
+def zoo(words: tuple[str, ...], environment: Mapping[str, str], out: Path, picture: Path) -> dict[str, Any]:
+    """A command in a process of its own: how it ended."""
+    command = [word.replace("OUT", str(out)).replace("IN", str(picture)) for word in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo", *command], capture_output=True, text=True, env=dict(environment), check=False
+    )
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    return {"exit": done.returncode, "traceback": "Traceback" in done.stderr, "says": last[:200]}
+
+
+def judged(row: dict[str, Any], may_work: bool) -> dict[str, Any]:
+    """Whether a command ended as it may: with success if that can be, else with a sentence and status 1 or 2."""
+    sentence = row["exit"] in (1, 2) and not row["traceback"] and row["says"]
+    return row | {"fault": not ((may_work and row["exit"] == 0) or sentence)}
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, full: bool) -> Iterator[bool]:
+    """A disk of 64 kB mounted at a folder, full or read-only; whether that could be done."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=False).returncode == 0
+    try:
+        if mounted and full:
+            with contextlib.suppress(OSError), open(folder / "ballast", "wb") as ballast:
+                while ballast.write(bytes(4096)):
+                    ballast.flush()
+        elif mounted:
+            subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
+
+
+def disks(folder: Path, environment: Mapping[str, str], picture: Path) -> Iterator[dict[str, Any]]:
+    """Every writing command on a full disk, on a read-only one, and where a file stands in place of the folder."""
+    for place in ("full disk", "read-only disk", "a file for a folder"):
+        for name, words in WRITING.items():
+            spot = folder / f"{place} {name}".replace(" ", "_")
+            with contextlib.ExitStack() as stack:
+                if place == "a file for a folder":
+                    spot.write_text("mine")
+                elif not stack.enter_context(small_disk(spot, place == "full disk")):
+                    yield {"place": place, "command": name, "exit": None, "fault": None, "says": "not mounted"}
+                    continue
+                row = judged(zoo(words, environment, spot, picture), may_work=False)
+                kept = place != "a file for a folder" or spot.read_text() == "mine"
+                left = (
+                    [] if spot.is_file() else [p.name for p in spot.rglob("*") if p.is_file() and p.name != "ballast"]
+                )
+                yield {"place": place, "command": name, **row, "fault": row["fault"] or not kept, "left": left}
+
+
+def surroundings(folder: Path, environment: Mapping[str, str], picture: Path) -> Iterator[dict[str, Any]]:
+    """Commands of every kind without a home, with one that cannot be written, under odd names, and by an odd clock."""
+    afile = folder / "afile"
+    afile.write_text("mine")
+    bare = {key: value for key, value in environment.items() if key not in ("HOME", "ZOO_HOME", "ZOO_CACHE")}
+    places = {
+        "no HOME": bare, "HOME is a file": bare | {"HOME": str(afile)},
+        "ZOO_HOME is a file": {**environment, "ZOO_HOME": str(afile)},
+        "ZOO_CACHE is a file": {**environment, "ZOO_CACHE": str(afile)},
+        "LANG=C": {**environment, "LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"},
+    }  # fmt: skip
+    for place, given in places.items():
+        for name, words in (LOOKING | {"bundle": WRITING["bundle"], "cp": WRITING["cp"]}).items():
+            out = folder / "out" / place
+            yield {"place": place, "command": name, **judged(zoo(words, given, out, picture), may_work=True)}
+    for place, odd in ODD_NAMES.items():
+        for name in ("train", "export", "bundle", "card", "cp"):
+            row = judged(zoo(WRITING[name], environment, folder / odd, picture), may_work=True)
+            yield {"place": f"a name with {place}", "command": name, **row, "fault": row["exit"] != 0}
+        own = folder / odd / f"{odd}.png"
+        own.write_bytes(picture.read_bytes())
+        row = judged(zoo(LOOKING["predict"], environment, folder, own), may_work=True)
+        yield {"place": f"a name with {place}", "command": "predict", **row, "fault": row["exit"] != 0}
+
+
+@click.command()
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures here.")
+def main(json_file: Path | None) -> None:
+    rows = []
+    picture = Path(__file__).parents[2] / "docs" / "sketch.png"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        environment = {**os.environ, "ZOO_HOME": str(folder / "home"), "ZOO_CACHE": str(folder / "cache")}
+        for part in (disks, surroundings):
+            for row in part(folder, environment, picture):
+                rows.append(row)
+                click.echo(json.dumps(row))
+    click.echo(f"{len(rows)} commands, {sum(row['fault'] is True for row in rows)} faults")
+    if json_file:
+        json_file.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
