@@ -1,10 +1,10 @@
 """Damaged files of every kind, loaded: the same as before, a sentence, or a fault.
 
-    python benchmarks/reliability/mutations.py [--count 10000] [--kind adapter] [--seed 0] [--json FILE]
+    python -m benchmarks.reliability.mutations [--count 10000] [--kind adapter] [--seed 0] [--json FILE]
 
 Damage is random and knows the form of the file: bits and bytes, lengths and ends, and the values in headers, lists and
-texts. Each kind runs in a process of its own, so that a crash is counted; its memory is limited to twice what loading
-the whole file takes, so that what would fill it is counted too.
+texts. Each kind runs in a process of its own, so that a crash is counted; that it grows to twice what it is after loading
+the whole file is a fault too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import zoo
+from benchmarks.record import save
 from zoo.catalog import index
 from zoo.catalog.places import registry_at
 from zoo.catalog.recipe import load_recipe, recipe_file
@@ -266,7 +267,7 @@ def run(kind: str, count: int, seed: int) -> dict[str, Any]:
     found: collections.Counter[str] = collections.Counter()
     faults: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
-        os.environ["ZOO_CACHE"] = str(Path(temporary) / "cache")
+        os.environ |= {"ZOO_CACHE": str(Path(temporary) / "cache"), "ZOO_HOME": str(Path(temporary) / "home")}
         made = kinds(Path(temporary))[kind]()
         file = Path(temporary) / f"damaged{made.suffix}"
         file.write_bytes(made.whole)
@@ -287,7 +288,9 @@ def run(kind: str, count: int, seed: int) -> dict[str, Any]:
             found["same" if same else "another" if kind in NOT_SAME else "fault"] += 1
             if not same and kind not in NOT_SAME:
                 faults.append(f"{number}: loaded as something else")
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / base
+        if (grown := resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / base) > 2:
+            found["fault"] += 1
+            faults.append(f"{grown:.1f} times the memory")
     return {"kind": kind, "count": count, "seed": seed, **found, "memory": round(grown, 2), "faults": faults[:20]}
 
 
@@ -303,13 +306,23 @@ def main(chosen: tuple[str, ...], count: int, seed: int, here: bool, json_file: 
         if here:
             rows.append(run(kind, count, seed))
         else:
-            command = [sys.executable, __file__, "--kind", kind, "--count", str(count), "--seed", str(seed), "--here"]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.reliability.mutations",
+                "--kind",
+                kind,
+                "--count",
+                str(count),
+                "--seed",
+                str(seed),
+                "--here",
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             crashed = {"kind": kind, "count": count, "seed": seed, "fault": 1, "faults": [f"exit {done.returncode}"]}
             rows.append(json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else crashed)
         click.echo(json.dumps(rows[-1]))
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=1) + "\n")
+    save(json_file, rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Every writing command where it cannot write, and commands of all kinds in odd places: it works, or says why not.
 
-    python benchmarks/reliability/odd_places.py [--json FILE]
+    python -m benchmarks.reliability.odd_places [--json FILE]
 
 The full and the read-only disk are small file systems in memory, which to mount needs the rights of root; without them
 they are left out, and the figures say so.
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks.record import save
 
 NAME, TASK = "mlp-stl-digits", "odd"
 WRITING = {  # what a command writes to OUT
@@ -136,8 +138,7 @@ def main(json_file: Path | None) -> None:
                 rows.append(row)
                 click.echo(json.dumps(row))
     click.echo(f"{len(rows)} commands, {sum(row['fault'] is True for row in rows)} faults")
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=1) + "\n")
+    save(json_file, rows)
 
 
 if __name__ == "__main__":

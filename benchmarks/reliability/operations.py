@@ -1,6 +1,6 @@
 """Random operations on models of every method: bits of frozen weights and of untouched tasks that change.
 
-    python benchmarks/reliability/operations.py [--count 50000] [--method ftn] [--seed 0] [--json FILE]
+    python -m benchmarks.reliability.operations [--count 50000] [--method ftn] [--seed 0] [--json FILE]
 
 Of each method so many: tasks added, removed, saved, loaded, served (one by one, mixed, stacked, in threads), trained a
 step, fused, and a fused network made another task's. After each, every tensor of the backbone and of the tasks that it
@@ -10,6 +10,7 @@ was not about is compared with what it was, by a hash over its bits.
 from __future__ import annotations
 
 import collections
+import json
 import random
 import tempfile
 import threading
@@ -23,11 +24,13 @@ import torch
 from torch import Tensor, nn
 
 import zoo
+from benchmarks.record import save
 from zoo.increments import methods
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage.tensors import fingerprint
 
 CLASSES = 3
+FROZEN, NOTHING = "the frozen tensors", "nothing"  # beside tasks, what an operation may be about
 ON_ATTENTION = ("kadaptation", "ftn_qv", "ftn_o", "lora")
 RANKED = ("ftn", "tt", "svd", "tucker", *ON_ATTENTION)
 MOST = 5  # tasks at a time
@@ -83,7 +86,7 @@ class Beaten:
         """A hash of each task's tensors, and of the frozen ones and those that tasks share."""
         model: MultiTaskModel = self.model
         found = {task: fingerprint(model.task_tensors(task)) for task in model.tasks}
-        return found | {"": fingerprint({**model.backbone_tensors(), **model.shared_tensors()})}
+        return found | {FROZEN: fingerprint({**model.backbone_tensors(), **model.shared_tensors()})}
 
     def some(self) -> str:
         return self.draw.choice(self.model.tasks)
@@ -106,12 +109,12 @@ class Beaten:
         task = self.some()
         self.model.save_adapter(task, self.folder / f"{task}.safetensors")
         self.saved[task] = self.known[task]
-        return ""
+        return NOTHING
 
     def load(self) -> str:
         free = [task for task in self.saved if task not in self.model.tasks]
         if not free or len(self.model.tasks) >= MOST:
-            return ""
+            return NOTHING
         task = self.draw.choice(free)
         self.model.load_adapter(self.folder / f"{task}.safetensors")
         if fingerprint(self.model.task_tensors(task)) != self.saved[task]:
@@ -125,17 +128,17 @@ class Beaten:
         known = self.answers.setdefault(task, logits)
         if not torch.equal(known, logits):
             self.changed.append(f"serve: {task} answers otherwise")
-        return ""
+        return NOTHING
 
     def mixed(self) -> str:
         with torch.no_grad():
             self.model(self.images, task=[self.some() for _ in self.images])
-        return ""
+        return NOTHING
 
     def stacked(self) -> str:
         with torch.no_grad():
             self.model(self.images)
-        return ""
+        return NOTHING
 
     def threads(self) -> str:
         tasks = [self.some() for _ in range(3)]
@@ -153,7 +156,7 @@ class Beaten:
         for number, task in enumerate(tasks):
             if not torch.equal(self.answers.setdefault(task, found[number]), found[number]):
                 self.changed.append(f"threads: {task} answers otherwise")
-        return ""
+        return NOTHING
 
     def train(self) -> str:
         task = self.some()
@@ -170,12 +173,12 @@ class Beaten:
 
     def fuse(self) -> str:
         self.fused = self.model.fuse(self.some())
-        return ""
+        return NOTHING
 
     def swap(self) -> str:
         if self.fused is not None:
             zoo.swap(self.fused, self.model, self.some())
-        return ""
+        return NOTHING
 
 
 OPERATIONS: dict[str, Callable[[Beaten], str]] = {
@@ -207,15 +210,12 @@ def all_methods() -> list[str]:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures here.")
 def main(chosen: tuple[str, ...], count: int, seed: int, json_file: Path | None) -> None:
-    import json
-
     torch.set_num_threads(1)
     rows = []
     for method in chosen or all_methods():
         rows.append(run(method, count, seed))
         click.echo(json.dumps(rows[-1]))
-        if json_file:
-            json_file.write_text(json.dumps(rows, indent=1) + "\n")
+        save(json_file, rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Eight threads, each asking its own task of one model: answers that are another task's.
 
-    python benchmarks/reliability/threads.py [--calls 10000] [--json FILE]
+    python -m benchmarks.reliability.threads [--calls 10000] [--json FILE]
 
 With the model as it is and with `torch.compile`. Every answer is held against what the task alone said before, to the
 bit; two tasks' answers differ in every number, so that one in the place of another shows.
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import zoo
+from benchmarks.record import save
 
 THREADS = 8
 NAME = "resnet20-ftn-r8-shapes"
@@ -65,8 +66,7 @@ def main(calls: int, json_file: Path | None) -> None:
     rows = [run(calls, compiled) for compiled in (False, True)]
     for row in rows:
         click.echo(json.dumps(row))
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=1) + "\n")
+    save(json_file, rows)
 
 
 if __name__ == "__main__":
