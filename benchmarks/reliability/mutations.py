@@ -3,7 +3,7 @@
     python -m benchmarks.reliability.mutations [--count 10000] [--kind adapter] [--seed 0] [--json FILE]
 
 Damage is random and knows the form of the file: bits and bytes, lengths and ends, and the values in headers, lists and
-texts. Each kind runs in a process of its own, so that a crash is counted; that it grows to twice what it is after loading
+texts. Each kind runs in a process of its own, so that a crash is counted; that it grows to twice its size after loading
 the whole file is a fault too.
 """
 

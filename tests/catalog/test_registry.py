@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -287,3 +289,30 @@ def test_a_weights_path_cannot_leave_its_folder(tmp_path: Path) -> None:
     for uri in ("package:../../secret", "file:../x", "file:/etc/passwd"):
         with pytest.raises(ConfigError, match="leaves its folder"):
             fetch(WeightsFile(uri, "0" * 64, 1), tmp_path)
+
+
+def test_two_processes_that_change_a_registry_lose_nothing(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from zoo.catalog.registry import Registry, default_registry
+entry = default_registry().entry("resnet20-bn-shapes")
+for number in range(5):
+    with Registry.edited(Path(sys.argv[1])) as registry:
+        time.sleep(0.02)
+        registry.update(replace(entry, name=f"{sys.argv[2]}-{number}"))
+"""
+    file = tmp_path / "registry.yaml"
+    running = [subprocess.Popen([sys.executable, "-c", code, str(file), name]) for name in ("a", "b", "c")]
+    assert [each.wait() for each in running] == [0, 0, 0]
+    assert len(Registry.read(file).names()) == 15
+
+
+def test_a_change_that_fails_leaves_the_registry(tmp_path: Path) -> None:
+    file = tmp_path / "registry.yaml"
+    file.write_text(GOOD)
+    with pytest.raises(RuntimeError, match="in between"), Registry.edited(file) as registry:
+        registry.update(OWN.entry("resnet20-bn-shapes"))
+        raise RuntimeError("in between")
+    assert file.read_text() == GOOD

@@ -50,12 +50,12 @@ def list_in(folder: Path, entry: Entry) -> Path:
     Returns:
         The registry file.
     """
-    own, file, readme = Registry.at(folder), folder / OWN, folder / README
-    own.update(entry)
-    own.write(file)
-    if not readme.exists() or MARK in readme.read_text(encoding="utf-8", errors="replace"):
-        with atomic_path(readme) as temporary:
-            temporary.write_text(_words(own.entries()), encoding="utf-8")
+    file, readme = folder / OWN, folder / README
+    with Registry.edited(file) as own:
+        own.update(entry)
+        if not readme.exists() or MARK in readme.read_text(encoding="utf-8", errors="replace"):
+            with atomic_path(readme) as temporary:
+                temporary.write_text(_words(own.entries()), encoding="utf-8")
     return file
 
 

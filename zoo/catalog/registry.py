@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
 import gc
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -111,6 +113,27 @@ class Registry:
         """The registry of one's own in a folder, `registry.yaml`; an empty one where there is none yet."""
         file = folder / OWN
         return cls.read(file) if file.exists() else cls()
+
+    @classmethod
+    @contextlib.contextmanager
+    def edited(cls, file: Path) -> Iterator[Registry]:
+        """The registry of a file, to be changed; it is written when the block ends without an error.
+
+        Another process that wants to change it waits until then, so that neither loses what the other wrote.
+        """
+        from filelock import FileLock  # here, and not above: `zoo ls` changes nothing
+
+        lock = resources.cache_dir() / "locks" / hashlib.sha256(str(file.resolve()).encode()).hexdigest()
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WeightsError(
+                f"Cannot write {lock}: {error.strerror}. Set ZOO_CACHE to a folder that you may write to."
+            ) from error
+        with FileLock(lock):
+            registry = cls.read(file) if file.exists() else cls()
+            yield registry
+            registry.write(file)
 
     def check_new(self, name: str) -> None:
         """Raise OptionError unless `name` can stand in a path, and no entry has it."""

@@ -280,10 +280,9 @@ def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool, tasks: 
     """
     from zoo.training import publishing
 
-    registry = Registry.read(resources.registry_file())
     for name in names:
-        publishing.pack(name, registry, figures_only, tasks)
-        registry.write(resources.registry_file())
+        with Registry.edited(resources.registry_file()) as registry:
+            publishing.pack(name, registry, figures_only, tasks)
         click.echo(f"packed {name}")
 
 
@@ -305,13 +304,12 @@ def pin(ctx: click.Context, names: tuple[str, ...]) -> None:
     if not named and not resources.is_checkout():
         raise OptionError("The installed package stays as it is: name a registry of your own, --registry FOLDER.")
     file = own / OWN if own.is_dir() else own
-    registry = Registry.read(file)
     for name in names:
         backbone = name if "/" in name else ctx.obj.entry(name).backbone
         if not backbone:
             raise OptionError(f"{name} has no backbone whose weights could be pinned.")
-        found = state(backbone, registry)
-        registry.write(file)
+        with Registry.edited(file) as registry:
+            found = state(backbone, registry)
         click.echo(f"{backbone}: {found.uri}, {found.size:,} bytes, SHA-256 {found.sha256}")
 
 

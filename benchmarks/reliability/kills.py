@@ -1,0 +1,184 @@
+"""`kill -9` at random moments of trainings, exports, bundles and pushes: what is lost, and what is half.
+
+    python -m benchmarks.reliability.kills [--kills 40] [--work train] [--seed 0] [--json FILE]
+
+A training is killed and begun again with `--resume` until it has been killed so often, and then left to its end: its
+weights have to be those of one that nobody disturbed. Of what writes files in one go, what lies there after a kill has
+to be whole or not there, and the same command has to do its work the next time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+import zoo
+from benchmarks.record import save
+from tests.hub import LoopbackHub
+from zoo.storage.tensors import fingerprint, read
+
+NAME = "mlp-stl-digits"
+TRAININGS = {
+    "train": ("train", NAME, "--out", "OUT", "--epochs", "12", "--resume"),
+    "train --data": (
+        "train", "--backbone", "zoo/resnet20@shapes", "--data", "IMAGES", "--out", "OUT", "--name", "mine", "--epochs",
+        "6", "--image-size", "32", "--resume",
+    ),
+}  # fmt: skip
+AT_ONCE = {
+    "export": ("export", NAME, "--all-tasks", "-o", "OUT"),
+    "export --shared": ("export", NAME, "--all-tasks", "--shared-backbone", "-o", "OUT"),
+    "bundle": ("bundle", NAME, "-o", "OUT/it.zoo"),
+    "push": ("push", NAME, "me/zoo"),
+}
+
+
+class Beating:
+    """Commands in processes of their own, which are killed after a random time."""
+
+    def __init__(self, folder: Path, seed: int, environment: Mapping[str, str]) -> None:
+        self.folder, self.draw, self.environment = folder, random.Random(seed), dict(environment)
+
+    def command(self, words: tuple[str, ...], out: Path) -> list[str]:
+        places = {"OUT": str(out), "OUT/it.zoo": str(out / "it.zoo"), "IMAGES": str(self.folder / "images")}
+        return [sys.executable, "-m", "zoo", *(places.get(word, word) for word in words)]
+
+    def finish(self, words: tuple[str, ...], out: Path) -> float:
+        """Run to the end; seconds. Raises CalledProcessError where it fails."""
+        begun = time.monotonic()
+        subprocess.run(self.command(words, out), check=True, capture_output=True, env=self.environment)
+        return time.monotonic() - begun
+
+    def kill(self, words: tuple[str, ...], out: Path, seconds: float) -> bool:
+        """Start, and kill at a random moment within so many seconds; whether it was still running."""
+        running = subprocess.Popen(
+            self.command(words, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self.environment,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            running.wait(self.draw.uniform(0.2, 1) * seconds)
+            return False
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+            return True
+
+
+def weights(out: Path) -> dict[str, str]:
+    """A hash of the tensors of each adapter in a folder."""
+    return {file.name: fingerprint(read(file)[0]) for file in sorted(out.rglob("[!.]*.safetensors"))}
+
+
+def training(beating: Beating, words: tuple[str, ...], kills: int) -> dict[str, Any]:
+    """A training that was killed so often, against one that was not."""
+    seconds = beating.finish(words, beating.folder / "undisturbed")
+    expected, done, rounds, wrong = weights(beating.folder / "undisturbed"), 0, 0, list[str]()
+    while done < kills:
+        out, rounds = beating.folder / f"killed{rounds}", rounds + 1
+        while done < kills and beating.kill(words, out, seconds):
+            done += 1
+            try:
+                weights(out)  # what lies there is whole
+            except zoo.ZooError as error:
+                wrong.append(str(error))
+        beating.finish(words, out)
+        if weights(out) != expected:
+            wrong.append(f"{out.name}: other weights than the undisturbed training's")
+    return {"kills": done, "rounds": rounds, "wrong": len(wrong), "first": wrong[:5]}
+
+
+def at_once(beating: Beating, words: tuple[str, ...], kills: int, whole: Callable[[Path], Any]) -> dict[str, Any]:
+    """What lies there after each kill, and whether the command does its work afterwards."""
+    seconds = beating.finish(words, beating.folder / "undisturbed")
+    done, tried, wrong = 0, 0, list[str]()
+    while done < kills and tried < 3 * kills:
+        out, tried = beating.folder / f"killed{tried}", tried + 1
+        done += beating.kill(words, out, seconds)
+        try:
+            whole(out)
+        except Exception as error:
+            wrong.append(f"after a kill: {type(error).__name__}: {error}"[:300])
+    try:
+        beating.finish(words, out)
+        whole(out)
+    except (subprocess.CalledProcessError, zoo.ZooError) as error:
+        wrong.append(f"afterwards: {error}"[:300])
+    return {"kills": done, "rounds": tried, "wrong": len(wrong), "first": wrong[:5]}
+
+
+def graphs(out: Path) -> None:
+    """Raises where a graph that lies there cannot be run."""
+    for file in out.glob("[!.]*.onnx"):
+        zoo.export.session(file)
+
+
+def bundled(out: Path) -> None:
+    """Raises where a bundle that lies there cannot be loaded."""
+    if (out / "it.zoo").exists():
+        zoo.load(str(out / "it.zoo"))
+
+
+def pushed(hub: LoopbackHub) -> Callable[[Path], None]:
+    """Raises where what the repository has cannot be loaded."""
+
+    def whole(_: Path) -> None:
+        if "me/zoo" in hub.repos and len(hub.repos["me/zoo"].commits) > 1:
+            files = hub.repos["me/zoo"].files
+            assert {f"{NAME}/odd.safetensors", f"{NAME}/even.safetensors", "registry.yaml", "README.md"} <= set(files)
+            hub.repos.pop("me/zoo")  # for the next
+            hub.large.clear()
+
+    return whole
+
+
+def run(work: str, kills: int, seed: int) -> dict[str, Any]:
+    """So many kills of one kind of work."""
+    with tempfile.TemporaryDirectory() as temporary, LoopbackHub() as hub:
+        folder = Path(temporary)
+        for split in ("train", "test"):
+            for number, name in enumerate(("cat", "dog")):
+                place = folder / "images" / "photo" / split / name
+                place.mkdir(parents=True)
+                for shade in range(24):
+                    Image.new("RGB", (40, 40), (200 * number, 10 * shade, 40)).save(place / f"{shade}.png")
+        environment = os.environ | {
+            "ZOO_HOME": str(folder / "home"), "ZOO_CACHE": str(folder / "cache"), "HF_ENDPOINT": hub.address,
+            "HF_TOKEN": "hf_loopback", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        os.environ |= {"ZOO_CACHE": environment["ZOO_CACHE"]}
+        beating = Beating(folder, seed, environment)
+        if work in TRAININGS:
+            found = training(beating, TRAININGS[work], kills)
+        else:
+            whole = {"bundle": bundled, "push": pushed(hub)}.get(work, graphs)
+            found = at_once(beating, AT_ONCE[work], kills, whole)
+    return {"work": work, "seed": seed, **found}
+
+
+@click.command()
+@click.option("--work", "chosen", multiple=True, type=click.Choice([*TRAININGS, *AT_ONCE]))
+@click.option("--kills", default=40, show_default=True, help="Of each kind of work.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures here.")
+def main(chosen: tuple[str, ...], kills: int, seed: int, json_file: Path | None) -> None:
+    rows = []
+    for work in chosen or (*TRAININGS, *AT_ONCE):
+        rows.append(run(work, kills, seed))
+        click.echo(json.dumps(rows[-1]))
+        save(json_file, rows)
+
+
+if __name__ == "__main__":
+    main()
