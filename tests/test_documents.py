@@ -41,6 +41,8 @@ def test_results_and_readme_are_what_the_report_writes(report: ModuleType) -> No
     assert forms == report.deployment(forms)
     small = (ROOT / "docs" / "small-files.md").read_text()
     assert small == report.small_files(small)
+    beaten = (ROOT / "docs" / "reliability.md").read_text()
+    assert beaten == report.reliability(beaten)
     patterns = re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE)
     packaged = {entry.name for entry in default_registry().entries() if entry.weights}
     assert packaged <= {name for pattern in patterns for name in default_registry().names(pattern)}

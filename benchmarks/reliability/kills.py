@@ -118,6 +118,16 @@ def at_once(beating: Beating, words: tuple[str, ...], kills: int, whole: Callabl
     return {"kills": done, "rounds": tried, "wrong": len(wrong), "first": wrong[:5]}
 
 
+def domains(folder: Path) -> None:
+    """A small folder of one domain, `<domain>/{train,test}/<class>/*`."""
+    for split in ("train", "test"):
+        for number, name in enumerate(("cat", "dog")):
+            place = folder / "photo" / split / name
+            place.mkdir(parents=True)
+            for shade in range(24):
+                Image.new("RGB", (40, 40), (200 * number, 10 * shade, 40)).save(place / f"{shade}.png")
+
+
 def graphs(out: Path) -> None:
     """Raises where a graph that lies there cannot be run."""
     for file in out.glob("[!.]*.onnx"):
@@ -147,12 +157,7 @@ def run(work: str, kills: int, seed: int) -> dict[str, Any]:
     """So many kills of one kind of work."""
     with tempfile.TemporaryDirectory() as temporary, LoopbackHub() as hub:
         folder = Path(temporary)
-        for split in ("train", "test"):
-            for number, name in enumerate(("cat", "dog")):
-                place = folder / "images" / "photo" / split / name
-                place.mkdir(parents=True)
-                for shade in range(24):
-                    Image.new("RGB", (40, 40), (200 * number, 10 * shade, 40)).save(place / f"{shade}.png")
+        domains(folder / "images")
         environment = os.environ | {
             "ZOO_HOME": str(folder / "home"), "ZOO_CACHE": str(folder / "cache"), "HF_ENDPOINT": hub.address,
             "HF_TOKEN": "hf_loopback", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",

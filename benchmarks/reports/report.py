@@ -20,6 +20,7 @@ from networks_section import networks_section
 from papers_section import papers_section
 from pictures_section import peft_section, pictures_section, streets_section
 from ranks_section import ranks_section
+from reliability_section import reliability
 from seasons_section import seasons_section
 from small_files_section import draw, small_files
 from speed_section import (
@@ -95,6 +96,7 @@ def main() -> None:
         ("README.md", readme),
         ("docs/deployment.md", deployment),
         ("docs/small-files.md", small_files),
+        ("docs/reliability.md", reliability),
     ):
         path = ROOT / name
         path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")
