@@ -107,7 +107,7 @@ def test_commands_run(page: str, line: str, tmp_path: Path, monkeypatch: pytest.
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("page", ["dense-tasks", "seasons", "transformers"])
+@pytest.mark.parametrize("page", ["dense-tasks", "seasons", "sharing", "transformers"])
 def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small network that is at hand in place of a large one whose weights have to be fetched."""
     monkeypatch.chdir(tmp_path)
@@ -186,6 +186,7 @@ def test_every_piece_of_python_is_run_somewhere() -> None:
     here = {"dense-tasks.md", "transformers.md", "from-folder-to-service.md", "deployment.md", "small-files.md"}
     assert with_python == here | {
         "seasons.md",
+        "sharing.md",
         "README.md",
         "joint-networks.md",
         "adding-a-method.md",

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.backbones.generator import Generator
 from zoo.catalog.registry import Registry
 from zoo.catalog.task import GENERATION, Preprocessing, Task
 from zoo.datasets import open_image
 from zoo.datasets.video import open_video
-from zoo.errors import DataError, OptionError
+from zoo.errors import DataError, OptionError, WeightsError
 from zoo.kinds import get_kind
 from zoo.kinds.base import LabelKind, main_output
 from zoo.loader import pretrained_network
@@ -47,12 +48,12 @@ def classify_imagenet(
     """
     from timm.data.imagenet_info import ImageNetInfo
 
-    if own := registry.backbone(backbone):
-        raise OptionError(
-            f"{backbone} was trained on {own.benchmark}, and not on ImageNet. "
-            f"Ask an entry on it: {entries_on(backbone, registry)}."
-        )
-    network = pretrained_network(backbone, registry).eval()
+    try:
+        network = pretrained_network(backbone, registry).eval()
+    except WeightsError as error:  # those of a classifier of other classes do not fit
+        raise _other_classes(backbone, registry) or error from None
+    if isinstance(network, Generator):
+        raise _other_classes(backbone, registry) or OptionError(f"{backbone} makes pictures, and takes none.")
     names = list(ImageNetInfo().label_descriptions())
     classes = tuple(f"{name.partition(',')[0]} ({number})" for number, name in enumerate(names))
     known = Task("imagenet", classes, Preprocessing.of(network))
@@ -63,6 +64,15 @@ def classify_imagenet(
             f"{backbone} has {outputs} classes, not ImageNet's {len(classes)}; their names are not known."
         )
     return _classified(network, known, images, top, skip_unreadable)
+
+
+def _other_classes(backbone: str, registry: Registry) -> OptionError | None:
+    """What is wrong with asking a backbone of the zoo's own making for ImageNet's classes; None of another."""
+    own = registry.backbone(backbone)
+    return own and OptionError(
+        f"{backbone} was trained on {own.benchmark}, and not on ImageNet. "
+        f"Ask an entry on it: {entries_on(backbone, registry)}."
+    )
 
 
 def entries_on(backbone: str, registry: Registry) -> str:
