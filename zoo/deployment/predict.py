@@ -69,10 +69,10 @@ def classify_imagenet(
 def _other_classes(backbone: str, registry: Registry) -> OptionError | None:
     """What is wrong with asking a backbone of the zoo's own making for ImageNet's classes; None of another."""
     own = registry.backbone(backbone)
-    return own and OptionError(
-        f"{backbone} was trained on {own.benchmark}, and not on ImageNet. "
-        f"Ask an entry on it: {entries_on(backbone, registry)}."
-    )
+    if own is None:
+        return None
+    advice = f"Ask an entry on it: {entries_on(backbone, registry)}."
+    return OptionError(f"{backbone} was trained on {own.benchmark}, and not on ImageNet. {advice}")
 
 
 def entries_on(backbone: str, registry: Registry) -> str:
