@@ -42,10 +42,13 @@ def packaged_index(registry: Path) -> Path:
     return registry.with_name("registry.index")
 
 
-def load(registry: Path, key: str) -> Items | None:
-    """The entries and backbones of a registry file, from its index; None where there is none that can be believed."""
-    own = registry.resolve() == resources.registry_file().resolve()  # beside another it is whatever somebody put there
-    for place in ("packaged", "cached") if own else ("cached",):
+def load(registry: Path, key: str, beside: bool = True) -> Items | None:
+    """The entries and backbones of a registry file, from its index; None where there is none that can be believed.
+
+    Args:
+        beside: believe one that lies beside the file. Anybody can make one that says something else than the YAML.
+    """
+    for place in ("packaged", "cached") if beside else ("cached",):
         try:  # the cache's folder is asked for only where need be
             file = packaged_index(registry) if place == "packaged" else _cached(key)
             found = _read(file, key, registry.parent)

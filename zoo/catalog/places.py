@@ -80,10 +80,10 @@ def registry_at(place: str | Path) -> Registry:
         folder, commit = hub.hub_data(address.repo, address.revision)
         if address.revision != commit:
             log.info("%s%s is at commit %s", HUB, address.repo, commit)
-        return _moved(Registry.read(folder), f"{HUB}{address.repo}@{commit}")
+        return _moved(Registry.read(folder, foreign=True), f"{HUB}{address.repo}@{commit}")
     from zoo.storage import bundles
 
-    return _moved(Registry.read(bundles.unpacked(Path(place))[0]), str(Path(place).resolve()))
+    return _moved(Registry.read(bundles.unpacked(Path(place))[0], foreign=True), str(Path(place).resolve()))
 
 
 def _moved(registry: Registry, origin: str) -> Registry:

@@ -50,11 +50,12 @@ class Registry:
             self.add(backbone)
 
     @classmethod
-    def read(cls, path: str | Path) -> Registry:
+    def read(cls, path: str | Path, foreign: bool = False) -> Registry:
         """The registry of a YAML file, or of its index; raises ConfigError with every problem of the file.
 
         Args:
             path: the file, or a folder with a `registry.yaml`.
+            foreign: it came from other people: an index that they made is not believed.
         """
         path = Path(path)
         if path.is_dir():
@@ -62,19 +63,19 @@ class Registry:
         collecting = gc.isenabled()
         gc.disable()  # ten thousand objects are made, and none of them is garbage
         try:
-            return cls._read(path)
+            return cls._read(path, foreign)
         finally:
             if collecting:
                 gc.enable()
 
     @classmethod
-    def _read(cls, path: Path) -> Registry:
+    def _read(cls, path: Path, foreign: bool) -> Registry:
         text = read_text(path)
         try:
             key = index.key_of(text.encode())
         except OSError:
             return cls(*_parsed(text, path))
-        known = index.load(path, key)
+        known = index.load(path, key, beside=not foreign)
         if known is None:
             known = _parsed(text, path)
             index.save(key, *known)
