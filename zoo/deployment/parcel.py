@@ -200,11 +200,11 @@ def _told(
     made: Parcel, folder: Path, uri: str, before: hub.Head | None, repo: str, licence: str | None
 ) -> dict[str, Path]:
     """What a repository says of its entries, those that it has already among them: registry, cards, and a picture."""
-    held = (
-        {path: hub.hub_file(repo, path, before.commit) for path in (OWN, CARD) if path in before.files}
-        if before
-        else {}
-    )
+    held = dict[str, Path]()
+    if before and OWN in before.files:
+        held[OWN] = hub.hub_data(repo, before.commit)[0] / OWN
+    if before and CARD in before.files:
+        held[CARD] = hub.hub_file(repo, CARD, before.commit)
     known = Registry()
     if OWN in held:
         shutil.copyfile(held[OWN], folder / OWN)  # with the comment that opens it
