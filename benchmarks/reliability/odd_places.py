@@ -138,7 +138,7 @@ def main(json_file: Path | None) -> None:
                 rows.append(row)
                 click.echo(json.dumps(row))
     click.echo(f"{len(rows)} commands, {sum(row['fault'] is True for row in rows)} faults")
-    save(json_file, rows)
+    save(json_file, [row if row["fault"] else {**row, "says": ""} for row in rows])
 
 
 if __name__ == "__main__":

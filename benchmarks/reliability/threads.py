@@ -2,8 +2,9 @@
 
     python -m benchmarks.reliability.threads [--calls 10000] [--json FILE]
 
-With the model as it is and with `torch.compile`. Every answer is held against what the task alone said before, to the
-bit; two tasks' answers differ in every number, so that one in the place of another shows.
+With the model as it is and with `torch.compile`. Every answer is held against what each task alone said before of the
+same images: it has to be nearest to its own task's, and no further from it than rounding. Compiled, a call that torch
+runs as it stands rounds otherwise than one that it compiled; how many had other bits is told beside it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from benchmarks.record import save
 
 THREADS = 8
 NAME = "resnet20-ftn-r8-shapes"
+ROUNDING = 1e-3  # of logits of about ten
 TASKS = ("clipart", "sketch", "painting", "quickdraw")
 
 
@@ -33,7 +35,7 @@ def run(calls: int, compiled: bool) -> dict[str, Any]:
     images = [torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in range(THREADS)]
     with torch.no_grad():
         expected = {(t, n): serving(images[n], task=t) for t in TASKS for n in range(THREADS)}
-    wrong, failed, begun = list[tuple[str, int]](), list[str](), time.monotonic()
+    wrong, rounded, failed, begun = list[tuple[str, int]](), list[float](), list[str](), time.monotonic()
 
     def ask(number: int) -> None:
         try:
@@ -41,8 +43,11 @@ def run(calls: int, compiled: bool) -> dict[str, Any]:
                 for call in range(calls // THREADS):
                     task = TASKS[(call + number) % len(TASKS)]
                     answer: Tensor = serving(images[number], task=task)
-                    if not torch.equal(answer, expected[task, number]):
+                    apart = {each: float((answer - expected[each, number]).abs().max()) for each in TASKS}
+                    if min(apart, key=lambda each: apart[each]) != task or apart[task] > ROUNDING:
                         wrong.append((task, number))
+                    elif apart[task]:
+                        rounded.append(apart[task])
         except BaseException as error:  # a thread's own would pass unseen
             failed.append(f"{type(error).__name__}: {str(error)[:200]}")
 
@@ -53,7 +58,8 @@ def run(calls: int, compiled: bool) -> dict[str, Any]:
         thread.join()
     return {
         "model": NAME, "compiled": compiled, "threads": THREADS, "tasks": len(TASKS),
-        "calls": calls // THREADS * THREADS, "wrong": len(wrong), "failed": failed,
+        "calls": calls // THREADS * THREADS, "wrong": len(wrong),
+        "rounded otherwise": len(rounded), "by at most": max(rounded, default=0.0), "failed": failed,
         "seconds": round(time.monotonic() - begun),
     }  # fmt: skip
 
