@@ -1,4 +1,4 @@
-"""What leaves the zoo: an entry's graphs, its predictions, its latency, and checkpoints for other libraries.
+"""What leaves the zoo: graphs, predictions, latency, checkpoints for other libraries; and entries, to other people.
 
 How one module becomes one ONNX file is known to `zoo.export`.
 """
