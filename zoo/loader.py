@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.backbones.lookup import FUSED, architecture, source_of
 from zoo.backbones.weights import pretrained_tensors
 from zoo.catalog.entry import Entry, Parameters
-from zoo.catalog.places import addressed, registry_with
+from zoo.catalog.places import entry_of
 from zoo.catalog.recipe import load_recipe
 from zoo.catalog.registry import Registry, default_registry
 from zoo.catalog.store import adapter_files, shared_file
@@ -71,12 +71,9 @@ def load(
         UnknownNameError: no such entry or task.
         WeightsError: weights that are missing, damaged or made for something else.
     """
-    if not isinstance(registry, Registry):
-        registry = registry_with(registry)
-    name, registry = addressed(str(name), registry)
-    entry = registry.entry(name)
+    entry, registry = entry_of(name, registry)
     if fuse and task is None:
-        raise OptionError(f"Fusing needs a task; those of {name} are {', '.join(entry.tasks)}.")
+        raise OptionError(f"Fusing needs a task; those of {entry.name} are {', '.join(entry.tasks)}.")
     tasks = entry.tasks if task is None else (entry.known_task(task),)
     if weights is None or weights == "backbone":
         model = fresh_model(entry, registry, pretrained=weights == "backbone")

@@ -14,8 +14,8 @@ from zoo.catalog.task import CLASSIFICATION, METRICS, Metric, check_outputs
 from zoo.errors import OptionError, UnknownNameError
 from zoo.storage.files import WeightsFile
 
-# Options of every method, for `zoo.models`.
 LIBRARIES = ("torchvision/", "timm/")  # begin the names of backbones whose weights these publish
+# Options of every method, for `zoo.models`.
 PLACEMENT = ("layers", "norms", "head", "placement", "projections", "may_rest", "whole")
 
 

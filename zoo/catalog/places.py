@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zoo.catalog.entry import Entry, is_file
-from zoo.catalog.registry import Registry, default_registry
+from zoo.catalog.registry import NAME, Registry, default_registry
 from zoo.errors import ConfigError, OptionError
 from zoo.storage.files import WeightsFile
 
@@ -53,9 +53,15 @@ def addressed(name: str | Path, registry: Registry) -> tuple[str, Registry]:
         if not inside:
             raise OptionError(f"{name} is a repository; name one of its entries: {', '.join(found.names())}.")
         return inside, found.over(registry)
-    from zoo.storage import bundles
+    found, inside = _of_bundle(Path(name))
+    return inside, found.over(registry)
 
-    return str(bundles.unpacked(Path(name))[1]["entry"]), registry_at(name).over(registry)
+
+def entry_of(name: str | Path, registry: Registry | str | Path | None) -> tuple[Entry, Registry]:
+    """An entry by its name or address, and the registry that has it; the arguments are those of `zoo.load`."""
+    known = registry if isinstance(registry, Registry) else registry_with(registry)
+    inside, known = addressed(name, known)
+    return known.entry(inside), known
 
 
 def is_elsewhere(place: str | Path) -> bool:
@@ -81,9 +87,15 @@ def registry_at(place: str | Path) -> Registry:
         if address.revision != commit:
             log.info("%s%s is at commit %s", HUB, address.repo, commit)
         return _moved(Registry.read(folder, foreign=True), f"{HUB}{address.repo}@{commit}")
+    return _of_bundle(Path(place))[0]
+
+
+def _of_bundle(file: Path) -> tuple[Registry, str]:
+    """The entries of a bundle, and the name of the one that it was made of."""
     from zoo.storage import bundles
 
-    return _moved(Registry.read(bundles.unpacked(Path(place))[0], foreign=True), str(Path(place).resolve()))
+    folder, manifest = bundles.unpacked(file)
+    return _moved(Registry.read(folder, foreign=True), str(file.resolve())), str(manifest["entry"])
 
 
 def _moved(registry: Registry, origin: str) -> Registry:
@@ -115,7 +127,7 @@ def _moved(registry: Registry, origin: str) -> Registry:
 def _check_inside(entry: Entry, origin: str) -> None:
     """Raise ConfigError where a name could not stand in a path, or a path leaves its folder."""
     for kind, name in (("entry", entry.name), *(("task", task) for task in entry.tasks)):
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        if not re.fullmatch(NAME, name):
             raise ConfigError(origin, [f"{name!r} cannot name the {kind}: letters, digits, '.', '_' and '-' can"])
     if is_file(entry.recipe) and (".." in Path(entry.recipe).parts or Path(entry.recipe).is_absolute()):
         raise ConfigError(origin, [f"{entry.name}: the recipe {entry.recipe} leaves its folder"])

@@ -23,6 +23,7 @@ from zoo.storage.files import WeightsFile, atomic_path, read_text
 FORMAT = 1
 KEYS = "format", "backbones", "pins", "entries"
 EMPTY: Mapping[str, WeightsFile] = MappingProxyType({})
+NAME = r"[A-Za-z0-9][\w.-]*"  # of an entry: what can stand in a path
 T = TypeVar("T")
 
 
@@ -138,7 +139,7 @@ class Registry:
 
     def check_new(self, name: str) -> None:
         """Raise OptionError unless `name` can stand in a path, and no entry has it."""
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name == OWN:
+        if not re.fullmatch(NAME, name) or name == OWN:
             raise OptionError(f"{name!r} cannot name an entry: take letters, digits, '.', '_' and '-'.")
         if name in self._entries:
             raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")

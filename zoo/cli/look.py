@@ -88,10 +88,12 @@ def info(registry: Registry, name: str, as_json: bool) -> None:
 
 def _frozen(entry: Entry, registry: Registry) -> dict[str, Any]:
     """What holds the weights of a library's backbone to what they were, where the entry does not."""
+    from zoo.catalog.entry import as_data
+
     if entry.backbone_weights or not entry.backbone.startswith(LIBRARIES):
         return {}
     if found := registry.pins.get(entry.backbone):
-        return {"frozen weights": {"uri": found.uri, "sha256": found.sha256, "size": found.size}}
+        return {"frozen weights": as_data(found)}
     known = "the newest of timm's repository" if entry.backbone.startswith("timm/") else "what its file's name states"
     return {"frozen weights": f"not pinned: {known}; `zoo pin {entry.backbone}` writes commit and SHA-256"}
 

@@ -176,10 +176,10 @@ def verify(
         from zoo.deployment.signing import check_signature
 
         count = check_signature(name, signed_by, signature, registry=registry)
-        told = {"model": name, "files": count, "signed by": str(signed_by)}
-        click.echo(f"{name}: {count} files are as the holder of {signed_by} signed them.") if not as_json else show(
-            [told], True
-        )
+        if as_json:
+            show([{"model": name, "files": count, "signed by": str(signed_by)}], as_json)
+        else:
+            click.echo(f"{name}: {count} files are as the holder of {signed_by} signed them.")
         return
     if signature:
         raise OptionError("--signature needs --signed-by, the public key.")

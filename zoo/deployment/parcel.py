@@ -13,7 +13,7 @@ from pathlib import Path
 from zoo.backbones.lookup import FUSED, source_of
 from zoo.backbones.weights import DEEPLAB
 from zoo.catalog.entry import Entry
-from zoo.catalog.places import BUNDLE, HUB, addressed, registry_with
+from zoo.catalog.places import BUNDLE, HUB, entry_of
 from zoo.catalog.recipe import recipe_file
 from zoo.catalog.registry import OWN, Registry
 from zoo.catalog.store import SHARED, adapter_files, at_hand, shared_file, stored_backbone
@@ -169,7 +169,7 @@ def push(
     address = hub.Address.of(f"{HUB}{repo.removeprefix(HUB)}")
     if address.inside or address.revision:
         raise OptionError(f"{repo!r} is to be OWNER/REPO, without a revision or a name.")
-    entry, registry = _entry(name, registry)
+    entry, registry = entry_of(name, registry)
     with tempfile.TemporaryDirectory() as temporary:
         folder, uri = Path(temporary), f"{HUB}{address.repo}"
         made = parcel(entry, registry, f"{uri}/", folder, weights)
@@ -182,12 +182,6 @@ def push(
         log.info("%s: %d files, %s kB", uri, len(files), f"{sum(sizes.values()) / 1000:,.0f}")
         commit = hub.commit(address.repo, files, f"{entry.name}, with {len(made.files)} files", before, private)
         return Pushed(uri, commit, sizes)
-
-
-def _entry(name: str, registry: Registry | str | Path | None) -> tuple[Entry, Registry]:
-    known = registry if isinstance(registry, Registry) else registry_with(registry)
-    inside, known = addressed(name, known)
-    return known.entry(inside), known
 
 
 def _existing(signature: str | Path) -> Path:
@@ -263,7 +257,7 @@ def bundle(
         raise OptionError(f"{file} names no bundle: it is to end in {BUNDLE}.")
     if file.exists() and not zipfile.is_zipfile(file):
         raise OptionError(f"{file} is no bundle; it is not overwritten. Name another file.")
-    entry, known = _entry(name, registry)
+    entry, known = entry_of(name, registry)
     with tempfile.TemporaryDirectory() as temporary:
         made = parcel(entry, known, "file:", Path(temporary), weights)
         signed = {SIGNATURE: _existing(signature)} if signature else {}

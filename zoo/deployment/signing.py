@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.catalog.places import HUB, addressed, registry_with
+from zoo.catalog.places import HUB, entry_of
 from zoo.catalog.registry import OWN, Registry
 from zoo.deployment.parcel import SIGNATURE, parcel
-from zoo.errors import CheckFailed, OptionError, WeightsError, extra, sentence
+from zoo.errors import CheckFailed, OptionError, UnknownNameError, WeightsError, extra, sentence
 from zoo.storage import bundles, hub, resources
 from zoo.storage.files import atomic_path
 
@@ -116,14 +116,15 @@ def _gathered(what: str | Path, registry: Registry | str | Path | None) -> Itera
     if (Path(what) / OWN).is_file():
         yield Path(what), ""
         return
-    known = registry if isinstance(registry, Registry) else registry_with(registry)
-    name, known = addressed(what, known)
-    if Path(what).is_dir() and name not in known.names():
-        raise OptionError(f"{what} has no {OWN}: it is no folder of entries.")
+    try:
+        entry, known = entry_of(what, registry)
+    except UnknownNameError:
+        if Path(what).is_dir():
+            raise OptionError(f"{what} has no {OWN}: it is no folder of entries.") from None
+        raise
     with tempfile.TemporaryDirectory() as temporary:
-        folder = resources.within(Path(temporary), name)
+        folder = resources.within(Path(temporary), entry.name)
         folder.mkdir()
-        entry = known.entry(name)
         for path, file in parcel(entry, known, "file:", folder).files.items():
             place = resources.within(folder, path)
             if file != place:
