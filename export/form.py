@@ -18,6 +18,7 @@ import onnxscript.optimizer
 import torch
 from onnx_ir.passes import common
 from torch import Tensor, nn
+from zoo.export import memory
 from zoo.export.parity import INPUT, Parity, compare
 from zoo.export.resizing import Resize, levels_off
 
@@ -146,7 +147,7 @@ class Form:
         shapes = {"images": images, "further": others} if further else {"images": images}
         examples = (self.example, [each.example for each in further]) if further else (self.example,)
         page = io.StringIO()  # what the exporter says on stderr of what it cannot do
-        with warnings.catch_warnings(), contextlib.redirect_stderr(page):
+        with warnings.catch_warnings(), contextlib.redirect_stderr(page), memory.sources_forgotten():
             warnings.simplefilter("ignore")  # the exporter's own deprecations; what matters is checked afterwards
             try:
                 program = torch.onnx.export(
@@ -159,6 +160,7 @@ class Form:
                 reason = sentence(error.__cause__ if isinstance(error.__cause__, Exception) else error)
                 raise ExportError(f"torch.onnx cannot export {type(graph.network).__name__}: {reason}") from error
         assert program is not None
+        memory.forget_shapes(program)
         if further:
             _simplify(program.model)
         common.ClearMetadataAndDocStringPass()(program.model)  # such as the lines of code that nodes came from

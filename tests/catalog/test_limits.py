@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickletools
+import tempfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -116,6 +118,16 @@ def test_a_checkpoint_that_would_grow(tmp_path: Path) -> None:
             bomb.writestr(name, good.read(name))
     with pytest.raises(WeightsError, match="is compressed or a folder"):
         restricted(tmp_path / "bomb.pth")
+
+
+@given(st.lists(st.sampled_from([each.code.encode("latin1") for each in pickletools.opcodes]), max_size=6))
+def test_a_program_that_is_no_checkpoint_gets_a_sentence(codes: list[bytes]) -> None:
+    """Of torch's older format: for a machine with a stack, on which it fails in any way."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "net.pth"
+        file.write_bytes(b"\x80\x02" + b"".join(codes))
+        with pytest.raises(WeightsError):
+            restricted(file)
 
 
 def test_any_bit_of_a_checkpoint_is_refused_or_nothing_hangs_on_it(tmp_path: Path) -> None:

@@ -70,19 +70,12 @@ def test_any_bit_that_changes_is_found_wherever_the_file_lies(tmp_path: Path) ->
     file = tmp_path / "x.safetensors"
     tensors.write(file, SOME, {"classes": ["Käfer", "dog"], "format": 1, "rate": 0.1})
     whole = file.read_bytes()
-    nameless = 0
     for position in range(8 * len(whole)):
         altered = bytearray(whole)
         altered[position // 8] ^= 1 << position % 8
         file.write_bytes(altered)
-        try:
-            read, header = tensors.read(file)
-        except WeightsError:
-            continue
-        assert equal(read, SOME)  # what holds our header is called otherwise: to us, another program's file
-        assert header == {}
-        nameless += 1
-    assert nameless <= 8 * len(tensors.HEADER)
+        with pytest.raises(WeightsError):
+            tensors.read(file)
 
 
 def test_a_file_of_before_loads_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

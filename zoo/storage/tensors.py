@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from zoo.storage.files import atomic_path
 log = logging.getLogger(__name__)
 HEADER = "zoo"  # one metadata key: several would be written in an order of their own, and files would differ
 DIGITS = 64  # of a SHA-256, which stand before the header's JSON
+STATED = re.compile(r"[0-9a-f]{20} \{")  # how what a file states of itself begins, wherever a damaged key puts it
 LONGEST_HEADER = 25_000_000  # bytes; of names, shapes and ours, in a file of any maker
 
 
@@ -62,7 +64,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, str, dict[str, Any]]]:
             if (length := int.from_bytes(file.read(8), "little")) > LONGEST_HEADER:
                 raise ValueError(f"its header would have {length:,} bytes, and may have {LONGEST_HEADER:,}")
         with safe_open(path, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(HEADER, "{}")
+            metadata = opened.metadata() or {}
+            if odd := [key for key, said in metadata.items() if key != HEADER and STATED.search(said)]:
+                raise ValueError(f"what it states of its own content is called {odd[0]!r} there, not {HEADER!r}")
+            text = metadata.get(HEADER, "{}")
             header = json.loads(text if text.startswith("{") else text[DIGITS:])
             if not isinstance(header, dict):
                 raise ValueError("its header is no mapping")
