@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of trainings, exports, bundles and pushes: what is lost, and what is half.
+"""`kill -9` at random moments of trainings, searches, exports, bundles, pushes and packing: what is lost, what is half.
 
     python -m benchmarks.reliability.kills [--kills 40] [--work train] [--seed 0] [--json FILE]
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,10 @@ from PIL import Image
 import zoo
 from benchmarks.record import save
 from tests.hub import LoopbackHub
+from zoo.catalog.recipe import recipe_file
+from zoo.catalog.registry import Registry
+from zoo.storage import resources
+from zoo.storage.files import sha256
 from zoo.storage.tensors import fingerprint, read
 
 NAME = "mlp-stl-digits"
@@ -36,12 +41,16 @@ TRAININGS = {
         "train", "--backbone", "zoo/resnet20@shapes", "--data", "IMAGES", "--out", "OUT", "--name", "mine", "--epochs",
         "6", "--image-size", "32", "--resume",
     ),
+    "search-sharing": (
+        "search-sharing", "mlp-trmtl_410-digits", "--strategy", "similarity", "--recipe", "SHORT", "-o", "OUT",
+    ),
 }  # fmt: skip
 AT_ONCE = {
     "export": ("export", NAME, "--all-tasks", "-o", "OUT"),
     "export --shared": ("export", NAME, "--all-tasks", "--shared-backbone", "-o", "OUT"),
     "bundle": ("bundle", NAME, "-o", "OUT/it.zoo"),
     "push": ("push", NAME, "me/zoo"),
+    "pack": ("pack", NAME),
 }
 
 
@@ -52,8 +61,9 @@ class Beating:
         self.folder, self.draw, self.environment = folder, random.Random(seed), dict(environment)
 
     def command(self, words: tuple[str, ...], out: Path) -> list[str]:
-        places = {"OUT": str(out), "OUT/it.zoo": str(out / "it.zoo"), "IMAGES": str(self.folder / "images")}
-        return [sys.executable, "-m", "zoo", *(places.get(word, word) for word in words)]
+        own = {"IMAGES": self.folder / "images", "SHORT": self.folder / "short.yaml"}
+        places = {"OUT": out, "OUT/it.zoo": out / "it.zoo", **own}
+        return [sys.executable, "-m", "zoo", *(str(places.get(word, word)) for word in words)]
 
     def finish(self, words: tuple[str, ...], out: Path) -> float:
         """Run to the end; seconds. Raises CalledProcessError where it fails."""
@@ -99,11 +109,20 @@ def training(beating: Beating, words: tuple[str, ...], kills: int) -> dict[str, 
     return {"kills": done, "rounds": rounds, "wrong": len(wrong), "first": wrong[:5]}
 
 
-def at_once(beating: Beating, words: tuple[str, ...], kills: int, whole: Callable[[Path], Any]) -> dict[str, Any]:
-    """What lies there after each kill, and whether the command does its work afterwards."""
+def at_once(
+    beating: Beating, words: tuple[str, ...], kills: int, whole: Callable[[Path], Any], begin: Callable[[], Any]
+) -> dict[str, Any]:
+    """What lies there after each kill, and whether the command does its work afterwards.
+
+    Args:
+        whole: raises where what lies there is not.
+        begin: makes what the command works on.
+    """
+    begin()
     seconds = beating.finish(words, beating.folder / "undisturbed")
     done, tried, wrong = 0, 0, list[str]()
     while done < kills and tried < 3 * kills:
+        begin()
         out, tried = beating.folder / f"killed{tried}", tried + 1
         done += beating.kill(words, out, seconds)
         try:
@@ -153,11 +172,44 @@ def pushed(hub: LoopbackHub) -> Callable[[Path], None]:
     return whole
 
 
+class Checkout:
+    """A copy of the zoo's, and a store with what `pack` is to put into it."""
+
+    def __init__(self, folder: Path, beating: Beating) -> None:
+        self.own, self.store, self.trained = folder / "checkout", folder / "home" / NAME, folder / "trained"
+        source = resources.registry_file().parent
+        for name in ("zoo", "export", "recipes"):
+            shutil.copytree(source / name, self.own / name)
+        for name in ("registry.yaml", "pyproject.toml"):
+            shutil.copy(source / name, self.own)
+        self.packaged, self.registry = self.own / "zoo" / "weights" / NAME, self.own / "registry.yaml"
+        self.before = {file: file.read_bytes() for file in (self.registry, *self.packaged.iterdir())}
+        beating.environment["PYTHONPATH"] = str(self.own)
+        beating.finish(("train", NAME, "--epochs", "1"), folder)
+        self.store.rename(self.trained)
+
+    def begin(self) -> None:
+        """The checkout as it was, and a full store."""
+        shutil.rmtree(self.store, ignore_errors=True)
+        shutil.copytree(self.trained, self.store)
+        for file, content in self.before.items():
+            file.write_bytes(content)
+
+    def whole(self, _: Path) -> None:
+        """Raises where a task has neither the packaged file that the registry states nor a whole one in the store."""
+        stated = Registry.read(self.registry).entry(NAME).weights or {}
+        for task, weights_file in stated.items():
+            if sha256(self.packaged / f"{task}.safetensors") != weights_file.sha256:
+                read(self.store / f"{task}.safetensors")
+
+
 def run(work: str, kills: int, seed: int) -> dict[str, Any]:
     """So many kills of one kind of work."""
     with tempfile.TemporaryDirectory() as temporary, LoopbackHub() as hub:
         folder = Path(temporary)
         domains(folder / "images")
+        short = recipe_file("digits/trmtl").read_text().replace("epochs: 60", "epochs: 2")
+        (folder / "short.yaml").write_text(short)
         environment = os.environ | {
             "ZOO_HOME": str(folder / "home"), "ZOO_CACHE": str(folder / "cache"), "HF_ENDPOINT": hub.address,
             "HF_TOKEN": "hf_loopback", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
@@ -167,8 +219,9 @@ def run(work: str, kills: int, seed: int) -> dict[str, Any]:
         if work in TRAININGS:
             found = training(beating, TRAININGS[work], kills)
         else:
-            whole = {"bundle": bundled, "push": pushed(hub)}.get(work, graphs)
-            found = at_once(beating, AT_ONCE[work], kills, whole)
+            checkout = Checkout(folder, beating) if work == "pack" else None
+            whole = {"bundle": bundled, "push": pushed(hub)}.get(work, checkout.whole if checkout else graphs)
+            found = at_once(beating, AT_ONCE[work], kills, whole, checkout.begin if checkout else lambda: None)
     return {"work": work, "seed": seed, **found}
 
 

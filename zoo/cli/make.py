@@ -281,8 +281,7 @@ def pack(ctx: click.Context, names: tuple[str, ...], figures_only: bool, tasks: 
     from zoo.training import publishing
 
     for name in names:
-        with Registry.edited(resources.registry_file()) as registry:
-            publishing.pack(name, registry, figures_only, tasks)
+        publishing.pack(name, resources.registry_file(), figures_only, tasks)
         click.echo(f"packed {name}")
 
 

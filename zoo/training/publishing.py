@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from zoo.catalog.entry import Entry
+from zoo.catalog.entry import Backbone, Entry
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED, stored_adapter, stored_backbone, with_files
 from zoo.catalog.task import METRICS
 from zoo.errors import OptionError, WeightsError
 from zoo.storage import resources
-from zoo.storage.files import weights_file
+from zoo.storage.files import atomic_path, weights_file
 from zoo.storage.tensors import read
 
 
@@ -22,41 +23,65 @@ def publish(entry: Entry, files: dict[str, Path], uri: str) -> Entry:
     return replace(with_files(entry, files, uri), measured=_stated(entry, files))
 
 
-def pack(name: str, registry: Registry, figures_only: bool = False, tasks: Sequence[str] = ()) -> None:
-    """Move what the local store holds of an entry or backbone to the packaged weights, and record it in `registry`.
+def pack(name: str, registry_file: Path, figures_only: bool = False, tasks: Sequence[str] = ()) -> None:
+    """Move what the local store holds of an entry or backbone to the packaged weights, and record it in a registry.
+
+    The store's files go last: whatever ends this on the way, the same again does it.
 
     Args:
         figures_only: record an entry's figures alone, for weights that cannot come with the package.
         tasks: of the entry, in place of all; what is known of its others stays.
+
+    Raises:
+        OptionError: tasks of those that share a file.
+        WeightsError: the store lacks some, they were trained in part, or cannot be written.
     """
-    backbone = registry.backbone(name)
-    if backbone is not None:
-        file = _move({backbone.task: stored_backbone(name)}, resources.packaged_weights_dir(), name)[backbone.task]
-        weights, measured = weights_file(file, f"package:{file.name}"), {backbone.task: _figure(file, backbone.kind)}
-        registry.update(replace(backbone, weights=weights, measured=measured))
-    else:
-        entry = registry.entry(name)
-        if tasks and stored_adapter(name, entry.tasks[0]).with_name(SHARED).exists():
-            raise OptionError(f"The tasks of {name} share a file, which fits all of them or none. Name no task.")
-        made = {entry.known_task(task): stored_adapter(name, task) for task in tasks or entry.tasks}
-        _finished(made, name)
-        measured = (entry.measured or {}) | _stated(entry, made)
-        entry = replace(entry, measured={task: measured[task] for task in entry.tasks if task in measured})
-        if figures_only:
-            registry.update(entry)
-            return
-        shared = stored_adapter(name, entry.tasks[0]).parent / SHARED
-        files = _move(made, resources.packaged_weights_dir() / name, name)
-        if shared.exists():
-            shutil.move(shared, resources.packaged_weights_dir() / name / SHARED)
-        made_now = with_files(entry, files, f"package:{name}/")
-        registry.update(replace(made_now, weights=(entry.weights or {}) | (made_now.weights or {})))
+    with Registry.edited(registry_file) as registry:
+        backbone = registry.backbone(name)
+        files = (
+            _packed_entry(name, registry, figures_only, tasks)
+            if backbone is None
+            else _packed_backbone(backbone, registry)
+        )
+    for file in files:
+        file.unlink()
 
 
-def _move(files: dict[str, Path], folder: Path, name: str) -> dict[str, Path]:
-    _finished(files, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    return {task: Path(shutil.move(file, folder / file.name)) for task, file in files.items()}
+def _packed_backbone(backbone: Backbone, registry: Registry) -> list[Path]:
+    """Copy and record a backbone; the files of the store that are packaged now."""
+    file = stored_backbone(backbone.name)
+    _finished({backbone.task: file}, backbone.name)
+    _copy([file], resources.packaged_weights_dir())
+    measured = {backbone.task: _figure(file, backbone.kind)}
+    registry.update(replace(backbone, weights=weights_file(file, f"package:{file.name}"), measured=measured))
+    return [file]
+
+
+def _packed_entry(name: str, registry: Registry, figures_only: bool, tasks: Sequence[str]) -> list[Path]:
+    """Copy and record an entry, or its figures alone; the files of the store that are packaged now."""
+    entry = registry.entry(name)
+    shared = stored_adapter(name, entry.tasks[0]).with_name(SHARED)
+    if tasks and shared.exists():
+        raise OptionError(f"The tasks of {name} share a file, which fits all of them or none. Name no task.")
+    made = {entry.known_task(task): stored_adapter(name, task) for task in tasks or entry.tasks}
+    _finished(made, name)
+    measured = (entry.measured or {}) | _stated(entry, made)
+    entry = replace(entry, measured={task: measured[task] for task in entry.tasks if task in measured})
+    if figures_only:
+        registry.update(entry)
+        return []
+    files = [*made.values(), *([shared] if shared.exists() else [])]
+    _copy(files, resources.packaged_weights_dir() / name)
+    made_now = with_files(entry, made, f"package:{name}/")
+    registry.update(replace(made_now, weights=(entry.weights or {}) | (made_now.weights or {})))
+    return files
+
+
+def _copy(files: Sequence[Path], folder: Path) -> None:
+    """Copy files to a folder, each whole; where one cannot be, none takes the place of what stood there."""
+    with contextlib.ExitStack() as stack:
+        for file in files:
+            shutil.copyfile(file, stack.enter_context(atomic_path(folder / file.name)))
 
 
 def _finished(files: dict[str, Path], name: str) -> None:
