@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,8 +34,15 @@ WRITING = {  # what a command writes to OUT
     "cp": ("cp", "shapes/ftn", "OUT/mine.yaml"),
     "generate": ("generate", "biggan32-ftn-r4-landscapes", "-n", "1", "-o", "OUT/made"),
     "compare": ("compare", "mlp-*-digits", "--rounds", "0", "-o", "OUT/compared"),
+    "factorise": (
+        "factorise", "resnet20-finetune-shapes/clipart", "--backbone", "zoo/resnet20@shapes", "--rank", "2", "--name",
+        "mine", "-o", "OUT/small",
+    ),
+    "compress": ("compress", "resnet20-parallel-shapes", "--rank", "2", "-o", "OUT/joint"),
+    "plot norms": ("plot", "norms", "resnet20-ftn-r8-shapes", "-o", "OUT/norms"),
+    "sign": ("sign", NAME, "--key", "KEY", "-o", "OUT/mine.sig"),
     "merge": ("merge", "resnet20-bn-shapes", "--tasks", "sketch", "real", "--as", "both", "-o", "OUT/merged"),
-}
+}  # fmt: skip
 LOOKING = {
     "ls": ("ls", "mlp-*"), "info": ("info", NAME), "eval": ("eval", NAME, "--task", TASK),
     "predict": ("predict", "resnet20-bn-shapes", "--task", "sketch", "IN"),
@@ -45,14 +54,25 @@ ODD_NAMES = {
     "an emoji": "a🦁b",
     "a percent": "a%20b$HOME;x",
 }
+# Read by Python before anything else: each look at the clock shows an hour less.
+BACKWARDS = """
+import time
+now, looks = time.time(), iter(range(1, 10**9))
+time.time = lambda: now - 3600 * next(looks)
+"""
 
 
-def zoo(words: tuple[str, ...], environment: Mapping[str, str], out: Path, picture: Path) -> dict[str, Any]:
+def zoo(
+    words: tuple[str, ...], environment: Mapping[str, str], out: Path, picture: Path, umask: int = -1
+) -> dict[str, Any]:
     """A command in a process of its own: how it ended."""
-    command = [word.replace("OUT", str(out)).replace("IN", str(picture)) for word in words]
+    key = picture.with_name("key.pem")
+    places = {"OUT": out, "IN": picture, "KEY": key}
+    command = [re.sub("OUT|IN$|KEY", lambda found: str(places[found[0]]), word) for word in words]
     done = subprocess.run(
-        [sys.executable, "-m", "zoo", *command], capture_output=True, text=True, env=dict(environment), check=False
-    )
+        [sys.executable, "-m", "zoo", *command], capture_output=True, text=True, env=dict(environment), check=False,
+        umask=umask,
+    )  # fmt: skip
     last = (done.stderr.strip().splitlines() or [""])[-1]
     return {"exit": done.returncode, "traceback": "Traceback" in done.stderr, "says": last[:200]}
 
@@ -123,15 +143,38 @@ def surroundings(folder: Path, environment: Mapping[str, str], picture: Path) ->
         own.write_bytes(picture.read_bytes())
         row = judged(zoo(LOOKING["predict"], environment, folder, own), may_work=True)
         yield {"place": f"a name with {place}", "command": "predict", **row, "fault": row["exit"] != 0}
+    yield from clocks(folder, environment, picture)
+
+
+def clocks(folder: Path, environment: Mapping[str, str], picture: Path) -> Iterator[dict[str, Any]]:
+    """A clock that goes back while commands run, files of other times, and files for the user alone."""
+    (folder / "back").mkdir()
+    (folder / "back" / "sitecustomize.py").write_text(BACKWARDS)
+    path = os.pathsep.join([str(folder / "back"), str(Path(__file__).parents[2])])
+    places: dict[str, tuple[Mapping[str, str], float | None, int]] = {
+        "a clock that goes back": ({**environment, "PYTHONPATH": path}, None, -1),
+        "files of 1980": (environment, 315_532_800, -1), "files of 2100": (environment, 4_102_444_800, -1),
+        "umask 077": (environment, None, 0o077),
+    }  # fmt: skip
+    for place, (given, time, umask) in places.items():
+        out = folder / place
+        for name, words in (LOOKING | {name: WRITING[name] for name in ("train", "export", "bundle", "card")}).items():
+            for file in [*(folder / "home").rglob("*"), *(folder / "cache").rglob("*")] if time else ():
+                os.utime(file, (time, time))
+            row = judged(zoo(words, given, out, picture, umask), may_work=True)
+            yield {"place": place, "command": name, **row, "fault": row["exit"] != 0}
 
 
 @click.command()
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures here.")
 def main(json_file: Path | None) -> None:
     rows = []
-    picture = Path(__file__).parents[2] / "docs" / "sketch.png"
+    drawn = Path(__file__).parents[2] / "docs" / "sketch.png"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        picture = Path(shutil.copy(drawn, folder))
+        key = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(folder / "key.pem")]
+        subprocess.run(key, check=True)
         environment = {**os.environ, "ZOO_HOME": str(folder / "home"), "ZOO_CACHE": str(folder / "cache")}
         for part in (disks, surroundings):
             for row in part(folder, environment, picture):
