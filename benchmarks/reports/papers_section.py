@@ -71,6 +71,8 @@ def contradictions(registry: Registry) -> str:
 - Tables 8 and 10 leave out the tasks' norms, which are counted here; without them all totals are had, but for the
   49.02 M of efficientnet_b4 at R = 50 by CP, which make 56.12 M. Table 8's CP, TT and SVD leave the four downsampling
   convolutions out beside the stem.
+- Table 11, of what the forms leave of ΔW in efficientnet_b4, repeats Table 9's figures of resnet50. Both are shown as
+  printed; the norm of ΔW itself is 9.36 there.
 - Appendix F gives a BigGAN at 128 pixels 71.4 M parameters; by the authors' code it has
   {registry.entry("biggan128-ftn-r50-seasons").parameters.backbone / 1e6:.2f} M. The 3.9 M of a season at R = 50 are
   {registry.entry("biggan128-ftn-r50-seasons").parameters.per_task / 1e6:.2f} M here. Table 13's second column is the

@@ -47,6 +47,7 @@ class Reported:
     parameters: float | None = None  # millions, of all tasks together, as printed
     multiple: float | None = None  # of the backbone's parameters, for all tasks together, as printed
     score: int | None = None  # decathlon score, as printed
+    left: dict[str, list[float]] | None = None  # by task, of what a form leaves of ΔW: norm, mean and std over layers
 
 
 def is_file(recipe: str) -> bool:

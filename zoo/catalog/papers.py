@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from zoo.catalog.schema import parse
 from zoo.catalog.yaml_files import load_yaml
 from zoo.errors import ConfigError
 
+LEFT = "‖ΔW‖ left"  # the column of Tables 9 and 11
 OTHERS = Path(__file__).with_name("papers.yaml")
 
 
@@ -40,7 +42,8 @@ def table(source: str, registry: Registry) -> list[dict[str, Any]]:
     """A paper's table: a row for every entry that stands in it and for every other method, by rising mean.
 
     Each row has the name, the parameters of all tasks as printed and as counted here (millions, or multiples of the
-    backbone's), and the figures, each in its metric's unit.
+    backbone's), and the figures, each in its metric's unit; of ΔW in a form also what the form leaves of its norm, as
+    a mean over layers and tasks.
     """
     rows = [_row(e.name, e.reported, e) for e in registry.entries() if e.reported and e.reported.source == source]
     rows += [_row(method, reported) for method, reported in other_methods().get(source, {}).items()]
@@ -54,6 +57,7 @@ def _row(name: str, reported: Reported, entry: Entry | None = None) -> dict[str,
         counted = f"{total / backbone.backbone:.2f}×" if reported.multiple else _millions(total)
     printed = f"{reported.multiple:g}×" if reported.multiple else reported.parameters and f"{reported.parameters:g} M"
     score = {"S": reported.score} if reported.score else {}
+    left = {LEFT: round(statistics.mean(mean for mean, _ in reported.left.values()), 2)} if reported.left else {}
     return {
         "model": name,
         "parameters": printed,
@@ -61,6 +65,7 @@ def _row(name: str, reported: Reported, entry: Entry | None = None) -> dict[str,
         **reported.figures,
         "mean": reported.mean,
         **score,
+        **left,
     }
 
 
@@ -70,5 +75,6 @@ def _millions(count: int) -> str:
 
 def mean_of(row: dict[str, Any]) -> float:
     """The mean of the accuracies in a row of `table`."""
-    figures = [value for key, value in row.items() if key not in ("model", "parameters", "counted", "mean", "S")]
+    others = ("model", "parameters", "counted", "mean", "S", LEFT)
+    figures = [value for key, value in row.items() if key not in others]
     return float(sum(figures) / len(figures))

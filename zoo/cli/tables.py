@@ -58,7 +58,9 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+        lists = {key for key, item in value.items() if isinstance(item, Sequence) and not isinstance(item, str)}
+        shown = {key: f"[{_cell(item)}]" if key in lists else _cell(item) for key, item in value.items()}
+        return ", ".join(f"{key} {text}" for key, text in shown.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(_cell, value))
     return str(value)
