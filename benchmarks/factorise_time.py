@@ -18,7 +18,7 @@ import torch
 from record import save
 from torchvision.models import resnet50
 
-from zoo.compression.fine_tuned import add_fine_tuned, without_tasks
+from zoo.compression.fine_tuned import add_fine_tuned, fitting, without_tasks
 from zoo.compression.forms import FORMS
 from zoo.storage.tensors import read, write
 
@@ -53,7 +53,7 @@ def main(forms: tuple[str, ...], tasks: int, rank: int, json_file: Path | None) 
             begun, before = time.monotonic(), megabytes()
             for number in range(tasks):
                 given = read(Path(folder) / f"{number}.safetensors")[0]
-                made = add_fine_tuned(model, given, rank, f"t{number}")
+                made = add_fine_tuned(model, fitting(model, given), rank, f"t{number}")
                 del given
             rows.append({
                 "form": form, "tasks": tasks, "rank": rank, "threads": torch.get_num_threads(),

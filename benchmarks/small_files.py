@@ -19,7 +19,7 @@ from record import save
 from zoo.backbones import architecture
 from zoo.catalog.entry import Entry
 from zoo.catalog.registry import default_registry
-from zoo.compression.fine_tuned import Factorised, add_fine_tuned, ranks_for, without_tasks
+from zoo.compression.fine_tuned import Factorised, add_fine_tuned, fitting, ranks_for, without_tasks
 from zoo.compression.forms import FORMS
 from zoo.datasets import benchmark_of
 from zoo.loader import load, pretrained_network
@@ -44,8 +44,9 @@ def factorised(entry: Entry, network: Any, known: Any, form: str, rank: int, res
     heads = heads_of(architecture(entry.backbone, registry))
     model = without_tasks(pretrained_network(entry.backbone, registry, heads), form, rest)
     classes = list(known.classes)
-    ranks = ranks_for(model, network, rank, None, rest)
-    return add_fine_tuned(model, network, ranks, known.name, classes, known.preprocessing)
+    given = fitting(model, network)
+    ranks = ranks_for(model, given, rank, None, rest)
+    return add_fine_tuned(model, given, ranks, known.name, classes, known.preprocessing)
 
 
 @click.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,6 +13,8 @@ import torchvision
 from hypothesis import given, settings
 from torch import Tensor, nn
 
+import zoo
+from tests.conftest import SmallNet, disturb
 from tests.increments.test_increments import convolutions
 from zoo.errors import OptionError
 from zoo.increments import get_method
@@ -151,3 +154,37 @@ def test_a_rank_is_a_whole_number(form: str) -> None:
     for rank in (0, 1.5, True, "2"):
         with pytest.raises(OptionError, match="rank"):
             get_method(form).build(nn.Conv2d(3, 4, 3), {"rank": rank})
+
+
+@pytest.mark.parametrize("method", ["ftn", "tt", "svd", "tucker"])
+def test_a_bias_of_the_tasks_own(method: str, tmp_path: Path) -> None:
+    """In layers that have one: by itself, mixed, for all tasks at once, fused, saved and loaded."""
+    options = {"rank": 2, "bias": True, "layers": ["*"]}
+    model = zoo.adapt(SmallNet(), {"a": 3, "b": 3}, method, **options)
+    model.add_task(zoo.Task.of("plain", 3), {"bias": False})
+    for task in model.tasks:
+        disturb(model, task)
+    biased = {path for path, site in model.adapted() if site.frozen_bias is not None}
+    assert biased
+    assert {name for name in model.task_tensors("a") if "shift" in name} == {f"{path}.shift" for path in biased}
+    assert not any("shift" in name for name in model.task_tensors("plain"))
+    images = torch.rand(6, 3, 16, 16)
+    alone = {task: model(images, task=task).detach() for task in model.tasks}
+    tasks = ["a", "b", "plain", "a", "plain", "b"]
+    mixed = model(images, task=tasks)
+    for row, task in enumerate(tasks):
+        torch.testing.assert_close(mixed[row].detach(), alone[task][row], rtol=1e-4, atol=1e-5)
+    for task, logits in model(images).items():
+        torch.testing.assert_close(logits.detach(), alone[task], rtol=1e-4, atol=1e-5)
+        fused = model.fuse(task)
+        torch.testing.assert_close(fused(images).detach(), alone[task], rtol=1e-4, atol=1e-5)
+    path = min(biased)
+    shift = model.task_tensors("a")[f"{path}.shift"]
+    own, frozen = model.fuse("a").get_parameter(f"{path}.bias"), model.backbone_tensors()[f"{path}.bias"]
+    torch.testing.assert_close(own, frozen + shift)
+    model.save_adapter("a", tmp_path / "a.safetensors")
+    model.remove_task("a")
+    model.load_adapter(tmp_path / "a.safetensors")
+    assert torch.equal(model(images, task="a"), alone["a"])
+    with pytest.raises(OptionError, match="bias must be true or false"):
+        zoo.adapt(SmallNet(), {"a": 3}, method, rank=2, bias=1)

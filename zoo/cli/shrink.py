@@ -30,7 +30,7 @@ out_of_new = click.option("-o", "--out", type=FOLDER, required=True, help="Where
 @click.option("--form", type=click.Choice(["cp", "tt", "svd", "tucker"]), default="cp", show_default=True)
 @click.option("--rank", type=RANK, help="Of each layer; below 1, the share of ‖ΔW‖² that each keeps.  [default: 8]")
 @click.option("--budget", type=NUMBER, help="Parameters of a task in all, such as 200k, split over the layers.")
-@click.option("--keep-rest", is_flag=True, help="Keep the stem's change too, exactly.")
+@click.option("--keep-rest", is_flag=True, help="Keep the changes of the stem and of biases too.")
 @click.option("--joint", is_flag=True, help="Bring the parallel adapters of the entry SOURCES to one basis of --rank.")
 @click.option("--apart", is_flag=True, help="With --joint: a basis for each task.")
 @name_of_new

@@ -13,7 +13,7 @@ from zoo.catalog.handover import put_in
 from zoo.catalog.recipe import recipe_names
 from zoo.catalog.registry import Registry
 from zoo.catalog.store import SHARED, adapter_files
-from zoo.compression.fine_tuned import add_fine_tuned
+from zoo.compression.fine_tuned import add_fine_tuned, fitting
 from zoo.compression.forms import FORMS
 from zoo.errors import OptionError
 from zoo.increments.residual import Basis
@@ -151,9 +151,8 @@ def _factorised(source: MultiTaskModel, target: MultiTaskModel, entry: Entry) ->
         known_as = source.task(task)
         ranks = entry.method_of(task)["rank"]
         classes = list(known_as.classes)
-        made = add_fine_tuned(
-            target, source.fuse(task), ranks, task, classes, known_as.preprocessing, known_as.kind
-        )  # fmt: skip
+        given = fitting(target, source.fuse(task))
+        made = add_fine_tuned(target, given, ranks, task, classes, known_as.preprocessing, known_as.kind)
         errors |= {f"{task}/{layer.path}": layer.error for layer in made.layers}
     return errors
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ def factorise(
         rank: R, at least 1, of which a layer takes as much as it has; or a number below 1: the smallest rank in each
             layer that keeps that share of ‖ΔW‖².
         budget: parameters in all; each layer's rank is then what makes the most of them, and `rank` is not asked.
-        keep_rest: adapt the stem too, exactly.
+        keep_rest: adapt the stem too, exactly, and keep the layers' own biases; a `budget` is for these too.
         classes: their names; by default their numbers, of as many as the tuned head has.
         preprocessing: by default the network's own, as of `zoo.adapt`.
         options: `layers`, `norms`, `head` and `placement`, as of `zoo.adapt`.
@@ -93,7 +92,8 @@ def factorise(
     check_size(rank, budget)
     network = pretrained_network(base, default_registry()) if isinstance(base, str) else copy_of(base)
     model = without_tasks(network, form, keep_rest, **options)
-    return add_fine_tuned(model, tuned, ranks_for(model, tuned, rank, budget, keep_rest), task, classes, preprocessing)
+    given = fitting(model, tuned)
+    return add_fine_tuned(model, given, ranks_for(model, given, rank, budget, keep_rest), task, classes, preprocessing)
 
 
 def without_tasks(network: nn.Module, form: str, keep_rest: bool = False, **options: Any) -> TaskModel:
@@ -106,7 +106,9 @@ def without_tasks(network: nn.Module, form: str, keep_rest: bool = False, **opti
         if options.get("layers") is not None:
             raise OptionError("keep_rest names all layers itself; leave out layers=….")
         options["layers"] = _all_layers(network, options.get("head"))
-    return TaskModel(network, FORMS[form], {"rank": 1}, Placement(**options))
+    biased = keep_rest and any(network.get_submodule(path).bias is not None for path in options["layers"])
+    own = {"rank": 1, "bias": True} if biased else {"rank": 1}
+    return TaskModel(network, FORMS[form], own, Placement(**options))
 
 
 def check_size(rank: Any, budget: int | None) -> None:
@@ -132,11 +134,14 @@ def _stem(model: TaskModel) -> str | None:
 
 
 def add_fine_tuned(
-    model: TaskModel, tuned: nn.Module | Mapping[str, Tensor], ranks: int | Mapping[str, int], task: str,
+    model: TaskModel, given: Mapping[str, Tensor], ranks: int | Mapping[str, int], task: str,
     classes: list[str] | None = None, preprocessing: Preprocessing | None = None, kind: str = CLASSIFICATION,
 ) -> Factorised:  # fmt: skip
-    """Give a model `without_tasks` one of a fine-tuned copy of its backbone, at one rank or at each layer's."""
-    given = _fitting(model, tuned)
+    """Give a model `without_tasks` one of a fine-tuned copy of its backbone, at one rank or at each layer's.
+
+    Args:
+        given: what `fitting` made of the copy.
+    """
     number = len(given[f"{model.left_aside[0]}weight"])
     known = Task.of(task, classes or number, preprocessing or Preprocessing.of(model.backbone), kind)
     model.add_task(known, {"rank": ranks})
@@ -151,53 +156,80 @@ def add_fine_tuned(
     except BaseException:
         model.remove_task(task)
         raise
-    return Factorised(model, layers, _left(model, given, [layer.path for layer in layers]))
+    return Factorised(model, layers, _left(model, given, task))
 
 
 def ranks_for(
-    model: TaskModel, tuned: nn.Module | Mapping[str, Tensor], rank: float, budget: int | None, keep_rest: bool
+    model: TaskModel, given: Mapping[str, Tensor], rank: float, budget: int | None, keep_rest: bool
 ) -> int | dict[str, int]:
-    """The rank of all layers, or each one's as patterns; the arguments are those of `factorise`.
+    """The rank of all layers, or each one's as patterns; the arguments are those of `factorise` and `add_fine_tuned`.
 
     Raises:
         OptionError: the budget is not enough for a single component.
     """
-    form, given = form_of(model), _fitting(model, tuned)
     exact = _stem(model) if keep_rest else None
-    found, choices, left = dict[str, int](), {}, budget or 0
-    for path, site, delta in changes(model, given):
-        most = largest(form, delta.shape)
-        if path == exact:
-            found[path] = most if delta.any() else 0
-            left -= sum(p.numel() for p in _increment(model, site, most).parameters()) if delta.any() else 0
-        elif isinstance(rank, int) and budget is None:
-            found[path] = min(rank, most)
-        else:
-            curve = Curve(form, functools.partial(_increment, model, site), delta)
-            if budget is None:
-                found[path] = curve.smallest(rank)
-                log.info("%s: rank %d", path, found[path])
-            else:
-                choices[path] = curve.choices(budget)
     if budget is not None:
-        if left < 1 or not any(len(each) > 1 for each in choices.values()):
-            of = " beside the stem, which is kept" if exact else ""
-            raise OptionError(f"{budget:,} parameters are too few for a single component of any layer{of}.")
-        found |= split(choices, left)
-    elif small := [path for path, own in found.items() if isinstance(rank, int) and path != exact and own < rank]:
-        log.info("Too small for a rank of %s, and kept whole: %s", rank, ", ".join(small))
+        found = _within(model, given, budget, exact)
+    elif isinstance(rank, int):
+        found = {path: min(rank, _most(model, site)) for path, site in model.adapted()}
+        small = [path for path, own in found.items() if path != exact and own < rank]
+        if small:
+            log.info("Too small for a rank of %s, and kept whole: %s", rank, ", ".join(small))
+    else:
+        found = {}
+        for path, site, delta in changes(model, given):
+            if path != exact:
+                found[path] = _curve(model, site, delta).smallest(rank)
+                log.info("%s: rank %d", path, found[path])
+    if exact:
+        site = dict(model.adapted())[exact]
+        found[exact] = _most(model, site) if _change(model, exact, site, given).any() else 0
+    if budget is None and model.options.get("bias"):  # which needs an increment that it is part of
+        found |= {path: 1 for path, site in model.adapted() if not found[path] and _shift(path, site, given).any()}
     ranks = as_patterns(found)
     return ranks["*"] if len(ranks) == 1 and ranks["*"] else ranks
+
+
+def _within(model: TaskModel, given: Mapping[str, Tensor], budget: int, exact: str | None) -> dict[str, int]:
+    """The best split of so many parameters over the layers, of which one is kept exactly."""
+    left, choices = budget, {}
+    for path, site, delta in changes(model, given):
+        if path == exact:
+            left -= model.method.size(site, {**model.options, "rank": _most(model, site)}) if delta.any() else 0
+        else:
+            choices[path] = _curve(model, site, delta).choices(budget)
+    if left < 1 or not any(len(each) > 1 for each in choices.values()):
+        of = " beside the stem, which is kept" if exact else ""
+        raise OptionError(f"{budget:,} parameters are too few for a single component of any layer{of}.")
+    return split(choices, left)
+
+
+def _most(model: TaskModel, site: AdaptedLayer) -> int:
+    return largest(form_of(model), site.frozen_weight.shape)
+
+
+def _curve(model: TaskModel, site: AdaptedLayer, delta: Tensor) -> Curve:
+    return Curve(form_of(model), lambda rank: model.method.build(site, {**model.options, "rank": rank}), delta)
 
 
 def changes(model: TaskModel, given: Mapping[str, Tensor]) -> Iterator[tuple[str, AdaptedLayer, Tensor]]:
     """What fine-tuning changed of each layer that a model adapts, (C_out, C_in, …), in double precision."""
     for path, site in model.adapted():
-        frozen = site.frozen_weight
-        yield path, site, turned(given[f"{path}.weight"].to(frozen.device, torch.float64), site) - frozen.double()
+        yield path, site, _change(model, path, site, given)
 
 
-def _fitting(model: TaskModel, tuned: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _change(model: TaskModel, path: str, site: AdaptedLayer, given: Mapping[str, Tensor]) -> Tensor:
+    frozen = site.frozen_weight
+    return turned(given[f"{path}.weight"].to(frozen.device, torch.float64), site) - frozen.double()
+
+
+def _shift(path: str, site: AdaptedLayer, given: Mapping[str, Tensor]) -> Tensor:
+    """What fine-tuning changed of a layer's bias; empty where it has none."""
+    frozen = site.frozen_bias
+    return torch.empty(0) if frozen is None else given[f"{path}.bias"].to(frozen) - frozen
+
+
+def fitting(model: TaskModel, tuned: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a fine-tuned copy of the model's backbone; raises WeightsError where it is none."""
     given = tensors_of(tuned)
     model.backbone_among(given, "The fine-tuned network")
@@ -221,15 +253,13 @@ def _filled(model: TaskModel, given: Mapping[str, Tensor], task: str) -> list[La
             continue
         increment = site.tasks[task]
         assert isinstance(increment, Increment)
+        if increment.shift is not None:
+            increment.shift.data.copy_(_shift(path, site, given))
         rank = int(increment.rank)  # type: ignore[arg-type]
         layers.append(Layer(path, rank, sum(p.numel() for p in increment.parameters()), *fill(increment, delta)))
         done = sum(layer.rank > 0 for layer in layers)
         log.info("%s, layer %d of %d: %s, relative error %.3f", task, done, number, path, layers[-1].error)
     return layers
-
-
-def _increment(model: TaskModel, site: AdaptedLayer, rank: int) -> Increment:
-    return model.method.build(site, {"rank": rank})
 
 
 def form_of(model: TaskModel) -> str:
@@ -250,14 +280,14 @@ def tensors_of(tuned: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _left(model: TaskModel, given: Mapping[str, Tensor], taken: list[str]) -> dict[str, float]:
-    """The norms of the changes that no task's tensor holds, the largest first."""
-    weights = {f"{path}.weight" for path in taken}
+def _left(model: TaskModel, given: Mapping[str, Tensor], task: str) -> dict[str, float]:
+    """The norms of the changes that no tensor of a task's holds, the largest first."""
+    tensors = model.task_tensors(task)
+    own = {*tensors, *(f"{path}.weight" for path, _ in model.adapted())}
+    own |= {name.removesuffix("shift") + "bias" for name in tensors if name.endswith(".shift")}
     norms = {
         name: float((given[name].to(tensor.device, torch.float64) - tensor.double()).norm())
         for name, tensor in model.backbone_tensors().items()
-        if tensor.is_floating_point() and name in given and name not in weights
+        if tensor.is_floating_point() and name in given and name not in own
     }
-    own = {name for task in model.tasks for name in model.task_tensors(task)}
-    changed = {name: norm for name, norm in norms.items() if norm and name not in own}
-    return dict(sorted(changed.items(), key=lambda item: -item[1]))
+    return dict(sorted(((name, norm) for name, norm in norms.items() if norm), key=lambda item: -item[1]))

@@ -21,6 +21,7 @@ from zoo.compression.fine_tuned import (
     Factorised,
     add_fine_tuned,
     check_size,
+    fitting,
     ranks_for,
     tensors_of,
     without_tasks,
@@ -81,12 +82,13 @@ def factorised_entry(
     for task, reader in readers.items():
         log.info("%s:", task)
         tensors, known = reader()
-        ranks = ranks_for(model, tensors, rank, budget, keep_rest)
+        given = fitting(model, tensors)
+        ranks = ranks_for(model, given, rank, budget, keep_rest)
         said: dict[str, Any] = {"preprocessing": card}
         if known:
             said = {"classes": list(known.classes), "preprocessing": known.preprocessing, "kind": known.kind}
-        found[task] = add_fine_tuned(model, tensors, ranks, task, **said)
-        del tensors  # before the next are read
+        found[task] = add_fine_tuned(model, given, ranks, task, **said)
+        del tensors, given  # before the next are read
     for task in found:
         files[task] = out / name / f"{task}.safetensors"
         model.save_adapter(task, files[task], {"entry": name, "backbone": backbone, MADE_OF: origins[task]})

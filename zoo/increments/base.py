@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.options import check_options
+from zoo.errors import OptionError
 from zoo.increments.by_row import (
     GATHER_COST,
     OUTPUT_COST,
@@ -74,22 +75,47 @@ class Increment(nn.Module):
 
     A method defines `delta`. It overrides `forward` only where a route exists
     that is cheaper than running the layer under the summed weight.
+
+    Attributes:
+        shift: (C_out,), of the task's own bias, as a difference to the layer's; None leaves it the layer's.
     """
+
+    shift: Tensor | None
 
     normalises = (
         False  # whether training divides the output by the deviation of the batch, for which norms must make up
     )
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("shift", None)
+
     def delta(self, weight: Tensor) -> Tensor:
         """ΔW, in the shape, dtype and device of `weight`."""
         raise NotImplementedError
 
+    def own_bias(self, layer: nn.Module, wanted: bool) -> None:
+        """Give the task a bias of its own, if that is wanted and the layer has one; it starts as the layer's."""
+        if not isinstance(wanted, bool):
+            raise OptionError(f"The bias must be true or false, not {wanted!r}.")
+        if wanted and layer._parameters.get("bias") is not None:
+            self.shift = nn.Parameter(torch.zeros(len(weight_of(layer))))
+
     def applied(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The task's own weight `W + ΔW`, and its bias: by default the layer's."""
-        return weight + self.delta(weight), bias
+        """The task's own weight `W + ΔW`, and its bias."""
+        return weight + self.delta(weight), self.shifted(bias)
+
+    def shifted(self, bias: Tensor | None) -> Tensor | None:
+        """The task's own bias, made of the layer's."""
+        if self.shift is None:
+            return bias
+        return self.shift if bias is None else bias + self.shift.to(bias.dtype)
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
-        """ΔW as an exact product of thin matrices, up (C_out, R) and down (R, C_in k²), for a method that has such."""
+        """ΔW as an exact product of thin matrices, up (C_out, R) and down (R, C_in k²), for a method that has such.
+
+        A bias of the task's own is not in it.
+        """
         return None
 
     def forward(self, x: Tensor, layer: FrozenLayer) -> Tensor:
@@ -137,7 +163,7 @@ class Increment(nn.Module):
             return ways
         ways.append(Way(full + gathered, lambda: Stacked(*own()), kept))
         thin = [each.low_rank(weight) for each in increments]
-        if all(thin):
+        if all(thin) and not any(each.shift is not None for each in increments):
             ups, downs = zip(*thin, strict=True)
             rank = max(up.shape[1] for up in ups) * (c_in + c_out)
             cost = full + (THIN_COST * rank + OUTPUT_COST * c_out) * positions + GATHER_COST * rank

@@ -41,11 +41,14 @@ class CP(Increment):
     Three routes compute the same output. *Folded* runs the layer under `W + ΔW`. *Factored* adds to the
     frozen layer's output a branch of R channels, 1×1 → depthwise k×k → 1×1, and so spares the gradient
     of the whole filter bank. *Thin* runs folded, and makes the gradients of the factors without it (`pointwise.py`).
-    `route` forces one of them; "auto" takes the cheapest, by `cheapest_route`. Only Conv2d and Linear layers have
+    A task with a bias of its own, which `bias` gives it in layers that have one, runs folded. `route` forces one of
+    them; "auto" takes the cheapest, by `cheapest_route`. Only Conv2d and Linear layers have
     the factored route, and only Linear layers and 1×1 convolutions the thin one; others run folded.
     """
 
-    def __init__(self, layer: nn.Module, rank: int, route: str = "auto", start: str = "xavier") -> None:
+    def __init__(
+        self, layer: nn.Module, rank: int, route: str = "auto", start: str = "xavier", bias: bool = False
+    ) -> None:
         super().__init__()
         whole_number("rank of FTN", rank)
         if start not in STARTS:
@@ -58,10 +61,11 @@ class CP(Increment):
         self.out_factor = nn.Parameter(torch.empty(c_out, rank))  # w3: output channels
         self.in_factor = nn.Parameter(torch.empty(rank, c_in))  # w2: input channels of a group
         self.spatial_factor = nn.Parameter(torch.empty(rank, taps))  # w1: taps of the kernel, row by row
-        for factor in self.parameters():
+        for factor in (self.out_factor, self.in_factor, self.spatial_factor):
             nn.init.xavier_uniform_(factor)
         if start == "zero":
             nn.init.zeros_(self.out_factor)
+        self.own_bias(layer, bias)
 
     def delta(self, weight: Tensor) -> Tensor:
         up, down = self.low_rank(weight)
@@ -86,7 +90,7 @@ class CP(Increment):
         """One run of the frozen layer for all tasks, and their branches as batched products, where that is cheaper."""
         first, tasks = increments[0], len(increments)
         one = x if shared else x[: len(x) // tasks]  # what one task alone would be given
-        alike = len({(each.rank, each.route) for each in increments}) == 1
+        alike = len({(each.rank, each.route, each.shift is None) for each in increments}) == 1
         if not alike or not isinstance(layer, nn.Conv2d) or not first._stacks(one, layer, tasks):
             return Increment.together(increments, x, layer, shared)
         base, factors = layer.run(x), zip(*(each._factors(x) for each in increments), strict=True)
@@ -103,7 +107,8 @@ class CP(Increment):
     @classmethod
     def by_row(cls, increments: Sequence[CP], layer: Any, positions: int) -> list[Way]:
         ways = super().by_row(increments, layer, positions)
-        if not isinstance(layer, nn.Conv2d) or layer.groups > 1 or is_pointwise(layer):
+        own_bias = any(each.shift is not None for each in increments)
+        if own_bias or not isinstance(layer, nn.Conv2d) or layer.groups > 1 or is_pointwise(layer):
             return ways
         weight, (c_out, c_in), taps = layer.weight, layer.weight.shape[:2], layer.weight[0, 0].numel()
         rank, before = max(each.rank for each in increments), positions * layer.stride[0] * layer.stride[1]
@@ -125,6 +130,7 @@ class CP(Increment):
             or layer.groups > 1
             or not layer.has_standard_forward
             or self.route == "folded"
+            or self.shift is not None
         ):
             return False
         if self.route == "factored":
@@ -144,7 +150,8 @@ class CP(Increment):
 
     def _route(self, x: Tensor, layer: FrozenLayer) -> str:
         """By which way this layer is run for this input."""
-        if not layer.has_standard_forward or not isinstance(layer, nn.Conv2d | nn.Linear):
+        plain = layer.has_standard_forward and isinstance(layer, nn.Conv2d | nn.Linear)
+        if not plain or self.shift is not None:
             return "folded"  # as is a subclass with a forward of its own (padding, weight standardisation)
         suited = pointwise.suits(layer, x)
         if self.route != "auto":

@@ -32,15 +32,17 @@ class Decomposed(Increment):
 
     Args:
         rank: R, at least 1.
+        bias: give the task a bias of its own in layers that have one.
     """
 
-    def __init__(self, layer: nn.Module, rank: int) -> None:
+    def __init__(self, layer: nn.Module, rank: int, bias: bool = False) -> None:
         super().__init__()
         whole_number("rank", rank)
         weight = weight_of(layer)
         self.rank = rank
         self.c_out, self.c_in, *self.kernel = weight.shape
         self.taps = math.prod(self.kernel)
+        self.own_bias(layer, bias)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}"
@@ -49,8 +51,8 @@ class Decomposed(Increment):
 class TensorTrain(Decomposed):
     """`ΔW[k, o, c] = Σ_pq first[k, p] · middle[p, o, q] · last[q, c]`: a train of three cores, p and q up to R."""
 
-    def __init__(self, layer: nn.Module, rank: int) -> None:
-        super().__init__(layer, rank)
+    def __init__(self, layer: nn.Module, rank: int, bias: bool = False) -> None:
+        super().__init__(layer, rank, bias)
         p = min(rank, self.taps, self.c_out * self.c_in)
         q = min(rank, self.c_in, self.taps * self.c_out)
         self.first, self.middle, self.last = _fresh(self.taps, p), _zeros(p, self.c_out, q), _fresh(q, self.c_in)
@@ -71,8 +73,8 @@ class Unfolded(Decomposed):
     Its rows are output channels by the kernel's first dimension, its columns input channels by the others.
     """
 
-    def __init__(self, layer: nn.Module, rank: int) -> None:
-        super().__init__(layer, rank)
+    def __init__(self, layer: nn.Module, rank: int, bias: bool = False) -> None:
+        super().__init__(layer, rank, bias)
         self.high = self.kernel[0] if self.kernel else 1
         self.wide = self.taps // self.high
         rows, columns = self.c_out * self.high, self.c_in * self.wide
@@ -92,8 +94,8 @@ class Unfolded(Decomposed):
 class Tucker(Decomposed):
     """`ΔW[k, o, c] = Σ_pqr core[p, q, r] · taps[k, p] · out[o, q] · in[c, r]`, with p, q and r up to R."""
 
-    def __init__(self, layer: nn.Module, rank: int) -> None:
-        super().__init__(layer, rank)
+    def __init__(self, layer: nn.Module, rank: int, bias: bool = False) -> None:
+        super().__init__(layer, rank, bias)
         sizes = self.taps, self.c_out, self.c_in
         ranks = [min(rank, size) for size in sizes]
         ranks = [min(own, math.prod(ranks) // own) for own in ranks]  # no mode has more than the others together

@@ -212,7 +212,7 @@ def _cut(
     fill_sites(model, task, deltas(whole, task))
     increments = tuple(f"{path}." for path, _ in model.adapted())
     for name, tensor in model.task_tensors(task).items():
-        if not name.startswith(increments):
+        if not name.startswith(increments) or name.endswith(".shift"):  # biases are no part of ΔW
             tensor.copy_(theirs[name])
     header = read(source)[1]
     model.save_adapter(task, file, {key: header[key] for key in ("entry", "backbone", "recipe") if key in header})
