@@ -43,6 +43,22 @@ def tuned_net() -> tuple[nn.Module, nn.Module]:
     return base, tuned
 
 
+@pytest.mark.parametrize("form", ["cp", "svd"])
+@pytest.mark.parametrize("layer", [nn.Conv2d(6, 8, 3), nn.Conv2d(6, 8, 1), nn.Linear(6, 8)])
+def test_components_that_are_not_needed_can_be_trained(layer: nn.Module, form: str) -> None:
+    planted, found = increment_of(layer, form, 1), increment_of(layer, form, 4)
+    for parameter in planted.parameters():
+        parameter.data.normal_()
+    weight = weight_of(layer).detach()
+    delta = planted.delta(weight).detach()
+    assert fill(found, delta.double())[1] < 1e-4
+    (found.delta(weight) * torch.randn_like(weight)).sum().backward()
+    gradients = found.get_parameter("out_factor").grad
+    assert gradients is not None
+    sizes = gradients.norm(dim=0)
+    assert sizes.min() > 1e-2 * sizes.max()
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     layer=st.sampled_from(LAYERS), form=st.sampled_from(sorted(FORMS)), rank=st.integers(1, 3), seed=st.integers(0, 9)

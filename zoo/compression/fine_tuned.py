@@ -253,7 +253,7 @@ def _filled(model: TaskModel, given: Mapping[str, Tensor], task: str) -> list[La
             continue
         increment = site.tasks[task]
         assert isinstance(increment, Increment)
-        if increment.shift is not None:
+        if increment.own_shift is not None:
             increment.shift.data.copy_(_shift(path, site, given))
         rank = int(increment.rank)  # type: ignore[arg-type]
         layers.append(Layer(path, rank, sum(p.numel() for p in increment.parameters()), *fill(increment, delta)))

@@ -18,6 +18,7 @@ from zoo.increments.decomposed import TensorTrain, Tucker, Unfolded
 
 FORMS = {"cp": "ftn", "tt": "tt", "svd": "svd", "tucker": "tucker"}  # and the methods whose increments have them
 STARTS, ITERATIONS, TOLERANCE = 3, 300, 1e-8  # of ALS; it ends where the relative error changes by less
+IDLE = 1e-6  # of what the largest component adds: less is rounding
 OUTWARD: dict[type, str] = {TensorTrain: "middle"}  # the factor of output channels, where it is called otherwise
 Array = npt.NDArray[np.float64]
 
@@ -42,12 +43,25 @@ def fill(increment: Increment, delta: Tensor) -> tuple[float, float]:
         found = _tucker(increment, whole)
     else:
         raise OptionError(f"No ΔW can be brought into the form of {type(increment).__name__}.")
+    if isinstance(increment, CP | Unfolded):
+        _begin(increment, found)
     for name, factor in found.items():
         increment.get_parameter(name).data.copy_(factor)
     with torch.no_grad():
         missed = whole - increment.delta(delta.double()).reshape(whole.shape)
     norm = float(whole.norm())
     return norm, float(missed.norm()) / norm
+
+
+def _begin(increment: Increment, found: dict[str, Tensor]) -> None:
+    """Let components that add nothing be such as training can begin with: zero at the output channels alone."""
+    sizes = torch.stack([each.norm(dim=0 if name == "out_factor" else 1) for name, each in found.items()]).prod(0)
+    idle = sizes <= IDLE * sizes.max()
+    for name, factor in found.items():
+        if name == "out_factor":
+            factor[:, idle] = 0
+        else:
+            factor[idle] = increment.get_parameter(name).detach()[idle].to(factor)
 
 
 def largest(form: str, shape: Sequence[int]) -> int:

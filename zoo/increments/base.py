@@ -75,20 +75,16 @@ class Increment(nn.Module):
 
     A method defines `delta`. It overrides `forward` only where a route exists
     that is cheaper than running the layer under the summed weight.
-
-    Attributes:
-        shift: (C_out,), of the task's own bias, as a difference to the layer's; None leaves it the layer's.
     """
-
-    shift: Tensor | None
 
     normalises = (
         False  # whether training divides the output by the deviation of the batch, for which norms must make up
     )
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_parameter("shift", None)
+    @property
+    def own_shift(self) -> Tensor | None:
+        """(C_out,), of a bias of the task's own, as a difference to the layer's; None where it is the layer's."""
+        return self._parameters.get("shift")
 
     def delta(self, weight: Tensor) -> Tensor:
         """ΔW, in the shape, dtype and device of `weight`."""
@@ -107,9 +103,8 @@ class Increment(nn.Module):
 
     def shifted(self, bias: Tensor | None) -> Tensor | None:
         """The task's own bias, made of the layer's."""
-        if self.shift is None:
-            return bias
-        return self.shift if bias is None else bias + self.shift.to(bias.dtype)
+        shift = self.own_shift
+        return bias if bias is None or shift is None else bias + shift.to(bias.dtype)
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
         """ΔW as an exact product of thin matrices, up (C_out, R) and down (R, C_in k²), for a method that has such.
@@ -163,7 +158,7 @@ class Increment(nn.Module):
             return ways
         ways.append(Way(full + gathered, lambda: Stacked(*own()), kept))
         thin = [each.low_rank(weight) for each in increments]
-        if all(thin) and not any(each.shift is not None for each in increments):
+        if all(thin) and not any(each.own_shift is not None for each in increments):
             ups, downs = zip(*thin, strict=True)
             rank = max(up.shape[1] for up in ups) * (c_in + c_out)
             cost = full + (THIN_COST * rank + OUTPUT_COST * c_out) * positions + GATHER_COST * rank

@@ -90,7 +90,7 @@ class CP(Increment):
         """One run of the frozen layer for all tasks, and their branches as batched products, where that is cheaper."""
         first, tasks = increments[0], len(increments)
         one = x if shared else x[: len(x) // tasks]  # what one task alone would be given
-        alike = len({(each.rank, each.route, each.shift is None) for each in increments}) == 1
+        alike = len({(each.rank, each.route, each.own_shift is None) for each in increments}) == 1
         if not alike or not isinstance(layer, nn.Conv2d) or not first._stacks(one, layer, tasks):
             return Increment.together(increments, x, layer, shared)
         base, factors = layer.run(x), zip(*(each._factors(x) for each in increments), strict=True)
@@ -107,7 +107,7 @@ class CP(Increment):
     @classmethod
     def by_row(cls, increments: Sequence[CP], layer: Any, positions: int) -> list[Way]:
         ways = super().by_row(increments, layer, positions)
-        own_bias = any(each.shift is not None for each in increments)
+        own_bias = any(each.own_shift is not None for each in increments)
         if own_bias or not isinstance(layer, nn.Conv2d) or layer.groups > 1 or is_pointwise(layer):
             return ways
         weight, (c_out, c_in), taps = layer.weight, layer.weight.shape[:2], layer.weight[0, 0].numel()
@@ -130,7 +130,7 @@ class CP(Increment):
             or layer.groups > 1
             or not layer.has_standard_forward
             or self.route == "folded"
-            or self.shift is not None
+            or self.own_shift is not None
         ):
             return False
         if self.route == "factored":
@@ -151,7 +151,7 @@ class CP(Increment):
     def _route(self, x: Tensor, layer: FrozenLayer) -> str:
         """By which way this layer is run for this input."""
         plain = layer.has_standard_forward and isinstance(layer, nn.Conv2d | nn.Linear)
-        if not plain or self.shift is not None:
+        if not plain or self.own_shift is not None:
             return "folded"  # as is a subclass with a forward of its own (padding, weight standardisation)
         suited = pointwise.suits(layer, x)
         if self.route != "auto":
