@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,26 @@ def test_any_bit_that_changes_is_found_wherever_the_file_lies(tmp_path: Path) ->
         file.write_bytes(altered)
         with pytest.raises(WeightsError):
             tensors.read(file)
+
+
+def test_reading_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A service loads for ever; and every type of tensor comes back, by whichever way it is read."""
+    types = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.uint8, torch.float64)
+    many = {f"{number}": torch.arange(6).view(2, 3).to(kind) for number, kind in enumerate(types)}
+    many["number"], many["none"] = torch.tensor(3.0), torch.zeros(0, 4)
+    tensors.write(tmp_path / "many.safetensors", many, {})
+    assert equal(tensors.read(tmp_path / "many.safetensors")[0], many)
+    tensors.write(tmp_path / "x.safetensors", {f"{number}": torch.ones(2) for number in range(100)}, {})
+    tensors.read(tmp_path / "x.safetensors")
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for _ in range(40):
+            tensors.read(tmp_path / "x.safetensors")
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 100_000  # of four thousand tensors
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_of_before_loads_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

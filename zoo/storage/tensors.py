@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 HEADER = "zoo"  # one metadata key: several would be written in an order of their own, and files would differ
 DIGITS = 64  # of a SHA-256, which stand before the header's JSON
 STATED = re.compile(r"[0-9a-f]{20} \{")  # how what a file states of itself begins, wherever a damaged key puts it
+# Types of tensors that are read through numpy: safetensors 0.8 keeps some bytes for ever of each that it makes torch's.
+OF_NUMPY = frozenset(["F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"])
 LONGEST_HEADER = 25_000_000  # bytes; of names, shapes and ours, in a file of any maker
 
 
@@ -63,7 +65,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, str, dict[str, Any]]]:
         with open(path, "rb") as file:
             if (length := int.from_bytes(file.read(8), "little")) > LONGEST_HEADER:
                 raise ValueError(f"its header would have {length:,} bytes, and may have {LONGEST_HEADER:,}")
-        with safe_open(path, framework="pt") as opened:
+        with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
             if odd := [key for key, said in metadata.items() if key != HEADER and STATED.search(said)]:
                 raise ValueError(f"what it states of its own content is called {odd[0]!r} there, not {HEADER!r}")
@@ -91,7 +93,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         WeightsError: no file, not a whole safetensors file, one that was altered, or a value that is not finite.
     """
     with _opened(path) as (file, text, header):
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        tensors = {name: torch.from_numpy(file.get_tensor(name)) for name, kind in types.items() if kind in OF_NUMPY}
+        if others := types.keys() - tensors:
+            with safe_open(path, framework="pt") as of_torch:
+                tensors |= {name: of_torch.get_tensor(name) for name in others}
     if not text.startswith("{"):
         found = _content_sha256(text[DIGITS + 1 :], tensors)
         if not text.startswith(f"{found} "):
