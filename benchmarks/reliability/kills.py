@@ -47,7 +47,7 @@ TRAININGS = {
 }  # fmt: skip
 AT_ONCE = {
     "export": ("export", NAME, "--all-tasks", "-o", "OUT"),
-    "export --shared": ("export", NAME, "--all-tasks", "--shared-backbone", "-o", "OUT"),
+    "export --shared": ("export", "resnet20-bn-shapes", "--all-tasks", "--shared-backbone", "-o", "OUT"),
     "bundle": ("bundle", NAME, "-o", "OUT/it.zoo"),
     "push": ("push", NAME, "me/zoo"),
     "pack": ("pack", NAME),
