@@ -14,26 +14,30 @@ def reliability(text: str) -> str:
 
 
 def _table() -> str:
-    rows = [_operations(), *_mutations(), *_kills(), *_threads(), *_odd_places()]
-    scripts = "`python -m benchmarks.reliability.NAME`: operations, mutations, kills, threads, odd_places."
+    rows = [_operations(), *_mutations(), *_kills(), *_threads(), *_two_processes(), *_odd_places(), *_growth()]
+    scripts = (
+        "`python -m benchmarks.reliability.NAME`: operations, mutations, kills, threads, two_processes, odd_places, "
+        "growth."
+    )
     return f"{table(rows)}\n\n{scripts} {measured_on('reliability_operations')}"
 
 
-def _row(what: str, done: str, wanted: str, faults: int) -> dict[str, Any]:
+def _row(what: str, done: str, wanted: str, faults: int | str) -> dict[str, Any]:
     return {"what": what, "done": done, "must not be": wanted, "was": faults}
 
 
 def _operations() -> dict[str, Any]:
     rows = read("reliability_operations")
     count, changed = sum(row["count"] for row in rows), sum(row["changed"] for row in rows)
-    what = f"random operations on models of {len(rows)} methods: tasks added, removed, served, mixed, trained, fused, …"
+    methods = len({row["method"] for row in rows})
+    what = f"random operations on models of {methods} methods: tasks added, removed, served, mixed, trained, fused, …"
     return _row(what, f"{count:,} operations", "bits of frozen weights or of other tasks that change", changed)
 
 
 def _mutations() -> list[dict[str, Any]]:
     rows = read("reliability_mutations")
     count, faults = sum(row["count"] for row in rows), sum(row.get("fault", 0) for row in rows)
-    kinds = ", ".join(row["kind"] for row in rows)
+    kinds = ", ".join(dict.fromkeys(row["kind"] for row in rows))
     grown = max(row["memory"] for row in rows)
     wanted = f"crashes, other errors, other content; twice the memory (most: {grown:.2f})"
     return [_row(f"damaged files: {kinds}", f"{count:,} files", wanted, faults)]
@@ -55,6 +59,26 @@ def _kills() -> list[dict[str, Any]]:
     ]
 
 
+def _two_processes() -> list[dict[str, Any]]:
+    return [
+        _row(
+            f"two processes at once: {row['what']}", f"{row['rounds']} rounds",
+            "mixtures; failures without a sentence; both failing", len(row["faults"]),
+        )
+        for row in read("reliability_two_processes")
+    ]  # fmt: skip
+
+
+def _growth() -> list[dict[str, Any]]:
+    return [
+        _row(
+            f"memory over many {row['what']}", f"{row['count']:,}, from {row['MB before']:,.0f} MB after a tenth",
+            "growth by more than 2 %", f"{max(0, row['grown %']):.1f} %",
+        )
+        for row in read("reliability_growth")
+    ]  # fmt: skip
+
+
 def _threads() -> list[dict[str, Any]]:
     return [
         _row(
@@ -68,7 +92,8 @@ def _threads() -> list[dict[str, Any]]:
 def _odd_places() -> list[dict[str, Any]]:
     rows = [row for row in read("reliability_odd_places") if row["fault"] is not None]
     disks = [row for row in rows if "left" in row]
-    others = [row for row in rows if "left" not in row]
+    clocks = [row for row in rows if row["place"].startswith(("a clock", "files of", "umask"))]
+    others = [row for row in rows if "left" not in row and row not in clocks]
     return [
         _row(
             "writing commands on a full disk, a read-only one, a file for a folder", f"{len(disks)} commands",
@@ -77,5 +102,9 @@ def _odd_places() -> list[dict[str, Any]]:
         _row(
             "no HOME, folders that cannot be written, LANG=C, names with spaces, quotes, newlines, emoji",
             f"{len(others)} commands", "tracebacks; failures where it can work", sum(row["fault"] for row in others),
+        ),
+        _row(
+            "a clock that goes back, files of 1980 and of 2100, umask 077", f"{len(clocks)} commands", "failures",
+            sum(row["fault"] for row in clocks),
         ),
     ]  # fmt: skip

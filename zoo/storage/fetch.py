@@ -11,7 +11,7 @@ from pathlib import Path
 from zoo.errors import WeightsError
 from zoo.storage import resources
 from zoo.storage.files import WeightsFile, atomic_path, sha256
-from zoo.storage.hub import hub_file
+from zoo.storage.hub import COMMIT, hub_file
 
 
 def fetch(file: WeightsFile, folder: Path) -> Path:
@@ -116,7 +116,7 @@ def _from_hub(address: str, folder: Path) -> Path:
     inside = re.fullmatch(r"//[\w.-]+/[\w.-]+/(.+)", address)
     if inside and (path := resources.within(folder, inside[1])).is_file():
         return path
-    match = re.fullmatch(r"//([\w.-]+/[\w.-]+)@([0-9a-f]{40})/(.+)", address)
+    match = re.fullmatch(rf"//([\w.-]+/[\w.-]+)@({COMMIT})/(.+)", address)
     if not match:
         raise WeightsError(
             f"'hf:{address}' is not of the form hf://owner/repo@<40-digit commit>/file. A registry that a repository "
