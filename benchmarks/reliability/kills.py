@@ -36,7 +36,7 @@ from zoo.storage.tensors import fingerprint, read
 
 NAME = "mlp-stl-digits"
 TRAININGS = {
-    "train": ("train", NAME, "--out", "OUT", "--epochs", "12", "--resume"),
+    "train": ("train", NAME, "--out", "OUT", "--epochs", "40", "--resume"),
     "train --data": (
         "train", "--backbone", "zoo/resnet20@shapes", "--data", "IMAGES", "--out", "OUT", "--name", "mine", "--epochs",
         "6", "--image-size", "32", "--resume",
@@ -97,7 +97,7 @@ def training(beating: Beating, words: tuple[str, ...], kills: int) -> dict[str, 
     expected, done, rounds, wrong = weights(beating.folder / "undisturbed"), 0, 0, list[str]()
     while done < kills:
         out, rounds = beating.folder / f"killed{rounds}", rounds + 1
-        while done < kills and beating.kill(words, out, seconds):
+        while done < kills and beating.kill(words, out, 0.6 * seconds):  # so that several fall into one training
             done += 1
             try:
                 weights(out)  # what lies there is whole
