@@ -31,7 +31,7 @@ from zoo.loader import card, fresh_model, load_shared
 from zoo.models.adapted import TaskModel
 from zoo.models.multitask import MultiTaskModel
 from zoo.storage import resources
-from zoo.storage.files import check_writable
+from zoo.storage.files import atomic_path, check_writable
 from zoo.storage.tensors import read, write
 from zoo.training import loop
 from zoo.training.batches import seed_of
@@ -159,7 +159,7 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
     begun = out / "compressed"
     found = [read(file)[1] for file in begun.glob("[!.]*.safetensors") if file.name != SHARED]
     fits = all((h["method"], h.get("source")) == (entry.method_of(h["task"]), entry.source) for h in found)
-    if found and fits and not options.overwrite:
+    if found and fits and not options.overwrite and ((out / SHARED).exists() or not _hands_on(begun, entry)):
         return
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
@@ -172,8 +172,14 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
             raise OptionError(f"{odd[0]} was trained on another basis. --overwrite all tasks, or name another --out.")
         shutil.rmtree(begun, ignore_errors=True)
         fresh.rename(begun)
-    if (begun / SHARED).exists() and not entry.networks:  # else it is trained further
-        shutil.copy(begun / SHARED, out / SHARED)
+    if _hands_on(begun, entry):
+        with atomic_path(out / SHARED) as temporary:
+            shutil.copyfile(begun / SHARED, temporary)
+
+
+def _hands_on(begun: Path, entry: Entry) -> bool:
+    """Whether what tasks share after compression is what they share for good, and not trained further."""
+    return (begun / SHARED).exists() and not entry.networks
 
 
 def _begin_compressed(model: MultiTaskModel, entry: Entry, tasks: Sequence[str], out: Path) -> None:
