@@ -52,7 +52,7 @@ def _kills() -> list[dict[str, Any]]:
         _row(
             f"`kill -9` during {row['work']}",
             f"{row['kills']} kills",
-            wanted[row["work"].startswith("train")],
+            wanted[row["work"].startswith(("train", "search"))],
             row["wrong"],
         )
         for row in read("reliability_kills")
