@@ -59,6 +59,7 @@ class Beating:
 
     def __init__(self, folder: Path, seed: int, environment: Mapping[str, str]) -> None:
         self.folder, self.draw, self.environment = folder, random.Random(seed), dict(environment)
+        self.here = Path(__file__).parents[2]  # where commands run, and so whose `zoo` they are
 
     def command(self, words: tuple[str, ...], out: Path) -> list[str]:
         own = {"IMAGES": self.folder / "images", "SHORT": self.folder / "short.yaml"}
@@ -68,14 +69,14 @@ class Beating:
     def finish(self, words: tuple[str, ...], out: Path) -> float:
         """Run to the end; seconds. Raises CalledProcessError where it fails."""
         begun = time.monotonic()
-        subprocess.run(self.command(words, out), check=True, capture_output=True, env=self.environment)
+        subprocess.run(self.command(words, out), check=True, capture_output=True, env=self.environment, cwd=self.here)
         return time.monotonic() - begun
 
     def kill(self, words: tuple[str, ...], out: Path, seconds: float) -> bool:
         """Start, and kill at a random moment within so many seconds; whether it was still running."""
         running = subprocess.Popen(
             self.command(words, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self.environment,
-            start_new_session=True,
+            start_new_session=True, cwd=self.here,
         )  # fmt: skip
         try:
             running.wait(self.draw.uniform(0.2, 1) * seconds)
@@ -184,7 +185,8 @@ class Checkout:
             shutil.copy(source / name, self.own)
         self.packaged, self.registry = self.own / "zoo" / "weights" / NAME, self.own / "registry.yaml"
         self.before = {file: file.read_bytes() for file in (self.registry, *self.packaged.iterdir())}
-        beating.environment["PYTHONPATH"] = str(self.own)
+        beating.here = self.own
+        beating.environment.pop("PYTHONPATH", None)
         beating.finish(("train", NAME, "--epochs", "1"), folder)
         self.store.rename(self.trained)
 
@@ -197,6 +199,8 @@ class Checkout:
 
     def whole(self, _: Path) -> None:
         """Raises where a task has neither the packaged file that the registry states nor a whole one in the store."""
+        if not any(self.store.glob("*.safetensors")) and self.registry.read_bytes() == self.before[self.registry]:
+            raise ValueError("the store is empty, and the registry as it was")
         stated = Registry.read(self.registry).entry(NAME).weights or {}
         for task, weights_file in stated.items():
             if sha256(self.packaged / f"{task}.safetensors") != weights_file.sha256:
