@@ -37,7 +37,7 @@ def _operations() -> dict[str, Any]:
 def _mutations() -> list[dict[str, Any]]:
     rows = read("reliability_mutations")
     count, faults = sum(row["count"] for row in rows), sum(row.get("fault", 0) for row in rows)
-    kinds = ", ".join(dict.fromkeys(row["kind"] for row in rows))
+    kinds = ", ".join(row["kind"] for row in rows)
     grown = max(row["memory"] for row in rows)
     wanted = f"crashes, other errors, other content; twice the memory (most: {grown:.2f})"
     return [_row(f"damaged files: {kinds}", f"{count:,} files", wanted, faults)]

@@ -58,12 +58,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, Mapping):
-        lists = {key for key, item in value.items() if isinstance(item, Sequence) and not isinstance(item, str)}
-        shown = {key: f"[{_cell(item)}]" if key in lists else _cell(item) for key, item in value.items()}
-        return ", ".join(f"{key} {text}" for key, text in shown.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(_cell, value))
-    return str(value)
+        return ", ".join(f"{key} [{_cell(i)}]" if _is_list(i) else f"{key} {_cell(i)}" for key, i in value.items())
+    return ", ".join(map(_cell, value)) if _is_list(value) else str(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def written(entry: Entry, out: Path, command: str) -> str:

@@ -167,39 +167,40 @@ def ranks_for(
     Raises:
         OptionError: the budget is not enough for a single component.
     """
-    exact = _stem(model) if keep_rest else None
+    sites, found = dict(model.adapted()), dict[str, int]()
+    if keep_rest and (exact := _stem(model)):
+        found[exact] = _most(model, sites[exact]) if _change(exact, sites[exact], given).any() else 0
     if budget is not None:
-        found = _within(model, given, budget, exact)
+        found |= _within(model, given, budget, found)
     elif isinstance(rank, int):
-        found = {path: min(rank, _most(model, site)) for path, site in model.adapted()}
-        small = [path for path, own in found.items() if path != exact and own < rank]
-        if small:
+        others = {path: min(rank, _most(model, site)) for path, site in sites.items() if path not in found}
+        if small := [path for path, own in others.items() if own < rank]:
             log.info("Too small for a rank of %s, and kept whole: %s", rank, ", ".join(small))
+        found |= others
     else:
-        found = {}
         for path, site, delta in changes(model, given):
-            if path != exact:
+            if path not in found:
                 found[path] = _curve(model, site, delta).smallest(rank)
                 log.info("%s: rank %d", path, found[path])
-    if exact:
-        site = dict(model.adapted())[exact]
-        found[exact] = _most(model, site) if _change(model, exact, site, given).any() else 0
     if budget is None and model.options.get("bias"):  # which needs an increment that it is part of
-        found |= {path: 1 for path, site in model.adapted() if not found[path] and _shift(path, site, given).any()}
+        found |= {path: 1 for path, site in sites.items() if not found[path] and _shift(path, site, given).any()}
     ranks = as_patterns(found)
     return ranks["*"] if len(ranks) == 1 and ranks["*"] else ranks
 
 
-def _within(model: TaskModel, given: Mapping[str, Tensor], budget: int, exact: str | None) -> dict[str, int]:
-    """The best split of so many parameters over the layers, of which one is kept exactly."""
-    left, choices = budget, {}
-    for path, site, delta in changes(model, given):
-        if path == exact:
-            left -= model.method.size(site, {**model.options, "rank": _most(model, site)}) if delta.any() else 0
-        else:
-            choices[path] = _curve(model, site, delta).choices(budget)
+def _within(
+    model: TaskModel, given: Mapping[str, Tensor], budget: int, kept: Mapping[str, int]
+) -> dict[str, int]:  # fmt: skip
+    """The best split of so many parameters over the layers beside those that are kept at their own ranks."""
+    sites = dict(model.adapted())
+    left = budget - sum(model.method.size(sites[p], {**model.options, "rank": r}) for p, r in kept.items() if r)
+    choices = {
+        path: _curve(model, site, delta).choices(budget)
+        for path, site, delta in changes(model, given)
+        if path not in kept
+    }
     if left < 1 or not any(len(each) > 1 for each in choices.values()):
-        of = " beside the stem, which is kept" if exact else ""
+        of = " beside the stem, which is kept" if kept else ""
         raise OptionError(f"{budget:,} parameters are too few for a single component of any layer{of}.")
     return split(choices, left)
 
@@ -215,10 +216,10 @@ def _curve(model: TaskModel, site: AdaptedLayer, delta: Tensor) -> Curve:
 def changes(model: TaskModel, given: Mapping[str, Tensor]) -> Iterator[tuple[str, AdaptedLayer, Tensor]]:
     """What fine-tuning changed of each layer that a model adapts, (C_out, C_in, …), in double precision."""
     for path, site in model.adapted():
-        yield path, site, _change(model, path, site, given)
+        yield path, site, _change(path, site, given)
 
 
-def _change(model: TaskModel, path: str, site: AdaptedLayer, given: Mapping[str, Tensor]) -> Tensor:
+def _change(path: str, site: AdaptedLayer, given: Mapping[str, Tensor]) -> Tensor:
     frozen = site.frozen_weight
     return turned(given[f"{path}.weight"].to(frozen.device, torch.float64), site) - frozen.double()
 

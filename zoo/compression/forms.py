@@ -132,10 +132,10 @@ def _tucker(increment: Tucker, whole: Tensor) -> dict[str, Tensor]:
 def _cp(whole: Tensor, rank: int) -> dict[str, Tensor]:
     if whole.shape[2] == 1:
         up, down = _matrix(whole[..., 0], rank)
-        return {"out_factor": up, "in_factor": down, "spatial_factor": torch.ones(rank, 1)}
+        return {"out_factor": up, "in_factor": down, "spatial_factor": whole.new_ones(rank, 1)}
     if whole.shape[1] == 1:  # a depthwise convolution's
         up, down = _matrix(whole[:, 0], rank)
-        return {"out_factor": up, "in_factor": torch.ones(rank, 1), "spatial_factor": down}
+        return {"out_factor": up, "in_factor": whole.new_ones(rank, 1), "spatial_factor": down}
     modes = _modes(whole)
     taps, out, in_ = _exactly(modes, rank) or _alternating(modes, rank)
     return {"out_factor": out, "in_factor": in_.T, "spatial_factor": taps.T}

@@ -104,7 +104,9 @@ class Increment(nn.Module):
     def shifted(self, bias: Tensor | None) -> Tensor | None:
         """The task's own bias, made of the layer's."""
         shift = self.own_shift
-        return bias if bias is None or shift is None else bias + shift.to(bias.dtype)
+        if shift is None or bias is None:
+            return bias if shift is None else shift
+        return bias + shift.to(bias.dtype)
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
         """ΔW as an exact product of thin matrices, up (C_out, R) and down (R, C_in k²), for a method that has such.

@@ -58,8 +58,7 @@ class Shift(Increment):
         return torch.zeros_like(weight)
 
     def applied(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        shift = self.shift.to(weight.dtype)
-        return weight, shift if bias is None else bias + shift
+        return weight, self.shifted(bias)
 
     @classmethod
     def by_row(cls, increments: Sequence[Shift], layer: Any, positions: int) -> list[Way]:

@@ -38,11 +38,7 @@ def pack(name: str, registry_file: Path, figures_only: bool = False, tasks: Sequ
     """
     with Registry.edited(registry_file) as registry:
         backbone = registry.backbone(name)
-        files = (
-            _packed_entry(name, registry, figures_only, tasks)
-            if backbone is None
-            else _packed_backbone(backbone, registry)
-        )
+        files = _packed_backbone(backbone, registry) if backbone else _packed_entry(name, registry, figures_only, tasks)
     for file in files:
         file.unlink()
 

@@ -159,7 +159,7 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
     begun = out / "compressed"
     found = [read(file)[1] for file in begun.glob("[!.]*.safetensors") if file.name != SHARED]
     fits = all((h["method"], h.get("source")) == (entry.method_of(h["task"]), entry.source) for h in found)
-    if found and fits and not options.overwrite and ((out / SHARED).exists() or not _hands_on(begun, entry)):
+    if found and fits and not options.overwrite:
         return
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
@@ -170,16 +170,11 @@ def _compress_source(entry: Entry, registry: Registry, out: Path, tasks: Sequenc
         odd = [str(file) for file in others if file.exists() and read(file)[1].get("shared_sha256") not in made]
         if odd and not entry.networks:
             raise OptionError(f"{odd[0]} was trained on another basis. --overwrite all tasks, or name another --out.")
+        if (fresh / SHARED).exists() and not entry.networks:  # else it is trained further
+            with atomic_path(out / SHARED) as temporary:
+                shutil.copyfile(fresh / SHARED, temporary)
         shutil.rmtree(begun, ignore_errors=True)
-        fresh.rename(begun)
-    if _hands_on(begun, entry):
-        with atomic_path(out / SHARED) as temporary:
-            shutil.copyfile(begun / SHARED, temporary)
-
-
-def _hands_on(begun: Path, entry: Entry) -> bool:
-    """Whether what tasks share after compression is what they share for good, and not trained further."""
-    return (begun / SHARED).exists() and not entry.networks
+        fresh.rename(begun)  # last: where it is, the rest is too
 
 
 def _begin_compressed(model: MultiTaskModel, entry: Entry, tasks: Sequence[str], out: Path) -> None:
