@@ -226,11 +226,11 @@ def _exact(path: str, site: AdaptedLayer, task: str) -> tuple[Tensor, Tensor]:
     """ΔW of a layer as (up, down); raises OptionError if it has no such form."""
     increment = site.tasks[task]
     assert isinstance(increment, Increment)
-    if increment.own_shift is not None:
-        raise OptionError(f"{path}: the task has a bias of its own, which LoRA's form has no place for.")
     with torch.no_grad():
         found = increment.low_rank(site.frozen_weight)
     if found is None:
         raise OptionError(f"{path}: the increment of this method is no product of two thin matrices.")
+    if increment.own_shift is not None:
+        raise OptionError(f"{path}: the task has a bias of its own, which LoRA's form has no place for.")
     _check_form(path, site)
     return found

@@ -104,8 +104,11 @@ class Buffers:
             copied = known[2]
             if (buffer.shape, buffer.device, buffer.dtype) == (copied.shape, copied.device, copied.dtype):
                 with torch.inference_mode(False):
-                    buffer = held[name] = copied.clone()
-            self._known[number] = _known(buffer)
+                    fresh = copied.clone()
+                self._known[number] = fresh, version(fresh), copied
+                held[name] = fresh  # last: another thread's pass may move it from here on
+            else:
+                self._known[number] = _known(buffer)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
