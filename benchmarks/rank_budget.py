@@ -62,7 +62,7 @@ def main(
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "tried").exists():  # the same for all measures and budgets
                 (store / "tried").mkdir(exist_ok=True)
-                (folder / "tried").symlink_to(store / "tried", target_is_directory=True)
+                (folder / "tried").symlink_to((store / "tried").resolve(), target_is_directory=True)
             chosen = search(entry, registry, [task], folder, options, budget, by)[0]
             tried = {task: folder / "tried" / f"r{most}" / f"{task}.safetensors"}
             uniform = next(

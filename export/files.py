@@ -106,6 +106,8 @@ def _write(model: onnx.ModelProto, file: Path, data: Path | None) -> None:
                 all_tensors_to_one_file=True,
                 location=data.name,
             )
+    except OSError:  # of which `saved` speaks
+        raise
     except Exception as error:  # protobuf's, past its limit; onnx's own
         raise ExportError(f"The graph cannot be written to {file.name}: {sentence(error)}") from error
 

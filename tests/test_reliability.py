@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import errno
+import os
+from pathlib import Path
 
-from benchmarks.reliability import mutations, operations
+import click
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.reliability import mutations, odd_places, operations
+from zoo.cli.base import main
 
 KINDS = ("adapter", "shared", "backbone", "checkpoint", "registry", "recipe", "index", "bundle", "peft", "image")
 
@@ -45,3 +52,30 @@ def test_a_bit_that_changes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(operations, "OPERATIONS", {"careless": careless})
     assert operations.run("bn", 1, seed=0)["first"] == ["careless: the frozen tensors"]
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return odd_places.prepare(tmp_path_factory.mktemp("read"))
+
+
+@pytest.mark.parametrize("command", odd_places.WRITING)
+def test_what_cannot_be_written_is_told_in_a_sentence(command: str, picture: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.write_text("mine")
+    told = CliRunner().invoke(main, odd_places.at(odd_places.WRITING[command], place, picture))
+    assert (told.exit_code, "annot write" in told.output) == (1, True), told.output
+    assert place.read_text() == "mine"
+
+
+def test_a_failure_of_the_disk_that_no_command_foresees_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/it")
+
+    monkeypatch.setitem(main.commands, "ls", click.Command("ls", callback=full))
+    told = CliRunner().invoke(main, ["ls"])
+    assert (told.exit_code, told.output.splitlines()[0]) == (
+        1, "Error: No space left on device (/tmp/it). `zoo --debug …` shows where it happened.",
+    )  # fmt: skip
+    with pytest.raises(OSError, match="No space left"):
+        CliRunner().invoke(main, ["--debug", "ls"], catch_exceptions=False)

@@ -148,6 +148,11 @@ def domains(folder: Path) -> None:
                 Image.new("RGB", (40, 40), (200 * number, 10 * shade, 40)).save(place / f"{shade}.png")
 
 
+def short_recipe(file: Path) -> None:
+    """That of `mlp-trmtl_410-digits`, with two epochs."""
+    file.write_text(recipe_file("digits/trmtl").read_text().replace("epochs: 60", "epochs: 2"))
+
+
 def graphs(out: Path) -> None:
     """Raises where a graph that lies there cannot be run."""
     for file in out.glob("[!.]*.onnx"):
@@ -212,8 +217,7 @@ def run(work: str, kills: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary, LoopbackHub() as hub:
         folder = Path(temporary)
         domains(folder / "images")
-        short = recipe_file("digits/trmtl").read_text().replace("epochs: 60", "epochs: 2")
-        (folder / "short.yaml").write_text(short)
+        short_recipe(folder / "short.yaml")
         environment = os.environ | {
             "ZOO_HOME": str(folder / "home"), "ZOO_CACHE": str(folder / "cache"), "HF_ENDPOINT": hub.address,
             "HF_TOKEN": "hf_loopback", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",

@@ -1,6 +1,6 @@
 """Every writing command where it cannot write, and commands of all kinds in odd places: it works, or says why not.
 
-    python -m benchmarks.reliability.odd_places [--json FILE]
+    python -m benchmarks.reliability.odd_places [--command NAME] [--json FILE]
 
 The full and the read-only disk are small file systems in memory, which to mount needs the rights of root; without them
 they are left out, and the figures say so.
@@ -9,6 +9,7 @@ they are left out, and the figures say so.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -16,19 +17,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from benchmarks.record import save
+from benchmarks.reliability.kills import domains, short_recipe
 
 NAME, TASK = "mlp-stl-digits", "odd"
 WRITING = {  # what a command writes to OUT
     "train": ("train", NAME, "--out", "OUT/new", "--max-steps", "1", "--overwrite"),
     "export": ("export", NAME, "--task", TASK, "-o", "OUT/onnx"),
-    "export --mixed": ("export", NAME, "--all-tasks", "--mixed", "-o", "OUT/all.onnx"),
+    "train --data": (
+        "train", "--backbone", "zoo/resnet20@shapes", "--data", "IMAGES", "--out", "OUT/folder", "--name", "mine",
+        "--max-steps", "1", "--image-size", "32",
+    ),
+    "export --mixed": ("export", "resnet20-bn-shapes", "--all-tasks", "--mixed", "-o", "OUT/all.onnx"),
+    "export --shared-backbone": ("export", "resnet20-bn-shapes", "--all-tasks", "--shared-backbone", "-o", "OUT/one"),
     "bundle": ("bundle", NAME, "-o", "OUT/it.zoo"),
     "card": ("card", NAME, "-o", "OUT/card.md"),
     "cp": ("cp", "shapes/ftn", "OUT/mine.yaml"),
@@ -39,9 +46,15 @@ WRITING = {  # what a command writes to OUT
         "mine", "-o", "OUT/small",
     ),
     "compress": ("compress", "resnet20-parallel-shapes", "--rank", "2", "-o", "OUT/joint"),
+    "prune": ("prune", "resnet20-ftn-r1-shapes", "--task", "sketch", "--steps", "2", "-o", "OUT/pruned"),
+    "convert": ("convert", "vit_micro-lora-r4-shapes", "--task", "sketch", "-o", "OUT/lora"),
+    "search-sharing": (
+        "search-sharing", "mlp-trmtl_410-digits", "--strategy", "similarity", "--recipe", "SHORT", "-o", "OUT/shared",
+    ),
     "plot norms": ("plot", "norms", "resnet20-ftn-r8-shapes", "-o", "OUT/norms"),
+    "plot similarity": ("plot", "similarity", "resnet20-ftn-r8-shapes", "-o", "OUT/alike"),
     "sign": ("sign", NAME, "--key", "KEY", "-o", "OUT/mine.sig"),
-    "merge": ("merge", "resnet20-bn-shapes", "--tasks", "sketch", "real", "--as", "both", "-o", "OUT/merged"),
+    "merge": ("merge", "resnet20-ftn-r8-shapes", "--tasks", "sketch", "real", "--as", "both", "-o", "OUT/merged"),
 }  # fmt: skip
 LOOKING = {
     "ls": ("ls", "mlp-*"), "info": ("info", NAME), "eval": ("eval", NAME, "--task", TASK),
@@ -54,6 +67,7 @@ ODD_NAMES = {
     "an emoji": "a🦁b",
     "a percent": "a%20b$HOME;x",
 }
+DISKS = {"full disk": 0, "nearly full disk": 4096, "read-only disk": None, "a file for a folder": None}  # bytes free
 # Read by Python before anything else: each look at the clock shows an hour less.
 BACKWARDS = """
 import time
@@ -62,16 +76,29 @@ time.time = lambda: now - 3600 * next(looks)
 """
 
 
+def prepare(folder: Path) -> Path:
+    """Put what the commands read into a folder; the picture among it."""
+    domains(folder / "images")
+    short_recipe(folder / "short.yaml")
+    key = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(folder / "key.pem")]
+    subprocess.run(key, check=True)
+    return Path(shutil.copy(Path(__file__).parents[2] / "docs" / "sketch.png", folder))
+
+
+def at(words: tuple[str, ...], out: Path, picture: Path) -> list[str]:
+    """A command's words with the places that they stand for."""
+    ready = {"IN": picture.name, "KEY": "key.pem", "IMAGES": "images", "SHORT": "short.yaml"}
+    places = {"OUT": out} | {word: picture.with_name(name) for word, name in ready.items()}
+    return [re.sub("OUT|IN$|KEY|IMAGES|SHORT", lambda found: str(places[found[0]]), word) for word in words]
+
+
 def zoo(
     words: tuple[str, ...], environment: Mapping[str, str], out: Path, picture: Path, umask: int = -1
 ) -> dict[str, Any]:
     """A command in a process of its own: how it ended."""
-    key = picture.with_name("key.pem")
-    places = {"OUT": out, "IN": picture, "KEY": key}
-    command = [re.sub("OUT|IN$|KEY", lambda found: str(places[found[0]]), word) for word in words]
     done = subprocess.run(
-        [sys.executable, "-m", "zoo", *command], capture_output=True, text=True, env=dict(environment), check=False,
-        umask=umask,
+        [sys.executable, "-m", "zoo", *at(words, out, picture)], capture_output=True, text=True, check=False,
+        env=dict(environment), umask=umask,
     )  # fmt: skip
     last = (done.stderr.strip().splitlines() or [""])[-1]
     return {"exit": done.returncode, "traceback": "Traceback" in done.stderr, "says": last[:200]}
@@ -84,15 +111,13 @@ def judged(row: dict[str, Any], may_work: bool) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, full: bool) -> Iterator[bool]:
-    """A disk of 64 kB mounted at a folder, full or read-only; whether that could be done."""
+def small_disk(folder: Path, free: int | None) -> Iterator[bool]:
+    """A disk of 64 kB mounted at a folder, with so many bytes free, or read-only; whether that could be done."""
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=False).returncode == 0
     try:
-        if mounted and full:
-            with contextlib.suppress(OSError), open(folder / "ballast", "wb") as ballast:
-                while ballast.write(bytes(4096)):
-                    ballast.flush()
+        if mounted and free is not None:
+            (folder / "ballast").write_bytes(bytes(65_536 - free))
         elif mounted:
             subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
         yield mounted
@@ -101,18 +126,22 @@ def small_disk(folder: Path, full: bool) -> Iterator[bool]:
             subprocess.run(["umount", folder], check=True)
 
 
-def disks(folder: Path, environment: Mapping[str, str], picture: Path) -> Iterator[dict[str, Any]]:
-    """Every writing command on a full disk, on a read-only one, and where a file stands in place of the folder."""
-    for place in ("full disk", "read-only disk", "a file for a folder"):
-        for name, words in WRITING.items():
+def disks(
+    folder: Path, environment: Mapping[str, str], picture: Path, chosen: Collection[str] = WRITING
+) -> Iterator[dict[str, Any]]:
+    """Writing commands on every kind of disk."""
+    for place, free in DISKS.items():
+        for name in chosen:
+            words = WRITING[name]
             spot = folder / f"{place} {name}".replace(" ", "_")
             with contextlib.ExitStack() as stack:
                 if place == "a file for a folder":
                     spot.write_text("mine")
-                elif not stack.enter_context(small_disk(spot, place == "full disk")):
+                elif not stack.enter_context(small_disk(spot, free)):
                     yield {"place": place, "command": name, "exit": None, "fault": None, "says": "not mounted"}
                     continue
-                row = judged(zoo(words, environment, spot, picture), may_work=False)
+                row = judged(zoo(words, environment, spot, picture), may_work=bool(free))
+                row["fault"] = row["fault"] or (row["exit"] != 0 and "annot write" not in row["says"])
                 kept = place != "a file for a folder" or spot.read_text() == "mine"
                 left = (
                     [] if spot.is_file() else [p.name for p in spot.rglob("*") if p.is_file() and p.name != "ballast"]
@@ -166,20 +195,21 @@ def clocks(folder: Path, environment: Mapping[str, str], picture: Path) -> Itera
 
 
 @click.command()
+@click.option("--command", "chosen", multiple=True, type=click.Choice([*WRITING]), help="Nothing but these, on disks.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures here.")
-def main(json_file: Path | None) -> None:
+def main(chosen: tuple[str, ...], json_file: Path | None) -> None:
     rows = []
-    drawn = Path(__file__).parents[2] / "docs" / "sketch.png"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        picture = Path(shutil.copy(drawn, folder))
-        key = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(folder / "key.pem")]
-        subprocess.run(key, check=True)
+        picture = prepare(folder)
         environment = {**os.environ, "ZOO_HOME": str(folder / "home"), "ZOO_CACHE": str(folder / "cache")}
-        for part in (disks, surroundings):
-            for row in part(folder, environment, picture):
-                rows.append(row)
-                click.echo(json.dumps(row))
+        if chosen:
+            found = disks(folder, environment, picture, chosen)
+        else:
+            found = itertools.chain(*(part(folder, environment, picture) for part in (disks, surroundings)))
+        for row in found:
+            rows.append(row)
+            click.echo(json.dumps(row))
     click.echo(f"{len(rows)} commands, {sum(row['fault'] is True for row in rows)} faults")
     save(json_file, [row if row["fault"] else {**row, "says": ""} for row in rows])
 

@@ -96,8 +96,8 @@ def _odd_places() -> list[dict[str, Any]]:
     others = [row for row in rows if "left" not in row and row not in clocks]
     return [
         _row(
-            "writing commands on a full disk, a read-only one, a file for a folder", f"{len(disks)} commands",
-            "tracebacks; old files that are lost", sum(row["fault"] for row in disks),
+            "writing commands on a full disk, one that becomes full, a read-only one, a file for a folder",
+            f"{len(disks)} commands", "tracebacks; old files that are lost", sum(row["fault"] for row in disks),
         ),
         _row(
             "no HOME, folders that cannot be written, LANG=C, names with spaces, quotes, newlines, emoji",

@@ -21,6 +21,7 @@ from zoo import __version__
 from zoo.catalog.places import addressed, is_elsewhere, registry_with
 from zoo.catalog.registry import MODEL, OWN, Registry
 from zoo.errors import UnknownNameError, ZooError
+from zoo.storage.files import check_writable
 
 
 class Place(click.Path):
@@ -35,7 +36,17 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
+class NewPlace(Place):
+    """A path that a command will write to; that it can is seen before the command begins its work."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        check_writable(path if path.is_dir() else path.parent)
+        return path
+
+
 PLACE, FILE, FOLDER = Place(), Place(dir_okay=False), Place(file_okay=False)
+NEW_PLACE, NEW_FILE, NEW_FOLDER = NewPlace(), NewPlace(dir_okay=False), NewPlace(file_okay=False)
 COUNT, POSITIVE = click.IntRange(0), click.IntRange(1)
 SEED = click.IntRange(0, 2**63 - 1)  # what torch's generators of random numbers take
 
@@ -163,6 +174,12 @@ class Zoo(click.Group):
                 raise
             click.echo(f"Error: {error}{_near_by(error)}", err=True)
             ctx.exit(error.exit_status)
+        except OSError as error:  # of what no command foresees: a full disk for temporary files, too many open ones
+            if ctx.params.get("debug") or isinstance(error, BrokenPipeError):  # the reader of a pipe has enough
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            click.echo(f"Error: {error.strerror or error}{where}. `zoo --debug …` shows where it happened.", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             if ctx.invoked_subcommand == "train":
                 click.echo("Stopped. The same command with --resume goes on from the last finished epoch.", err=True)

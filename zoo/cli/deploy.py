@@ -10,7 +10,7 @@ import click
 
 from zoo.catalog.registry import Registry
 from zoo.catalog.task import GENERATION
-from zoo.cli.base import COUNT, PLACE, as_json, data_root, entry_name, main, narrate
+from zoo.cli.base import COUNT, NEW_PLACE, as_json, data_root, entry_name, main, narrate
 from zoo.cli.tables import show
 from zoo.errors import OptionError
 
@@ -19,7 +19,7 @@ from zoo.errors import OptionError
 @entry_name
 @click.option("--task", "tasks", multiple=True, help="Export this task; may be given several times.")
 @click.option("--all-tasks", is_flag=True)
-@click.option("-o", "--out", type=PLACE, help="Folder of the <task>.onnx files.")
+@click.option("-o", "--out", type=NEW_PLACE, help="Folder of the <task>.onnx files.")
 @click.option(
     "--preprocess",
     is_flag=False,
@@ -37,7 +37,7 @@ from zoo.errors import OptionError
 @click.option(
     "--ort-adapters", is_flag=True, help="One DIR/base.onnx, and a file for each task that ONNX Runtime switches to."
 )
-@click.option("--triton", type=PLACE, help="In place of -o: a repository of models for Triton's server.")
+@click.option("--triton", type=NEW_PLACE, help="In place of -o: a repository of models for Triton's server.")
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="What to compute in; fp32 by default. int8 is "
     "calibrated on training images, tried on test images, and lies beside the float graph: DIR/<task>.int8.onnx.",

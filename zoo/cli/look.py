@@ -11,7 +11,7 @@ import click
 from zoo.catalog.entry import LIBRARIES, Entry
 from zoo.catalog.places import is_elsewhere, registry_at
 from zoo.catalog.registry import Registry, default_registry
-from zoo.cli.base import COUNT, FILE, FOLDER, as_json, data_root, entry_name, main, narrate
+from zoo.cli.base import COUNT, FOLDER, NEW_FILE, NEW_FOLDER, as_json, data_root, entry_name, main, narrate
 from zoo.cli.tables import show, show_one
 from zoo.errors import CheckFailed, OptionError
 
@@ -130,7 +130,7 @@ def download(registry: Registry, name: str) -> None:
 @click.argument("pattern", callback=_place)
 @click.option("--task", help="Compare on this task alone. Default: all that the models have in common.")
 @click.option("--rounds", type=COUNT, default=10, show_default=True, help="Of the timings; 0 leaves them out.")
-@click.option("-o", "--out", type=FILE, help="Draw accuracy against parameters: a name without .png and .svg.")
+@click.option("-o", "--out", type=NEW_FILE, help="Draw accuracy against parameters: a name without .png and .svg.")
 @as_json
 @click.pass_obj
 def compare(registry: Registry, pattern: str, task: str | None, rounds: int, out: Path | None, as_json: bool) -> None:
@@ -190,7 +190,9 @@ def plot() -> None:
 
 @plot.command("ranks")
 @click.argument("pattern")
-@click.option("-o", "--out", type=FILE, default=Path("ranks"), show_default=True, help="Name without .png and .svg.")
+@click.option(
+    "-o", "--out", type=NEW_FILE, default=Path("ranks"), show_default=True, help="Name without .png and .svg."
+)
 @click.pass_obj
 def plot_ranks(registry: Registry, pattern: str, out: Path) -> None:
     """Draw accuracy against rank for the measured models that match PATTERN, such as "resnet20-ftn-*-shapes"."""
@@ -205,7 +207,9 @@ def plot_ranks(registry: Registry, pattern: str, out: Path) -> None:
 @click.option("--task", help="With several models: of this task. Default: the first that they have in common.")
 @click.option("--of", "what", type=click.Choice(["delta", "factors"]), default="delta", show_default=True)
 @click.option("--absolute", is_flag=True, help="Do not scale each network to [0, 1].")
-@click.option("-o", "--out", type=FILE, default=Path("norms"), show_default=True, help="Name without .png and .svg.")
+@click.option(
+    "-o", "--out", type=NEW_FILE, default=Path("norms"), show_default=True, help="Name without .png and .svg."
+)
 @as_json
 @click.pass_obj
 def plot_norms(
@@ -253,7 +257,9 @@ def plot_norms(
     "--of", "measure", type=click.Choice(["cosine", "angle"]), default="cosine", show_default=True,
     help="Of ΔW as vectors, or degrees between the output channels that they mostly write to.",
 )  # fmt: skip
-@click.option("-o", "--out", type=FILE, default=Path("similarity"), show_default=True, help="Without .png and .svg.")
+@click.option(
+    "-o", "--out", type=NEW_FILE, default=Path("similarity"), show_default=True, help="Without .png and .svg."
+)
 @as_json
 @click.pass_obj
 def plot_similarity(
@@ -307,7 +313,7 @@ def check_data(benchmark: str, data_root: Path | None, decode: bool, as_json: bo
 @data.command("build")
 @click.argument("benchmark", type=click.Choice(["emoji"]))
 @click.option("--from", "source", type=FOLDER, required=True, help="The folder with the archives.")
-@click.option("-o", "--out", type=FOLDER, required=True, help="Where the benchmark's folders go.")
+@click.option("-o", "--out", type=NEW_FOLDER, required=True, help="Where the benchmark's folders go.")
 def build_data(benchmark: str, source: Path, out: Path) -> None:
     """Make the images of BENCHMARK of what their publishers hand out."""
     from zoo.datasets.emoji import build

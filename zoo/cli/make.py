@@ -16,6 +16,8 @@ from zoo.cli.base import (
     COUNT,
     FILE,
     FOLDER,
+    NEW_FILE,
+    NEW_FOLDER,
     NUMBER,
     POSITIVE,
     as_json,
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     "--by", type=click.Choice(["sensitivity", "energy", "adalora"]), help="With --budget: how they are split."
 )
 @click.option(
-    "--out", type=FOLDER, help="Where the adapter files go. Default: the local store; with --data, DIR-adapters."
+    "--out", type=NEW_FOLDER, help="Where the adapter files go. Default: the local store; with --data, DIR-adapters."
 )
 @click.option("--backbone-weights", type=FILE, help="A safetensors file with the backbone's weights.")
 @click.option("--recipe", help="A recipe's name or file, in place of the entry's.")
@@ -158,7 +160,7 @@ def _train_own(
 @click.option("--task", help="The task to write as a PEFT checkpoint, or what to call the one that is read.")
 @click.option("--backbone", help="Of the PEFT checkpoint that is read, such as timm/vit_base_patch32_clip_224.openai.")
 @click.option("--name", "own_name", help="Of the new entry.  [default: the checkpoint's folder]")
-@click.option("-o", "--out", type=FOLDER, required=True, help="The new checkpoint; or where the new entry goes.")
+@click.option("-o", "--out", type=NEW_FOLDER, required=True, help="The new checkpoint; or where the new entry goes.")
 @click.pass_obj
 def convert(
     registry: Registry, source: str, task: str | None, backbone: str | None, own_name: str | None, out: Path
@@ -196,7 +198,9 @@ def convert(
     show_default=True,
     help="Of similarity: how differently tasks may react to a shared core's perturbation.",
 )
-@click.option("-o", "--out", type=FOLDER, required=True, help="Where the new entry's registry, files and trials go.")
+@click.option(
+    "-o", "--out", type=NEW_FOLDER, required=True, help="Where the new entry's registry, files and trials go."
+)
 @click.option("--recipe", help="A recipe's name or file, in place of the entry's.")
 @click.option("--seed", type=int, help="In place of the recipe's.")
 @data_root
@@ -314,7 +318,7 @@ def pin(ctx: click.Context, names: tuple[str, ...]) -> None:
 
 @main.command("cp")
 @click.argument("recipe")
-@click.argument("file", type=FILE)
+@click.argument("file", type=NEW_FILE)
 def copy(recipe: str, file: Path) -> None:
     """Copy a recipe of the zoo to FILE, to be changed and used with `zoo train NAME --recipe FILE`."""
     from zoo.catalog.recipe import recipe_file

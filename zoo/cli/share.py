@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from zoo.catalog.registry import Registry
-from zoo.cli.base import FILE, as_json, entry_name, main, narrate
+from zoo.cli.base import FILE, NEW_FILE, as_json, entry_name, main, narrate
 from zoo.cli.tables import show
 
 weights = click.option(
@@ -52,7 +52,7 @@ def push(
 
 @main.command()
 @entry_name
-@click.option("-o", "--out", type=FILE, required=True, help="The bundle, FILE.zoo.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="The bundle, FILE.zoo.")
 @weights
 @signature
 @click.pass_obj
@@ -69,7 +69,7 @@ def bundle(registry: Registry, name: str, out: Path, weights: str, signature: Pa
 @click.argument("what")
 @click.option("--key", type=FILE, required=True, help="A private key on an elliptic curve, as PEM.")
 @click.option("--password", envvar="ZOO_KEY_PASSWORD", help="Of the key; better by ZOO_KEY_PASSWORD.")
-@click.option("-o", "--out", type=FILE, help="Default: zoo.sig in the folder, or NAME.sig here.")
+@click.option("-o", "--out", type=NEW_FILE, help="Default: zoo.sig in the folder, or NAME.sig here.")
 @click.pass_obj
 def sign(registry: Registry, what: str, key: Path, password: str | None, out: Path | None) -> None:
     """Sign a model, or a folder of models: registry, recipes and weights. `zoo verify --signed-by` checks it."""
@@ -80,7 +80,7 @@ def sign(registry: Registry, what: str, key: Path, password: str | None, out: Pa
 
 @main.command()
 @entry_name
-@click.option("-o", "--out", type=FILE, required=True, help="The card's file, such as README.md.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="The card's file, such as README.md.")
 @licence
 @click.pass_obj
 def card(registry: Registry, name: str, out: Path, licence: str | None) -> None:

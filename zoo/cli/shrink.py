@@ -11,7 +11,7 @@ import click
 
 from zoo.catalog.handover import check_new
 from zoo.catalog.registry import Registry
-from zoo.cli.base import FOLDER, NUMBER, POSITIVE, RANK, as_json, data_root, entry_name, main, narrate
+from zoo.cli.base import NEW_FOLDER, NUMBER, POSITIVE, RANK, as_json, data_root, entry_name, main, narrate
 from zoo.cli.tables import show, written
 from zoo.errors import OptionError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 JOINT = "--joint takes one entry of parallel adapters and, of the rest, --rank K, --apart, --name and -o."
 APART = "Give --backbone and --name, and either --rank or --budget; --apart belongs to --joint."
 name_of_new = click.option("--name", "own_name", help="Of the new entry.")
-out_of_new = click.option("-o", "--out", type=FOLDER, required=True, help="Where its registry and files go.")
+out_of_new = click.option("-o", "--out", type=NEW_FOLDER, required=True, help="Where its registry and files go.")
 
 
 @main.command()
@@ -111,7 +111,7 @@ def _compress(
 @click.option("--steps", type=click.IntRange(2), default=10, show_default=True, help="Thresholds to try.")
 @click.option("--keep-within", type=click.FloatRange(0), help="Write the smallest model that loses at most so much.")
 @click.option("--name", "own_name", help="Of the new entry.  [default: NAME-pruned]")
-@click.option("-o", "--out", type=FOLDER, required=True, help="Where the picture and the new entry's files go.")
+@click.option("-o", "--out", type=NEW_FOLDER, required=True, help="Where the picture and the new entry's files go.")
 @data_root
 @as_json
 @click.pass_obj
@@ -151,7 +151,6 @@ def prune(
         for step in each
     ]
     show(rows, as_json)
-    out.mkdir(parents=True, exist_ok=True)
     lines = {task: [(step.parameters, step.figure) for step in each] for task, each in found.items()}
     labels = ("parameters that remain, head left out", f"{metric.name}, {metric.unit}")
     for path in curves(lines, f"{name}, layers left out by ‖ΔW‖", labels, out / "pruned"):

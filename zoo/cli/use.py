@@ -15,6 +15,8 @@ from zoo.catalog.task import GENERATION, is_dense
 from zoo.cli.base import (
     FILE,
     FOLDER,
+    NEW_FILE,
+    NEW_FOLDER,
     PLACE,
     POSITIVE,
     SEED,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
 )
 @click.option("--confusion", is_flag=True, help="Of classifiers: the accuracy of each class, and what is mixed up.")
-@click.option("-o", "--out", type=FILE, help="With --confusion: draw it; a name without .png and .svg.")
+@click.option("-o", "--out", type=NEW_FILE, help="With --confusion: draw it; a name without .png and .svg.")
 @click.option("--errors", type=FOLDER, help="Draw the pictures that were wrong, with both answers, into this folder.")
 @click.option(
     "--kid",
@@ -212,7 +214,7 @@ def verify(
 @click.argument("images", nargs=-1, required=True, type=PLACE)
 @click.option("--task", help="Ask this task.")
 @click.option("--all-tasks", is_flag=True)
-@click.option("-o", "--out", type=FOLDER, help="Folder of the pictures that dense tasks answer with.")
+@click.option("-o", "--out", type=NEW_FOLDER, help="Folder of the pictures that dense tasks answer with.")
 @click.option("--top", type=POSITIVE, default=3, show_default=True, help="How many classes to show.")
 @click.option(
     "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
@@ -313,7 +315,7 @@ def _check_stems(images: Sequence[Path]) -> None:
     "--interpolate", type=POSITIVE, metavar="STEPS", help="Go from each picture to the next in so many steps."
 )
 @click.option("--fit", "fits", multiple=True, type=FILE, metavar="IMAGE", help="Make this picture again. Repeatable.")
-@click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the pictures.")
+@click.option("-o", "--out", type=NEW_FOLDER, required=True, help="Folder of the pictures.")
 @click.option(
     "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
 )

@@ -202,7 +202,6 @@ def save(figure: Any, stem: Path) -> list[Path]:
 
 def save_png(figure: Any, file: Path, dpi: int = 150) -> Path:
     """Write a figure as a PNG, in a folder that is made where there is none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(file) as temporary:
         figure.savefig(temporary, dpi=dpi)
     pyplot().close(figure)

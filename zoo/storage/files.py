@@ -69,13 +69,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise WeightsError unless files can be written to a folder, which is made: before work that would be lost."""
+    """Raise WeightsError unless files can be written to a folder, or to where it is to be made: before work that would
+    be lost. Nothing is left there.
+    """
     import tempfile  # here, and not above: `zoo ls` writes nothing
 
+    absolute = folder.absolute()
+    there = next(each for each in (absolute, *absolute.parents) if os.path.lexists(each))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as trial:
+        with tempfile.TemporaryFile(dir=there) as trial:
             trial.write(b"1")
+            trial.flush()
     except OSError as error:
         raise WeightsError(
             f"Cannot write to {folder}: {error.strerror}. Choose a folder that you may write to."
