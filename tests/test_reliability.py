@@ -79,3 +79,16 @@ def test_a_failure_of_the_disk_that_no_command_foresees_is_a_sentence(monkeypatc
     )  # fmt: skip
     with pytest.raises(OSError, match="No space left"):
         CliRunner().invoke(main, ["--debug", "ls"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("prune", "resnet20-ftn-r1-shapes", "--keep-within", "nan", "-o", "x"),
+        ("export", "resnet20-ftn-r1-shapes", "--max-drop", "nan"), ("train", "resnet20-ftn-r1-shapes", "--lr", "inf"),
+        ("search-sharing", "mlp-trmtl_410-digits", "--threshold", "nan", "-o", "x"),
+    ],
+)  # fmt: skip
+def test_a_gate_that_nothing_passes_or_everything_is_refused(words: tuple[str, ...]) -> None:
+    told = CliRunner().invoke(main, words)
+    assert (told.exit_code, "is no finite number" in told.output) == (2, True), told.output

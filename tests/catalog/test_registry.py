@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from zoo.catalog.entry import Backbone, Entry, as_data
 from zoo.catalog.registry import Registry, default_registry, list_models, register
 from zoo.catalog.score import CHALLENGE, decathlon_score
 from zoo.catalog.task import GENERATION, Task, is_dense
-from zoo.errors import ConfigError, UnknownNameError, WeightsError
+from zoo.errors import ConfigError, OptionError, UnknownNameError, WeightsError
 from zoo.loader import counted_parameters, fresh_model
 from zoo.storage import resources
 from zoo.storage.files import WeightsFile
@@ -253,6 +254,16 @@ backbones: 7
         ("format: 1", "format: [|not plain YAML"),
         ("format: 1", "format: !!python/object/apply:os.getcwd []|not plain YAML"),
         ("format: 1", "format: !!python/name:os.system ''|not plain YAML"),
+        *(
+            ("recipe: shapes/ftn", f"recipe: r\n    note: {value}|line 10: '.*' is no (timestamp|int|bool|float)")
+            for value in ("2024-13-45", "!!int abc", '!!int ""', "!!bool x", "!!timestamp x", "!!float x", "9" * 5000)
+        ),
+        ("recipe: shapes/ftn", f"recipe: r\n    tolerance: {10**400}|tolerance: 'a number of 333 hexadecimal digits"),
+        ("  mine:", "  1:|entries: the name 1 is no text; quote it"),
+        (
+            "recipe: shapes/ftn",
+            "recipe: r\n    reported: {source: x, figures: {a: 1}, left: {a: [1, 2, 3]}}|left.a must be",
+        ),
     ],
 )
 def test_each_mistake_has_its_message(tmp_path: Path, change: str, message: str) -> None:
@@ -306,6 +317,37 @@ def test_a_weights_path_cannot_leave_its_folder(tmp_path: Path) -> None:
     for uri in ("package:../../secret", "file:../x", "file:/etc/passwd"):
         with pytest.raises(ConfigError, match="leaves its folder"):
             fetch(WeightsFile(uri, "0" * 64, 1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "", "file:", "file:a\0b", "https://127.0.0.1:9/a\0b", "https://x.y/ä.safetensors", "https://[x/y",
+        "https://x:abc/y", "https://x.y/a b", "nothing",
+    ],
+)  # fmt: skip
+def test_what_is_no_uri_is_refused_before_anything_asks_for_it(uri: str) -> None:
+    with pytest.raises(OptionError, match="the uri"):
+        WeightsFile(uri, "0" * 64, 1)
+
+
+@pytest.mark.parametrize("uri", ["file:a b/🦁'\".safetensors", "hf://a/b@0123/x.safetensors", "https://x.y:80/%C3%A4"])
+def test_what_is_a_uri_is_taken(uri: str) -> None:
+    assert WeightsFile(uri, "0" * 64, 1).uri == uri
+
+
+@pytest.mark.parametrize("name", ["README.md", "x.zoo", "backbones", "registry.index", "zoo.sig", 300 * "a", "a/b", ""])
+def test_names_that_nothing_could_be_found_by(name: str) -> None:
+    with pytest.raises(OptionError, match="cannot name an entry"):
+        Registry().check_new(name)
+
+
+def test_an_entry_and_a_backbone_have_different_names() -> None:
+    registry = Registry([OWN.entry("resnet20-bn-shapes")])
+    backbone = OWN.backbone("zoo/resnet20@shapes")
+    assert backbone is not None
+    with pytest.raises(OptionError, match="names a backbone or an entry there already"):
+        registry.update(replace(backbone, name="resnet20-bn-shapes"))
 
 
 def test_two_processes_that_change_a_registry_lose_nothing(tmp_path: Path) -> None:

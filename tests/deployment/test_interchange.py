@@ -11,6 +11,7 @@ import timm
 import torch
 from click.testing import CliRunner
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
@@ -131,13 +132,31 @@ def test_what_lora_cannot_do_is_refused(tmp_path: Path, change: dict[str, object
 
 @pytest.mark.parametrize("change", [
     {"lora_alpha": None}, {"lora_alpha": "x"}, {"lora_alpha": float("nan")}, {"alpha_pattern": [1]},
-    {"alpha_pattern": {"(": 2}},
+    {"alpha_pattern": {"(": 2}}, {"lora_alpha": 10**400}, {"alpha_pattern": {"(.|.)*!": 1}},
+    {"alpha_pattern": {".*.*.*!": 1}},
 ])  # fmt: skip
 def test_a_damaged_configuration_is_named(tmp_path: Path, change: dict[str, object]) -> None:
     checkpoint(tmp_path, vit(), r=2, target_modules=["qkv"])
     config = json.loads((tmp_path / CONFIG).read_text())
     (tmp_path / CONFIG).write_text(json.dumps(config | change))
     with pytest.raises(WeightsError, match="damaged"):
+        load_peft(tmp_path, vit())
+
+
+@pytest.mark.parametrize("shapes", [
+    {"qkv.lora_A": (0, 24), "qkv.lora_B": (72, 0)}, {"qkv.lora_A": ()}, {"qkv.lora_B": ()}, {"qkv.lora_A": (24,)},
+    {"qkv.lora_B": (72,)}, {"qkv.lora_B": (72, 3)}, {"head.lora_A": (2, 24), "head.lora_B": (6, 3)},
+    {"head": ()}, {"head": (5,)}, {"head": (5, 7)}, {"head": (0, 24)}, {"head": (5, 24)},
+    {"head": (6, 24), "head.lora_A": (2, 24), "head.lora_B": (5, 2)},
+])  # fmt: skip
+def test_tensors_whose_shapes_do_not_fit_are_named(tmp_path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    checkpoint(tmp_path, vit(), r=2, target_modules=["blocks.0.attn.qkv"], modules_to_save=["head"])
+    found, _ = tensors.read(tmp_path / WEIGHTS)
+    for part, shape in shapes.items():
+        path = f"blocks.0.attn.{part}" if part.startswith("qkv") else part
+        found[f"base_model.model.{path}.weight"] = torch.ones(shape)
+    save_file(found, tmp_path / WEIGHTS)
+    with pytest.raises(WeightsError, match=r"no product|no classifier|adapts head|backbone's layer is"):
         load_peft(tmp_path, vit())
 
 

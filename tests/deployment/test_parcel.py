@@ -427,6 +427,15 @@ def test_a_bundle_is_loaded_in_place_of_a_name(name: str, tmp_path: Path, monkey
     assert same(outputs(zoo.load(str(file))), expected)
     assert same(outputs(zoo.load(name, registry=file)), expected)
     assert run("ls", str(file)).exit_code == run("info", str(file)).exit_code == 0
+    held = sorted(path for path in (tmp_path / "cache" / "bundles").rglob("*") if path.is_file())
+    held[0].unlink()
+    next(path for path in held if path.name == "registry.yaml").write_text("entries: {}")
+    assert same(outputs(zoo.load(str(file))), expected)
+    (tmp_path / "link.zoo").symlink_to(file)
+    before = file.stat().st_ino
+    bundle(str(again), tmp_path / "link.zoo")
+    assert (tmp_path / "link.zoo").is_symlink()
+    assert file.stat().st_ino != before
 
 
 def test_a_bundle_of_a_bundle_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,6 +449,10 @@ def test_another_file_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="is no bundle; it is not overwritten"):
         bundle(NAME, tmp_path / "it.zoo")
     assert (tmp_path / "it.zoo").read_text() == "mine"
+    with zipfile.ZipFile(tmp_path / "photos.zoo", "w") as archive:
+        archive.writestr("precious.txt", "mine")
+    with pytest.raises(OptionError, match="is no bundle; it is not overwritten"):
+        bundle(NAME, tmp_path / "photos.zoo")
 
 
 def test_any_byte_of_a_bundle_that_changes_is_refused_or_nothing_hangs_on_it(

@@ -110,6 +110,9 @@ def test_a_folder_and_what_is_done_to_it(folder: Path, tmp_path: Path) -> None:
         check_signature(folder, public)
     (folder / "more.yaml").unlink()
     assert check_signature(folder, public) == count
+    (folder / "link").symlink_to(private)
+    with pytest.raises(OptionError, match="cannot be signed"):
+        sign(folder, private)
 
 
 def test_another_key_and_an_altered_signature(folder: Path, tmp_path: Path) -> None:

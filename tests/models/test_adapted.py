@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 from pathlib import Path
 
@@ -237,6 +238,31 @@ def test_adapter_files_carry_everything_and_are_checked(small_model: TaskModel, 
     with pytest.raises(WeightsError, match="no adapter file of this version"):
         fresh.load_adapter(file)
     assert stranger.tasks == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("classes",), 10**12), (("classes",), "abc"), (("method", "rank"), 10**9), (("method", "rank"), {"*": 10**9}),
+        (("preprocessing",), None), (("preprocessing",), [1]), (("preprocessing", "size"), float("nan")),
+        (("preprocessing", "size"), True), (("preprocessing", "size"), 10**9), (("preprocessing", "resize"), 10**30),
+        (("preprocessing", "mean"), ["a", "b", "c"]),
+        (("preprocessing", "std"), [float("inf")] * 3),
+    ],
+)  # fmt: skip
+def test_what_a_header_states_is_looked_at_before_anything_is_made_of_it(
+    path: tuple[str, ...], value: object, small_model: TaskModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.safetensors"
+    small_model.save_adapter("a", file)
+    own, header = tensors.read(file)
+    *above, last = path
+    functools.reduce(lambda part, key: part[key], above, header)[last] = value
+    tensors.write(file, own, header)
+    small_model.remove_task("a")
+    with pytest.raises(WeightsError, match="damaged header"):
+        small_model.load_adapter(file)
+    assert "a" not in small_model.tasks
 
 
 def test_misfit_tensors_are_all_named_and_nothing_changes(small_model: TaskModel) -> None:

@@ -132,6 +132,27 @@ def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path, value: float) -> N
         tensors.read(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [("float8_e4m3fn", 0x7F), ("float8_e5m2", 0x7E), ("float8_e8m0fnu", 0xFF), ("float8_e4m3fnuz", 0x80)],
+)
+def test_small_types_that_are_not_finite_are_named(dtype: str, bits: int, tmp_path: Path) -> None:
+    narrow = torch.tensor([0x38, bits], dtype=torch.uint8).view(getattr(torch, dtype))
+    save_file({"bad": narrow}, tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match="bad holds a value that is not finite"):
+        tensors.read(tmp_path / "x.safetensors")
+
+
+def test_other_sorts_of_numbers_do_not_fit() -> None:
+    own = {"w": torch.zeros(2), "n": torch.tensor(0)}
+    tensors.check_tensors(own, {"w": torch.zeros(2).half(), "n": torch.tensor(0, dtype=torch.int32)}, "x")
+    for given in (torch.zeros(2, dtype=torch.complex64), torch.zeros(2, dtype=torch.int64), torch.zeros(2).bool()):
+        with pytest.raises(WeightsError, match=r"w holds .*, not real numbers"):
+            tensors.check_tensors(own, {**own, "w": given}, "x")
+    with pytest.raises(WeightsError, match="n holds bool, not integers"):
+        tensors.check_tensors(own, {**own, "n": torch.tensor(True)}, "x")
+
+
 def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.safetensors"
     tensors.write(file, SOME, {})
@@ -195,7 +216,7 @@ def test_downloads_are_checked_each_time(tmp_path: Path) -> None:
 
 
 def test_uris_of_an_unknown_form_are_refused(tmp_path: Path) -> None:
-    for uri in ("ftp://x/y", "hf://owner/repo@main/file", "hf://owner/repo/file", "x"):
+    for uri in ("ftp://x/y", "hf://owner/repo@main/file", "hf://owner/repo/file", "x:y"):
         with pytest.raises(WeightsError, match=r"no URI of a weights file|is not of the form"):
             fetch(WeightsFile(uri, "0" * 64, 1), tmp_path)
 

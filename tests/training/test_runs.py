@@ -39,6 +39,9 @@ def quick(tmp_path: Path) -> Path:
     return path
 
 
+PACKAGED = resources.packaged_weights_dir()
+
+
 @pytest.fixture
 def checkout(tmp_path: Path, quick: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A registry and packaged weights of our own in place of the zoo's."""
@@ -69,6 +72,15 @@ def test_training_packing_and_verifying_by_training_again(checkout: Path) -> Non
     assert entry.weights["sketch"].uri == "package:mine/sketch.safetensors"
     assert (checkout / "weights" / "mine" / "sketch.safetensors").stat().st_size == entry.weights["sketch"].size
     assert (checkout / "registry.yaml").read_text().startswith(opening)
+    left = resources.store_dir() / "mine" / "sketch.safetensors"  # as where it ended before it had emptied the store
+    shutil.copy(checkout / "weights" / "mine" / "sketch.safetensors", left)
+    zoo("pack", "mine")
+    assert not left.exists()
+    assert Registry.read(checkout / "registry.yaml").entry("mine") == entry
+    shutil.copy(PACKAGED / "resnet20-bn-shapes" / "real.safetensors", left)
+    told = CliRunner().invoke(main, ["pack", "mine"])
+    assert (told.exit_code, "is no file of sketch that was trained" in told.stderr) == (1, True)
+    left.unlink()
     out = zoo("verify", "mine", "--retrain")
     assert "bit for bit the same" in out
     assert "not bit for bit" not in out

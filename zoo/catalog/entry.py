@@ -47,7 +47,12 @@ class Reported:
     parameters: float | None = None  # millions, of all tasks together, as printed
     multiple: float | None = None  # of the backbone's parameters, for all tasks together, as printed
     score: int | None = None  # decathlon score, as printed
-    left: dict[str, list[float]] | None = None  # by task, of what a form leaves of ΔW: norm, mean and std over layers
+    left: dict[str, list[float]] | None = None  # by task, of ‖ΔW‖ that a form leaves: mean and std over layers
+
+    def __post_init__(self) -> None:
+        for task, pair in (self.left or {}).items():
+            if len(pair) != 2:
+                raise OptionError(f"left.{task} must be a mean and a standard deviation, not {pair}")
 
 
 def is_file(recipe: str) -> bool:

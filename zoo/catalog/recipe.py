@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from zoo.catalog.changes import Changes
 from zoo.catalog.entry import is_file
-from zoo.catalog.schema import parse
+from zoo.catalog.schema import LARGEST, parse
 from zoo.catalog.task import Preprocessing
 from zoo.catalog.yaml_files import load_yaml
 from zoo.errors import ConfigError, OptionError, UnknownNameError
@@ -210,6 +210,8 @@ def _sized(data: Any) -> Any:
     given = data.get("input") if isinstance(data, dict) else None
     if not isinstance(given, dict) or "resize" in given or not isinstance(given.get("size"), int):
         return data
+    if not 0 < given["size"] < LARGEST:  # of which `parse` speaks
+        return data
     usual = Preprocessing()
     resize = _in_relation(usual.resize, given["size"], usual.size)
     width = given["width"] if isinstance(given.get("width"), int) else 0
@@ -224,7 +226,9 @@ def _variants(data: dict[str, Any], changes: dict[str, dict[str, Any]], problems
         if "tasks" in changed:
             problems.append(f"tasks.{task}.tasks: a task's changes cannot hold another task's")
             continue
-        nested = {k: {**common[k], **v} for k, v in changed.items() if isinstance(v, dict) and common.get(k)}
+        nested = {
+            k: {**common[k], **v} for k, v in changed.items() if isinstance(v, dict) and isinstance(common.get(k), dict)
+        }
         whole = {**common, **changed, **nested}
         if variant := parse(Recipe, _sized(whole), problems, f"tasks.{task}"):
             found[task] = replace(variant, stated=(variant.input, frozenset(whole.get("input") or ())))

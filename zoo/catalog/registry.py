@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 MODEL = "model"  # the kind of name that an entry's is
 HINT = "`zoo ls` lists them all; those of a folder of your own with --registry FOLDER (in Python, registry=)."
+LONGEST_NAME = 100  # letters
+TAKEN = (".zoo", ".yaml", ".yml", ".md", ".index", ".sig", ".safetensors")  # endings of what lies beside an entry
 OWN = "registry.yaml"  # what the registry in a folder of one's own is called
 
 
@@ -89,7 +91,9 @@ class Registry:
         self.update(item)
 
     def update(self, item: Entry | Backbone) -> None:
-        """Add an entry or a backbone, in place of one of the same name."""
+        """Add an entry or a backbone, in place of one of the same name; raises OptionError where the other has it."""
+        if item.name in (self._backbones if isinstance(item, Entry) else self._entries):
+            raise OptionError(f"{item.name!r} names a backbone or an entry there already; choose another name.")
         if isinstance(item, Entry):
             self._entries[item.name] = item
         else:
@@ -138,10 +142,13 @@ class Registry:
             registry.write(file)
 
     def check_new(self, name: str) -> None:
-        """Raise OptionError unless `name` can stand in a path, and no entry has it."""
-        if not re.fullmatch(NAME, name) or name == OWN:
-            raise OptionError(f"{name!r} cannot name an entry: take letters, digits, '.', '_' and '-'.")
-        if name in self._entries:
+        """Raise OptionError unless `name` can stand in a path, beside the files that are written, and none has it."""
+        if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME or name == "backbones" or name.endswith(TAKEN):
+            raise OptionError(
+                f"{name!r} cannot name an entry: take letters, digits, '.', '_' and '-', at most {LONGEST_NAME}, and "
+                f"neither 'backbones' nor the ending of a file ({', '.join(TAKEN)})."
+            )
+        if name in self._entries or name in self._backbones:
             raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
 
     def names(self, pattern: str = "*") -> list[str]:
@@ -229,6 +236,7 @@ def _section(kind: type[T], data: dict[str, Any], section: str, problems: list[s
     if not isinstance(items, dict):
         problems.append(f"{section}: {items!r} is not a mapping")
         return {}
+    problems += [f"{section}: the name {name!r} is no text; quote it" for name in items if not isinstance(name, str)]
     parsed = {str(name): parse(kind, item, problems, str(name)) for name, item in items.items()}
     return {name: item for name, item in parsed.items() if item is not None}
 

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 T = TypeVar("T")
 PLAIN = (str, int)
+NUMBERS = (int, float)
+LARGEST = 2**63  # of whole numbers: what fits no type of torch's is a mistake
 
 
 def parse(kind: type[T], data: Any, problems: list[str], where: str = "") -> T | None:
@@ -24,6 +26,8 @@ def parse(kind: type[T], data: Any, problems: list[str], where: str = "") -> T |
 
 
 def _convert(kind: Any, data: Any, problems: list[str], where: str) -> Any:
+    if kind in NUMBERS and type(data) is int and not -LARGEST <= data < LARGEST:
+        return _wrong(problems, where, f"a number of {len(f'{data:x}')} hexadecimal digits", "one that computers take")
     if kind is Any or (kind in PLAIN and type(data) is kind):  # most values, and so that they are quick
         return data
     origin, args = _form(kind)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoo.catalog.schema import parse
 from zoo.errors import DataError, OptionError
 
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
@@ -65,6 +66,7 @@ METRICS = {  # of each kind of task; `zoo.kinds` has the rest
 
 
 CHANNELS = {"edges": 1, "depth": 1, "normals": 3, GENERATION: 3}  # of the output of a kind that has no classes
+LARGEST_SIDE = 32_768  # pixels of a network's input
 MOST = {"segmentation": 255}  # classes; that number itself is the label of what is unknown
 
 
@@ -106,6 +108,8 @@ class Preprocessing:
                 if self.width is None
                 else f"Preprocessing needs 1 <= size, width <= resize, not {self.shape} and {self.resize}."
             )
+        if max(*self.shape, self.resize or 0) > LARGEST_SIDE:
+            raise OptionError(f"Preprocessing makes images of at most {LARGEST_SIDE:,} pixels a side.")
         if self.frames is not None and self.frames < 1:
             raise OptionError(f"Preprocessing needs frames >= 1, not {self.frames}.")
         if not self.mean or len(self.mean) != len(self.std) or min(self.std) <= 0:
@@ -119,10 +123,13 @@ class Preprocessing:
             )
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Preprocessing:
-        """What `dataclasses.asdict` made, after a passage through JSON."""
-        further = data.get("width"), data.get("frames"), data.get("interpolation", "bilinear")
-        return cls(data["size"], data["resize"], tuple(data["mean"]), tuple(data["std"]), *further)
+    def from_data(cls, data: Any) -> Preprocessing:
+        """What `dataclasses.asdict` made, after a passage through JSON; raises ValueError for anything else."""
+        problems: list[str] = []
+        made = parse(cls, data, problems, "preprocessing")
+        if made is None:
+            raise ValueError("; ".join(problems))
+        return made
 
     @classmethod
     def of(cls, network: Any) -> Preprocessing:

@@ -20,7 +20,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     def plain(self, node: yaml.Node) -> Any:
         """The data of a node. One that several aliases name is made once."""
         if isinstance(node, yaml.ScalarNode):
-            return node.value if node.tag == TEXT else self.construct_object(node)
+            return node.value if node.tag == TEXT else self.made_of(node)
         if id(node) in self.made:
             return self.made[id(node)]
         if isinstance(node, yaml.MappingNode) and node.tag == MAPPING:
@@ -38,7 +38,19 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
             self.made[id(node)] = made = []
             made += map(self.plain, node.value)
             return made
-        return self.construct_object(node, deep=True)  # which raises for a tag that would make an object
+        return self.made_of(node)
+
+    def made_of(self, node: yaml.Node) -> Any:
+        """What yaml makes of a node, by its tag; one that would make an object raises YAMLError."""
+        try:
+            return self.construct_object(node, deep=True)
+        except yaml.YAMLError:
+            raise
+        except Exception:  # Python's own, of a text that is none of its type: a day of a 13th month
+            kind, value = node.tag.removeprefix("tag:yaml.org,2002:"), str(node.value)
+            shown = value if len(value) <= 40 else f"{value[:40]}…"
+            self.problems.append(f"line {node.start_mark.line + 1}: {shown!r} is no {kind}")
+            return None
 
 
 def load_yaml(path: Path) -> Any:

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import itertools
+import math
 import re
 import sys
 from pathlib import Path
@@ -41,6 +42,8 @@ class NewPlace(Place):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            self.fail(f"{path} is neither a file nor a folder.", param, ctx)
         check_writable(path if path.is_dir() else path.parent)
         return path
 
@@ -78,6 +81,16 @@ class Number(click.ParamType[int]):
             if number.is_integer() and number >= 1:
                 return int(number)
         self.fail(f"{value!r} is no whole number of at least 1, such as 200000, 200k or 1.5M.", param, ctx)
+
+
+class Real(click.FloatRange):
+    """A number in a range, which is one: comparisons with nan hold for nothing, and so would let anything pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number.", param, ctx)
+        return number
 
 
 RANK, NUMBER = Rank(), Number()

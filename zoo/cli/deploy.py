@@ -10,7 +10,7 @@ import click
 
 from zoo.catalog.registry import Registry
 from zoo.catalog.task import GENERATION
-from zoo.cli.base import COUNT, NEW_PLACE, as_json, data_root, entry_name, main, narrate
+from zoo.cli.base import COUNT, NEW_PLACE, Real, as_json, data_root, entry_name, main, narrate
 from zoo.cli.tables import show
 from zoo.errors import OptionError
 
@@ -43,9 +43,7 @@ from zoo.errors import OptionError
     "calibrated on training images, tried on test images, and lies beside the float graph: DIR/<task>.int8.onnx.",
 )  # fmt: skip
 @click.option("--half", is_flag=True, help="The same as --precision fp16.")
-@click.option(
-    "--max-drop", type=click.FloatRange(min=0), help="Points that int8 may lose, by default 1; more is an error."
-)
+@click.option("--max-drop", type=Real(min=0), help="Points that int8 may lose, by default 1; more is an error.")
 @click.option("--provider", default="cpu", show_default=True, help="cpu, cuda or tensorrt: what runs the comparison.")
 @click.option(
     "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."

@@ -20,6 +20,8 @@ from zoo.cli.base import (
     NEW_FOLDER,
     NUMBER,
     POSITIVE,
+    SEED,
+    Real,
     as_json,
     data_root,
     entry_name,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--rank", help="With --backbone: the rank of ftn, by default 4. With NAME: auto, to choose one for each task."
 )
-@click.option("--margin", type=click.FloatRange(0), help="Points that --rank auto may give away.  [default: 1]")
+@click.option("--margin", type=Real(0), help="Points that --rank auto may give away.  [default: 1]")
 @click.option(
     "--budget", type=NUMBER, help="With --rank auto: parameters of all tasks' factors, split over the layers."
 )
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 )
 @click.option("--backbone-weights", type=FILE, help="A safetensors file with the backbone's weights.")
 @click.option("--recipe", help="A recipe's name or file, in place of the entry's.")
-@click.option("--seed", type=int, help="In place of the recipe's.")
+@click.option("--seed", type=SEED, help="In place of the recipe's.")
 @data_root
 @skip_unreadable
 @click.option("--resume", is_flag=True, help="Go on from the last finished epoch.")
@@ -75,12 +77,12 @@ if TYPE_CHECKING:
 @click.option("--tracker", type=click.Choice(["tensorboard", "wandb"]), help="Log the figures of each epoch.")
 @click.option(
     "--test-share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Real(0, 1, min_open=True, max_open=True),
     help="Of --data without test images, to test on.",
 )
-@click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of the training images.")
+@click.option("--fraction", type=Real(0, 1, min_open=True), default=1.0, help="Of the training images.")
 @click.option("--epochs", type=POSITIVE, help="In place of the recipe's.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Of the increments, else of the rest.")
+@click.option("--lr", type=Real(0, min_open=True), help="Of the increments, else of the rest.")
 @click.option("--batch-size", type=POSITIVE, help="In place of the recipe's.")
 @click.option("--image-size", type=POSITIVE, help="Height of the input; width and resize in relation.")
 @click.option("--set", "set_", multiple=True, metavar="KEY=VALUE", help="Of the recipe, such as rest.momentum=0.8.")
@@ -193,7 +195,7 @@ def convert(
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(0),
+    type=Real(0),
     default=0.5,
     show_default=True,
     help="Of similarity: how differently tasks may react to a shared core's perturbation.",
@@ -202,7 +204,7 @@ def convert(
     "-o", "--out", type=NEW_FOLDER, required=True, help="Where the new entry's registry, files and trials go."
 )
 @click.option("--recipe", help="A recipe's name or file, in place of the entry's.")
-@click.option("--seed", type=int, help="In place of the recipe's.")
+@click.option("--seed", type=SEED, help="In place of the recipe's.")
 @data_root
 @as_json
 @click.pass_obj

@@ -11,7 +11,7 @@ import click
 
 from zoo.catalog.handover import check_new
 from zoo.catalog.registry import Registry
-from zoo.cli.base import NEW_FOLDER, NUMBER, POSITIVE, RANK, as_json, data_root, entry_name, main, narrate
+from zoo.cli.base import NEW_FOLDER, NUMBER, POSITIVE, RANK, SEED, Real, as_json, data_root, entry_name, main, narrate
 from zoo.cli.tables import show, written
 from zoo.errors import OptionError
 
@@ -109,7 +109,7 @@ def _compress(
 @entry_name
 @click.option("--task", "tasks", multiple=True, help="This task; may be given several times. Default: all.")
 @click.option("--steps", type=click.IntRange(2), default=10, show_default=True, help="Thresholds to try.")
-@click.option("--keep-within", type=click.FloatRange(0), help="Write the smallest model that loses at most so much.")
+@click.option("--keep-within", type=Real(0), help="Write the smallest model that loses at most so much.")
 @click.option("--name", "own_name", help="Of the new entry.  [default: NAME-pruned]")
 @click.option("-o", "--out", type=NEW_FOLDER, required=True, help="Where the picture and the new entry's files go.")
 @data_root
@@ -168,13 +168,13 @@ def prune(
 @click.option("--tasks", is_flag=True, help="May stand before the tasks.")
 @click.option("--as", "task", required=True, help="What the new task is called.")
 @click.option("--how", type=click.Choice(["sum", "ties", "dare"]), default="sum", show_default=True)
-@click.option("--density", type=click.FloatRange(0, 1, min_open=True), default=0.2, show_default=True,
+@click.option("--density", type=Real(0, 1, min_open=True), default=0.2, show_default=True,
               help="Share of each task's entries that ties and dare keep.")  # fmt: skip
 @click.option("--rank", type=POSITIVE, help="Of the new task.  [default: the entry's]")
 @click.option("--form", type=click.Choice(["cp", "tt", "svd", "tucker"]), default="svd", show_default=True,
               help="Of an entry whose method has no rank, such as fine-tuning.")  # fmt: skip
 @click.option("--head", default="side-by-side", show_default=True, help="Or the task whose head it has.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of dare's draws.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of dare's draws.")
 @click.option("--name", "own_name", help="Of the new entry.  [default: NAME-TASK]")
 @out_of_new
 @data_root

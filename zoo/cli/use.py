@@ -14,7 +14,6 @@ from zoo.catalog.score import decathlon_score, scale
 from zoo.catalog.task import GENERATION, is_dense
 from zoo.cli.base import (
     FILE,
-    FOLDER,
     NEW_FILE,
     NEW_FOLDER,
     PLACE,
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 )
 @click.option("--confusion", is_flag=True, help="Of classifiers: the accuracy of each class, and what is mixed up.")
 @click.option("-o", "--out", type=NEW_FILE, help="With --confusion: draw it; a name without .png and .svg.")
-@click.option("--errors", type=FOLDER, help="Draw the pictures that were wrong, with both answers, into this folder.")
+@click.option("--errors", type=NEW_FOLDER, help="Draw what was wrong, with both answers, into this folder.")
 @click.option(
     "--kid",
     is_flag=True,

@@ -54,7 +54,7 @@ def load_peft(
     }
     head = _head(network)
     model = _model_like(network, head, changes, whole)
-    classifier = {k: saved.pop(f"{head}.{k}", v).clone() for k, v in network.get_submodule(head).state_dict().items()}
+    classifier = _classifier(network, head, saved, changes)
     if head in changes:
         up, down = changes.pop(head)
         classifier["weight"] += (up @ down).view_as(classifier["weight"])
@@ -182,6 +182,24 @@ def _check_endings(network: nn.Module, whole: Sequence[str]) -> None:
         taken = [name for name in whole if path.endswith(name) and path != name]
         if taken and not isinstance(module, TaskHead) and any(True for _ in module.parameters()):
             raise OptionError(f"PEFT would take {path} for {taken[0]}, since its name ends so; it could not load this.")
+
+
+def _classifier(
+    network: nn.Module, head: str, saved: dict[str, Tensor], changes: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """The tensors of the checkpoint's classifier, taken from those that are saved whole, else the network's own."""
+    own = network.get_submodule(head).state_dict()
+    found = {key: saved.pop(f"{head}.{key}", tensor).clone() for key, tensor in own.items()}
+    weight = found["weight"]
+    classes = len(weight) if weight.ndim else 0
+    shapes = {key: (classes, *tensor.shape[1:]) for key, tensor in own.items()}
+    if odd := [key for key, tensor in found.items() if not classes or tuple(tensor.shape) != shapes[key]]:
+        raise WeightsError(
+            f"The checkpoint's {head}.{odd[0]} has the shape {tuple(found[odd[0]].shape)}: no classifier."
+        )
+    if head in changes and len(changes[head][0]) != classes:
+        raise WeightsError(f"The checkpoint adapts {head} for {len(changes[head][0])} classes, and saves {classes}.")
+    return found
 
 
 def _head(network: nn.Module) -> str:

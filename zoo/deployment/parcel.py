@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -255,7 +254,7 @@ def bundle(
     file = Path(file)
     if file.suffix != BUNDLE or file.is_dir():
         raise OptionError(f"{file} names no bundle: it is to end in {BUNDLE}.")
-    if file.exists() and not zipfile.is_zipfile(file):
+    if file.exists() and not bundles.is_bundle(file):
         raise OptionError(f"{file} is no bundle; it is not overwritten. Name another file.")
     entry, known = entry_of(name, registry)
     with tempfile.TemporaryDirectory() as temporary:

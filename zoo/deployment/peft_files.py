@@ -70,6 +70,12 @@ def sort_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor,
         raise WeightsError(f"The checkpoint holds one factor of {odd[0]} alone. Save the adapter again.")
     if not found:
         raise WeightsError("The checkpoint holds no LoRA factors. Save the adapter again.")
+    for path, pair in found.items():
+        down, up = pair["A"].shape, pair["B"].shape
+        if len(down) not in (2, 4) or len(up) not in (2, 4) or down[0] != up[1] or not down[0] or up[2:].numel() > 1:
+            raise WeightsError(
+                f"The factors of {path} have the shapes {tuple(down)} and {tuple(up)}, and no product. Save it again."
+            )
     return {path: (pair["A"], pair["B"]) for path, pair in found.items()}, saved
 
 
@@ -77,10 +83,17 @@ def scaling(config: Mapping[str, Any], path: str, rank: int) -> float:
     """What PEFT multiplies the product of a layer's factors by: α/R, or α/√R where it is rank-stabilised."""
     try:
         alphas = (config.get("alpha_pattern") or {}).items()
-        fitting = (alpha for pattern, alpha in alphas if re.match(rf"(.*\.)?({pattern})$", path))
+        fitting = (alpha for pattern, alpha in alphas if re.match(rf"(.*\.)?({_plain(pattern)})$", path))
         alpha = float(next(fitting, config.get("lora_alpha", 8)))
-    except (AttributeError, TypeError, ValueError, re.error) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError, re.error) as error:
         raise WeightsError(f"{CONFIG} has a damaged lora_alpha or alpha_pattern: {error}.") from error
     if not math.isfinite(alpha):
         raise WeightsError(f"{CONFIG} has a damaged lora_alpha: {alpha}.")
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _plain(pattern: str) -> str:
+    """A pattern of layers' names, where it is one that no name keeps busy for long; else raises ValueError."""
+    if re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 2:
+        raise ValueError(f"{pattern[:60]!r} repeats more than a pattern of names needs")
+    return pattern

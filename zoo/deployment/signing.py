@@ -53,7 +53,10 @@ def sign(
         signer.set_hashing_config(_hashing())
         with tempfile.TemporaryDirectory() as apart:  # and not in the folder, whose files are listed
             made = Path(apart) / SIGNATURE
-            signer.sign(folder, made)
+            try:
+                signer.sign(folder, made)
+            except (OSError, ValueError) as error:  # a link, a pipe: what is no file of the folder's own
+                raise OptionError(f"{what} cannot be signed: {sentence(error)}") from error
             with atomic_path(place) as temporary:
                 shutil.copyfile(made, temporary)
     return place

@@ -75,10 +75,11 @@ class MultiTaskModel(nn.Module):
         """Raise OptionError unless `name` can name a task, and none has it yet."""
         if name in self._tasks:
             raise OptionError(f"The model has a task {name!r} already; remove_task({name!r}) comes first.")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or hasattr(nn.ModuleDict(), name):
+        taken = name == "shared" or hasattr(nn.ModuleDict(), name)  # the file of what tasks share lies beside theirs
+        if taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise OptionError(
                 f"{name!r} cannot name a task: take letters, digits, '-' and '_', "
-                "and none of the names of torch's module methods."
+                "and neither 'shared' nor one of the names of torch's module methods."
             )
 
     # -- the network ----------------------------------------------------------------------------------------------
@@ -298,6 +299,7 @@ class MultiTaskModel(nn.Module):
         try:
             method = dict(header["method"])
             name = method.pop("name")
+            _check_sizes(header, tensors)
             preprocessing = Preprocessing.from_data(header["preprocessing"])
             task = Task.of(str(header["task"]), header["classes"], preprocessing, header.get("kind", CLASSIFICATION))
         except (KeyError, TypeError, ValueError) as error:
@@ -342,3 +344,14 @@ class MultiTaskModel(nn.Module):
 
 def _short(digest: object) -> str:
     return f"{digest[:12]}…" if isinstance(digest, str) else "none"
+
+
+def _check_sizes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a header states numbers that its tensors do not have, before anything is made of them."""
+    if not isinstance(header["classes"], list):
+        raise ValueError(f"the classes are {header['classes']!r}, and no list")
+    rank = header["method"].get("rank")
+    ranks = [each for each in (rank.values() if isinstance(rank, dict) else [rank]) if isinstance(each, int)]
+    largest = max((length for tensor in tensors.values() for length in tensor.shape), default=0)
+    if ranks and max(ranks) > largest:
+        raise ValueError(f"the rank is {max(ranks)}, and no tensor has more than {largest} rows or columns")

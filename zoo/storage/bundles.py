@@ -65,11 +65,31 @@ def unpacked(file: Path) -> tuple[Path, dict[str, Any]]:
             size = opened.tell()
             with zipfile.ZipFile(opened) as archive:
                 manifest = _manifest(archive, size)
+                if folder.is_dir() and not _is_whole(folder, manifest):  # somebody tidied up
+                    shutil.rmtree(folder, ignore_errors=True)
                 if not folder.is_dir():
                     _unpack(archive, manifest, folder)
     except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, RecursionError, NotImplementedError) as error:
         raise WeightsError(f"{file} is no whole bundle of `zoo bundle` ({error}). Fetch it again.") from error
     return folder, manifest
+
+
+def _is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a folder has a bundle's files; tensors are checked when they are read, and the texts here."""
+    return all(
+        (file := resources.within(folder, name)).is_file()
+        and (file.suffix == ".safetensors" or sha256(file) == stated["sha256"])
+        for name, stated in manifest["files"].items()
+    )
+
+
+def is_bundle(file: Path) -> bool:
+    """Whether a file is a zip with a bundle's manifest."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return isinstance(json.loads(archive.read(MANIFEST))["entry"], str)
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, RecursionError, NotImplementedError):
+        return False
 
 
 def _check_end(opened: BinaryIO) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from zoo.errors import ConfigError, OptionError, WeightsError
 
@@ -27,6 +28,22 @@ class WeightsFile:
             raise OptionError(f"sha256 must be 64 hexadecimal digits, not {self.sha256!r}")
         if self.size < 1:
             raise OptionError(f"size must be at least 1 byte, not {self.size}")
+        if problem := _malformed(self.uri):
+            raise OptionError(f"the uri {self.uri[:100]!r} {problem}")
+
+
+def _malformed(uri: str) -> str:
+    """What is wrong with a URI's form; nothing, where it may be one."""
+    scheme, _, rest = uri.partition(":")
+    if not rest or not rest.isprintable():
+        return "has characters that cannot be seen" if rest else "names no place"
+    if scheme in ("package", "file"):  # whose names may be in any script
+        return ""
+    try:
+        urlsplit(uri).port  # noqa: B018 - read for what it raises
+    except ValueError as error:
+        return f"is none: {error}"
+    return "" if rest.isascii() and " " not in rest else "has letters that an address writes with %"
 
 
 def weights_file(file: Path, uri: str) -> WeightsFile:
@@ -51,6 +68,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         WeightsError: the folder cannot be written to or the disk is full; what stood at `path` is unchanged.
     """
+    if path.is_symlink():  # what it names is written, and it stays
+        path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"Cannot write {path}: it is there, and no file. Name another.")
     temporary = path.parent / f".{path.stem[:100]}.{os.urandom(4).hex()}{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,13 +56,13 @@ def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
 
     if {"", ".", ".."} & set(name.split("/")):
         raise WeightsError(f"{name!r} of {repo} leaves the repository.")
-    caches = resources.hub_caches()
-    found = [try_to_load_from_cache(repo, name, cache_dir=cache, revision=revision) for cache in caches]
-    kept = next((Path(path) for path in found if isinstance(path, str)), None)
-    if kept and (revision or _asked_offline()):
-        return kept
-    offline = _offline()
+    caches, kept, offline = resources.hub_caches(), None, ""
     try:
+        found = [try_to_load_from_cache(repo, name, cache_dir=cache, revision=revision) for cache in caches]
+        kept = next((Path(path) for path in found if isinstance(path, str)), None)
+        if kept and (revision or _asked_offline()):
+            return kept
+        offline = _offline()
         options: dict[str, Any] = {"local_files_only": True} if offline else {}
         return Path(hf_hub_download(repo, name, revision=revision, cache_dir=caches[-1], **options))
     except Exception as error:  # the client's errors have no base in common, nor have those of what it asks with

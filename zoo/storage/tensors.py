@@ -108,19 +108,39 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     elif header and not any(map(path.is_relative_to, (resources.packaged_weights_dir(), resources.cache_dir()))):
         log.info("%s is of a version that wrote no checksum of its content; nothing was checked by it.", path)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not _is_finite(tensor):
             raise WeightsError(f"{path}: the tensor {name} holds a value that is not finite. Fetch or train it again.")
     return tensors, header
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.is_floating_point() and tensor.itemsize == 1:  # of which torch's isfinite knows some, and one wrongly
+        tensor = tensor.float()
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())
+
+
+def _sort(tensor: Tensor) -> str:
+    """Which types can be put in place of a tensor's without another meaning."""
+    if tensor.is_floating_point():
+        return "real numbers"
+    return str(tensor.dtype).removeprefix("torch.") if tensor.is_complex() or tensor.dtype == torch.bool else "integers"
+
+
 def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
-    """Raise WeightsError unless `given` has just the names and shapes of `expected`; name all that differ."""
+    """Raise WeightsError unless `given` has just the names, shapes and sorts of numbers of `expected`; name all that
+    differ.
+    """
     problems = [f"missing {name}" for name in expected if name not in given]
     problems += [f"unexpected {name}" for name in given if name not in expected]
     problems += [
         f"{name} has shape {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in given and given[name].shape != tensor.shape
+    ]
+    problems += [
+        f"{name} holds {_sort(given[name])}, not {_sort(tensor)}"
+        for name, tensor in expected.items()
+        if name in given and _sort(given[name]) != _sort(tensor)
     ]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; … ({len(problems)} in all)" if len(problems) > 8 else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from zoo.catalog.store import SHARED, stored_adapter, stored_backbone, with_file
 from zoo.catalog.task import METRICS
 from zoo.errors import OptionError, WeightsError
 from zoo.storage import resources
-from zoo.storage.files import atomic_path, weights_file
+from zoo.storage.files import atomic_path, sha256, weights_file
 from zoo.storage.tensors import read
 
 
@@ -60,6 +60,8 @@ def _packed_entry(name: str, registry: Registry, figures_only: bool, tasks: Sequ
     if tasks and shared.exists():
         raise OptionError(f"The tasks of {name} share a file, which fits all of them or none. Name no task.")
     made = {entry.known_task(task): stored_adapter(name, task) for task in tasks or entry.tasks}
+    if left := _left_behind(entry, made, shared):
+        return left
     _finished(made, name)
     measured = (entry.measured or {}) | _stated(entry, made)
     entry = replace(entry, measured={task: measured[task] for task in entry.tasks if task in measured})
@@ -73,8 +75,21 @@ def _packed_entry(name: str, registry: Registry, figures_only: bool, tasks: Sequ
     return files
 
 
+def _left_behind(entry: Entry, made: Mapping[str, Path], shared: Path) -> list[Path]:
+    """The files of the store, where all of them are packaged already: what an end on the way has left there."""
+    stated, packaged = entry.weights or {}, resources.packaged_weights_dir() / entry.name
+    there = {task: file for task, file in made.items() if file.exists()}
+    done = {task for task, file in there.items() if task in stated and sha256(file) == stated[task].sha256}
+    if done != there.keys() or any(task not in stated for task in made):
+        return []
+    if not shared.exists():
+        return list(there.values())
+    again = (packaged / SHARED).exists() and sha256(packaged / SHARED) == sha256(shared)
+    return [*there.values(), shared] if again else []
+
+
 def _copy(files: Sequence[Path], folder: Path) -> None:
-    """Copy files to a folder, each whole; where one cannot be, none takes the place of what stood there."""
+    """Copy files to a folder, each whole; all are written before the first takes the place of what stood there."""
     with contextlib.ExitStack() as stack:
         for file in files:
             shutil.copyfile(file, stack.enter_context(atomic_path(folder / file.name)))
@@ -85,8 +100,11 @@ def _finished(files: dict[str, Path], name: str) -> None:
     missing = [task for task, file in files.items() if not file.exists()]
     if missing:
         raise WeightsError(f"The local store lacks {', '.join(missing)} of {name}. Train it first: `zoo train {name}`.")
+    headers = {task: read(file)[1] for task, file in files.items()}
+    if odd := [task for task, header in headers.items() if header.get("task", task) != task or "metrics" not in header]:
+        raise WeightsError(f"{files[odd[0]]} is no file of {odd[0]} that was trained and tested. Train it again.")
     partly = {"max_steps", "steps_per_epoch", "hold_out", "fraction"}
-    tried = [task for task, file in files.items() if partly & set(read(file)[1].get("recipe", {}))]
+    tried = [task for task, header in headers.items() if partly & set(header.get("recipe", {}))]
     if tried:
         raise WeightsError(
             f"{', '.join(tried)} of {name} were trained in part, by --max-steps, --steps-per-epoch, --fraction or "
