@@ -110,6 +110,8 @@ def test_a_folder_and_what_is_done_to_it(folder: Path, tmp_path: Path) -> None:
         check_signature(folder, public)
     (folder / "more.yaml").unlink()
     assert check_signature(folder, public) == count
+    with pytest.raises(OptionError, match="one more file of what it signs"):
+        sign(folder, private, folder / "other.sig")
     (folder / "link").symlink_to(private)
     with pytest.raises(OptionError, match="cannot be signed"):
         sign(folder, private)
