@@ -265,6 +265,16 @@ def test_what_a_header_states_is_looked_at_before_anything_is_made_of_it(
     assert "a" not in small_model.tasks
 
 
+def test_a_rank_above_what_layers_have_is_saved_and_loaded(tmp_path: Path) -> None:
+    for method in ("svd", "tt", "tucker"):
+        model = zoo.adapt(SmallNet(), {"a": 3}, method, rank=200)
+        model.save_adapter("a", tmp_path / "a.safetensors")
+        expected = model(IMAGES, task="a")
+        model.remove_task("a")
+        model.load_adapter(tmp_path / "a.safetensors")
+        assert torch.equal(model(IMAGES, task="a"), expected)
+
+
 def test_misfit_tensors_are_all_named_and_nothing_changes(small_model: TaskModel) -> None:
     before = snapshot(small_model.task_tensors("a"))
     wrong = dict(before)

@@ -74,6 +74,12 @@ def test_training_packing_and_verifying_by_training_again(checkout: Path) -> Non
     assert (checkout / "registry.yaml").read_text().startswith(opening)
     left = resources.store_dir() / "mine" / "sketch.safetensors"  # as where it ended before it had emptied the store
     shutil.copy(checkout / "weights" / "mine" / "sketch.safetensors", left)
+    zoo("pack", "mine", "--figures-only")
+    assert left.exists()
+    (checkout / "weights" / "mine" / "sketch.safetensors").rename(checkout / "gone")
+    zoo("pack", "mine")  # what the registry states is not there, and so is packed
+    assert (checkout / "gone").read_bytes() == (checkout / "weights" / "mine" / "sketch.safetensors").read_bytes()
+    shutil.copy(checkout / "gone", left)
     zoo("pack", "mine")
     assert not left.exists()
     assert Registry.read(checkout / "registry.yaml").entry("mine") == entry

@@ -18,6 +18,7 @@ from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.models.frozen import input_dtype
 from zoo.storage.tensors import check_tensors, counters, fingerprint, read, replace_tensors, write
 
+LARGEST_RANK = 4096  # that a header may state without a tensor of that size
 ADAPTER_FORMAT = 1
 
 
@@ -353,5 +354,5 @@ def _check_sizes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> No
     rank = header["method"].get("rank")
     ranks = [each for each in (rank.values() if isinstance(rank, dict) else [rank]) if isinstance(each, int)]
     largest = max((length for tensor in tensors.values() for length in tensor.shape), default=0)
-    if ranks and max(ranks) > largest:
+    if ranks and max(ranks) > max(largest, LARGEST_RANK):  # some methods take the largest that a layer has
         raise ValueError(f"the rank is {max(ranks)}, and no tensor has more than {largest} rows or columns")

@@ -60,7 +60,7 @@ def _packed_entry(name: str, registry: Registry, figures_only: bool, tasks: Sequ
     if tasks and shared.exists():
         raise OptionError(f"The tasks of {name} share a file, which fits all of them or none. Name no task.")
     made = {entry.known_task(task): stored_adapter(name, task) for task in tasks or entry.tasks}
-    if left := _left_behind(entry, made, shared):
+    if not figures_only and (left := _left_behind(entry, made, shared)):
         return left
     _finished(made, name)
     measured = (entry.measured or {}) | _stated(entry, made)
@@ -79,7 +79,15 @@ def _left_behind(entry: Entry, made: Mapping[str, Path], shared: Path) -> list[P
     """The files of the store, where all of them are packaged already: what an end on the way has left there."""
     stated, packaged = entry.weights or {}, resources.packaged_weights_dir() / entry.name
     there = {task: file for task, file in made.items() if file.exists()}
-    done = {task for task, file in there.items() if task in stated and sha256(file) == stated[task].sha256}
+    own = {task: packaged / file.name for task, file in there.items()}
+    done = {
+        task
+        for task, file in there.items()
+        if task in stated
+        and stated[task].uri == f"package:{entry.name}/{file.name}"
+        and own[task].is_file()
+        and sha256(file) == stated[task].sha256 == sha256(own[task])
+    }
     if done != there.keys() or any(task not in stated for task in made):
         return []
     if not shared.exists():
