@@ -133,7 +133,7 @@ def test_what_lora_cannot_do_is_refused(tmp_path: Path, change: dict[str, object
 @pytest.mark.parametrize("change", [
     {"lora_alpha": None}, {"lora_alpha": "x"}, {"lora_alpha": float("nan")}, {"alpha_pattern": [1]},
     {"alpha_pattern": {"(": 2}}, {"lora_alpha": 10**400}, {"alpha_pattern": {"(.|.)*!": 1}},
-    {"alpha_pattern": {".*.*.*!": 1}},
+    {"alpha_pattern": {20 * ".?" + "!": 1}}, {"alpha_pattern": {4 * ".*" + "!": 1}},
 ])  # fmt: skip
 def test_a_damaged_configuration_is_named(tmp_path: Path, change: dict[str, object]) -> None:
     checkpoint(tmp_path, vit(), r=2, target_modules=["qkv"])

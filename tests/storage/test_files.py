@@ -143,6 +143,13 @@ def test_small_types_that_are_not_finite_are_named(dtype: str, bits: int, tmp_pa
         tensors.read(tmp_path / "x.safetensors")
 
 
+def test_a_type_that_torch_cannot_compute_with_is_named(tmp_path: Path) -> None:
+    header = b'{"w":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}'
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"ab")
+    with pytest.raises(WeightsError, match=r"x\.safetensors"):
+        tensors.read(tmp_path / "x.safetensors")
+
+
 def test_other_sorts_of_numbers_do_not_fit() -> None:
     own = {"w": torch.zeros(2), "n": torch.tensor(0)}
     tensors.check_tensors(own, {"w": torch.zeros(2).half(), "n": torch.tensor(0, dtype=torch.int32)}, "x")

@@ -95,6 +95,6 @@ def scaling(config: Mapping[str, Any], path: str, rank: int) -> float:
 
 def _plain(pattern: str) -> str:
     """A pattern of layers' names, where it is one that no name keeps busy for long; else raises ValueError."""
-    if re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 2:
+    if re.search(r"\)[*+?{]", pattern) or len(re.findall(r"[*+?{]", pattern)) > 3:
         raise ValueError(f"{pattern[:60]!r} repeats more than a pattern of names needs")
     return pattern

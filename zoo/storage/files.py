@@ -69,7 +69,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         WeightsError: the folder cannot be written to or the disk is full; what stood at `path` is unchanged.
     """
     if path.is_symlink():  # what it names is written, and it stays
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise WeightsError(f"Cannot write {path}: it is there, and no file. Name another.")
     temporary = path.parent / f".{path.stem[:100]}.{os.urandom(4).hex()}{path.suffix}"

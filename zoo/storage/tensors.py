@@ -108,7 +108,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     elif header and not any(map(path.is_relative_to, (resources.packaged_weights_dir(), resources.cache_dir()))):
         log.info("%s is of a version that wrote no checksum of its content; nothing was checked by it.", path)
     for name, tensor in tensors.items():
-        if not _is_finite(tensor):
+        try:
+            finite = _is_finite(tensor)
+        except NotImplementedError as error:  # torch knows the type, and computes nothing with it
+            raise WeightsError(f"{path}: the tensor {name} is of {tensor.dtype}, which cannot be read.") from error
+        if not finite:
             raise WeightsError(f"{path}: the tensor {name} holds a value that is not finite. Fetch or train it again.")
     return tensors, header
 
