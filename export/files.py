@@ -106,7 +106,7 @@ def _write(model: onnx.ModelProto, file: Path, data: Path | None) -> None:
                 all_tensors_to_one_file=True,
                 location=data.name,
             )
-    except OSError:  # of which `saved` speaks
+    except OSError:  # of which `together` and `atomic_path` speak
         raise
     except Exception as error:  # protobuf's, past its limit; onnx's own
         raise ExportError(f"The graph cannot be written to {file.name}: {sentence(error)}") from error

@@ -127,7 +127,7 @@ def small_disk(folder: Path, free: int | None) -> Iterator[bool]:
 
 
 def disks(
-    folder: Path, environment: Mapping[str, str], picture: Path, chosen: Collection[str] = WRITING
+    folder: Path, environment: Mapping[str, str], picture: Path, chosen: Collection[str]
 ) -> Iterator[dict[str, Any]]:
     """Writing commands on every kind of disk."""
     for place, free in DISKS.items():
@@ -203,11 +203,9 @@ def main(chosen: tuple[str, ...], json_file: Path | None) -> None:
         folder = Path(temporary)
         picture = prepare(folder)
         environment = {**os.environ, "ZOO_HOME": str(folder / "home"), "ZOO_CACHE": str(folder / "cache")}
-        if chosen:
-            found = disks(folder, environment, picture, chosen)
-        else:
-            found = itertools.chain(*(part(folder, environment, picture) for part in (disks, surroundings)))
-        for row in found:
+        parts = [disks(folder, environment, picture, chosen or WRITING)]
+        parts += [] if chosen else [surroundings(folder, environment, picture)]
+        for row in itertools.chain(*parts):
             rows.append(row)
             click.echo(json.dumps(row))
     click.echo(f"{len(rows)} commands, {sum(row['fault'] is True for row in rows)} faults")

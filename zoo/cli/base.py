@@ -21,8 +21,8 @@ import click
 from zoo import __version__
 from zoo.catalog.places import addressed, is_elsewhere, registry_with
 from zoo.catalog.registry import MODEL, OWN, Registry
-from zoo.errors import UnknownNameError, ZooError
-from zoo.storage.files import check_writable
+from zoo.errors import UnknownNameError, ZooError, sentence
+from zoo.storage.files import check_writable, through_links
 
 
 class Place(click.Path):
@@ -44,7 +44,7 @@ class NewPlace(Place):
         path = super().convert(value, param, ctx)
         if path.exists() and not (path.is_file() or path.is_dir()):
             self.fail(f"{path} is neither a file nor a folder.", param, ctx)
-        check_writable(path if path.is_dir() else path.parent)
+        check_writable(path if path.is_dir() else through_links(path).parent)
         return path
 
 
@@ -96,6 +96,9 @@ class Real(click.FloatRange):
 RANK, NUMBER = Rank(), Number()
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 data_root = click.option("--data-root", type=FOLDER, help="Where the benchmark's images lie.")
+weights = click.option(
+    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
+)
 skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave out images that do not decode.")
 
 
@@ -191,7 +194,9 @@ class Zoo(click.Group):
             if ctx.params.get("debug") or isinstance(error, BrokenPipeError):  # the reader of a pipe has enough
                 raise
             where = f" ({error.filename})" if error.filename else ""
-            click.echo(f"Error: {error.strerror or error}{where}. `zoo --debug …` shows where it happened.", err=True)
+            click.echo(
+                f"Error: {error.strerror or sentence(error)}{where}. `zoo --debug …` shows where it happened.", err=True
+            )
             ctx.exit(1)
         except KeyboardInterrupt:
             if ctx.invoked_subcommand == "train":

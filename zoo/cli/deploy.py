@@ -10,7 +10,7 @@ import click
 
 from zoo.catalog.registry import Registry
 from zoo.catalog.task import GENERATION
-from zoo.cli.base import COUNT, NEW_PLACE, Real, as_json, data_root, entry_name, main, narrate
+from zoo.cli.base import COUNT, NEW_PLACE, Real, as_json, data_root, entry_name, main, narrate, weights
 from zoo.cli.tables import show
 from zoo.errors import OptionError
 
@@ -45,9 +45,7 @@ from zoo.errors import OptionError
 @click.option("--half", is_flag=True, help="The same as --precision fp16.")
 @click.option("--max-drop", type=Real(min=0), help="Points that int8 may lose, by default 1; more is an error.")
 @click.option("--provider", default="cpu", show_default=True, help="cpu, cuda or tensorrt: what runs the comparison.")
-@click.option(
-    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
-)
+@weights
 @data_root
 @as_json
 @click.pass_obj
@@ -97,9 +95,7 @@ def export(
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="What to listen on; 0.0.0.0 for other machines.")
 @click.option("--port", type=click.IntRange(1, 65535), help="By default the first that is free from 7860 on.")
-@click.option(
-    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
-)
+@weights
 @click.pass_obj
 def app(registry: Registry, name: str, tasks: tuple[str, ...], host: str, port: int | None, weights: str) -> None:
     """Serve a page to try a model on: drop a picture, and see what its tasks say; for this machine alone."""

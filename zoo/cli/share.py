@@ -7,12 +7,9 @@ from pathlib import Path
 import click
 
 from zoo.catalog.registry import Registry
-from zoo.cli.base import FILE, NEW_FILE, as_json, entry_name, main, narrate
+from zoo.cli.base import FILE, NEW_FILE, as_json, entry_name, main, narrate, weights
 from zoo.cli.tables import show
 
-weights = click.option(
-    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
-)
 signature = click.option("--signature", type=FILE, help="Of `zoo sign`, to lie beside the model.")
 licence = click.option(
     "--licence", help="Of the weights, as the Hub writes it, such as mit. Default: the package's, of its own."

@@ -25,6 +25,7 @@ from zoo.cli.base import (
     main,
     narrate,
     skip_unreadable,
+    weights,
 )
 from zoo.cli.tables import show
 from zoo.errors import CheckFailed, DataError, OptionError
@@ -37,9 +38,7 @@ if TYPE_CHECKING:
 @main.command("eval")
 @entry_name
 @click.option("--task", help="This task alone. Default: all.")
-@click.option(
-    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
-)
+@weights
 @click.option("--confusion", is_flag=True, help="Of classifiers: the accuracy of each class, and what is mixed up.")
 @click.option("-o", "--out", type=NEW_FILE, help="With --confusion: draw it; a name without .png and .svg.")
 @click.option("--errors", type=NEW_FOLDER, help="Draw what was wrong, with both answers, into this folder.")
@@ -215,9 +214,7 @@ def verify(
 @click.option("--all-tasks", is_flag=True)
 @click.option("-o", "--out", type=NEW_FOLDER, help="Folder of the pictures that dense tasks answer with.")
 @click.option("--top", type=POSITIVE, default=3, show_default=True, help="How many classes to show.")
-@click.option(
-    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
-)
+@weights
 @skip_unreadable
 @as_json
 @click.pass_obj
@@ -315,9 +312,7 @@ def _check_stems(images: Sequence[Path]) -> None:
 )
 @click.option("--fit", "fits", multiple=True, type=FILE, metavar="IMAGE", help="Make this picture again. Repeatable.")
 @click.option("-o", "--out", type=NEW_FOLDER, required=True, help="Folder of the pictures.")
-@click.option(
-    "--weights", default="auto", help="A folder of adapter files. Default: the local store, then the published."
-)
+@weights
 @as_json
 @click.pass_obj
 def generate(

@@ -156,7 +156,7 @@ def _check_layers(network: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]]
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             raise WeightsError(f"The backbone has no Conv2d or Linear layer {path}, which the checkpoint adapts.")
         _check_form(path, layer)
-        if len(down) != up.shape[1]:
+        if not len(down) == up.shape[1] > 0:
             raise WeightsError(f"The factors of {path} have the ranks {len(down)} and {up.shape[1]}, and no product.")
         if (len(up), down[0].numel()) != (len(layer.weight), layer.weight[0].numel()):
             raise WeightsError(

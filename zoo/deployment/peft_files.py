@@ -72,8 +72,7 @@ def sort_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor,
         raise WeightsError("The checkpoint holds no LoRA factors. Save the adapter again.")
     for path, pair in found.items():
         down, up = pair["A"].shape, pair["B"].shape
-        matrices = len(down) in (2, 4) and len(up) in (2, 4) and up[2:].numel() == 1
-        if not matrices or not up[1] or not down[0] or down[0] % up[1]:  # B of a grouped layer has one group's columns
+        if len(down) not in (2, 4) or len(up) not in (2, 4) or up[2:].numel() != 1:
             raise WeightsError(
                 f"The factors of {path} have the shapes {tuple(down)} and {tuple(up)}, and no product. Save it again."
             )

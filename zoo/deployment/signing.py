@@ -50,7 +50,8 @@ def sign(
         raise OptionError(f"{key} cannot be used as a private key of an elliptic curve: {sentence(error)}") from error
     with _gathered(what, registry) as (folder, _):
         place = Path(out) if out else _beside(what, folder)
-        if place.resolve().is_relative_to(folder.resolve()) and place.resolve() != folder.resolve() / SIGNATURE:
+        written, root = place.resolve(), folder.resolve()
+        if written.is_relative_to(root) and written != root / SIGNATURE:
             raise OptionError(f"{place} would be one more file of what it signs: call it {SIGNATURE}, or go elsewhere.")
         signer.set_hashing_config(_hashing())
         with tempfile.TemporaryDirectory() as apart:  # and not in the folder, whose files are listed

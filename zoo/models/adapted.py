@@ -374,7 +374,10 @@ class TaskModel(proof.Provable):
 
     def _apply(self, *args: Any, **named: Any) -> Any:
         self._mixes.clear()
-        return super()._apply(*args, **named)  # type: ignore[no-untyped-call]
+        self._frozen_buffers.put_back()
+        applied = super()._apply(*args, **named)  # type: ignore[no-untyped-call]
+        self._frozen_buffers.record()  # and not in the next pass, beside which others may run
+        return applied
 
     def _keepers(self) -> Iterator[nn.Module]:
         """The frozen modules with buffers that a pass could move."""

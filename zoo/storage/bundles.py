@@ -23,6 +23,9 @@ from zoo.storage import resources
 from zoo.storage.files import atomic_path, sha256
 
 MANIFEST = "manifest.json"
+UNREADABLE = (  # what a zip that is damaged, or holds something else, raises
+    zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, RecursionError, NotImplementedError,
+)  # fmt: skip
 FORMAT = 1
 MOST_FILES = 10_000
 LARGEST = 2**32 - 1  # bytes, of a zip of the plain form
@@ -69,7 +72,7 @@ def unpacked(file: Path) -> tuple[Path, dict[str, Any]]:
                     shutil.rmtree(folder, ignore_errors=True)
                 if not folder.is_dir():
                     _unpack(archive, manifest, folder)
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, RecursionError, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise WeightsError(f"{file} is no whole bundle of `zoo bundle` ({error}). Fetch it again.") from error
     return folder, manifest
 
@@ -88,7 +91,7 @@ def is_bundle(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             return isinstance(json.loads(archive.read(MANIFEST))["entry"], str)
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, RecursionError, NotImplementedError):
+    except UNREADABLE:
         return False
 
 

@@ -61,6 +61,11 @@ def read_text(path: Path) -> str:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
 
 
+def through_links(path: Path) -> Path:
+    """What a link names, which is written in its place, so that it stays; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the place of `path` only when the block ends without an error.
@@ -68,8 +73,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         WeightsError: the folder cannot be written to or the disk is full; what stood at `path` is unchanged.
     """
-    if path.is_symlink():  # what it names is written, and it stays
-        path = Path(os.path.realpath(path))
+    path = through_links(path)
     if path.exists() and not path.is_file():
         raise WeightsError(f"Cannot write {path}: it is there, and no file. Name another.")
     temporary = path.parent / f".{path.stem[:100]}.{os.urandom(4).hex()}{path.suffix}"

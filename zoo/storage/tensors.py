@@ -136,16 +136,12 @@ def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], s
     """
     problems = [f"missing {name}" for name in expected if name not in given]
     problems += [f"unexpected {name}" for name in given if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    problems += [
-        f"{name} holds {_sort(given[name])}, not {_sort(tensor)}"
-        for name, tensor in expected.items()
-        if name in given and _sort(given[name]) != _sort(tensor)
-    ]
+    for name in [name for name in expected if name in given]:
+        own, other = expected[name], given[name]
+        if other.shape != own.shape:
+            problems.append(f"{name} has shape {tuple(other.shape)}, not {tuple(own.shape)}")
+        if _sort(other) != _sort(own):
+            problems.append(f"{name} holds {_sort(other)}, not {_sort(own)}")
     if problems:
         shown = "; ".join(problems[:8]) + (f"; … ({len(problems)} in all)" if len(problems) > 8 else "")
         raise WeightsError(f"{source} does not fit this model: {shown}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from zoo.catalog.store import SHARED, stored_adapter, stored_backbone, with_file
 from zoo.catalog.task import METRICS
 from zoo.errors import OptionError, WeightsError
 from zoo.storage import resources
-from zoo.storage.files import atomic_path, sha256, weights_file
+from zoo.storage.files import atomic_path, weights_file
 from zoo.storage.tensors import read
 
 
@@ -78,22 +79,14 @@ def _packed_entry(name: str, registry: Registry, figures_only: bool, tasks: Sequ
 def _left_behind(entry: Entry, made: Mapping[str, Path], shared: Path) -> list[Path]:
     """The files of the store, where all of them are packaged already: what an end on the way has left there."""
     stated, packaged = entry.weights or {}, resources.packaged_weights_dir() / entry.name
-    there = {task: file for task, file in made.items() if file.exists()}
-    own = {task: packaged / file.name for task, file in there.items()}
-    done = {
-        task
-        for task, file in there.items()
-        if task in stated
-        and stated[task].uri == f"package:{entry.name}/{file.name}"
-        and own[task].is_file()
-        and sha256(file) == stated[task].sha256 == sha256(own[task])
-    }
-    if done != there.keys() or any(task not in stated for task in made):
-        return []
-    if not shared.exists():
-        return list(there.values())
-    again = (packaged / SHARED).exists() and sha256(packaged / SHARED) == sha256(shared)
-    return [*there.values(), shared] if again else []
+    there = [file for file in (*made.values(), shared) if file.exists()]
+    recorded = made.keys() <= stated.keys() and all(
+        stated[task] == weights_file(file, f"package:{entry.name}/{file.name}")
+        for task, file in made.items()
+        if file.exists()
+    )
+    _, other, lacking = filecmp.cmpfiles(shared.parent, packaged, [file.name for file in there], shallow=False)
+    return there if recorded and not other and not lacking else []
 
 
 def _copy(files: Sequence[Path], folder: Path) -> None:
