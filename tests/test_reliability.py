@@ -68,6 +68,18 @@ def test_what_cannot_be_written_is_told_in_a_sentence(command: str, picture: Pat
     assert place.read_text() == "mine"
 
 
+def test_a_link_is_judged_by_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("mine")
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "afile" / "x.yaml")
+    told = CliRunner().invoke(main, ["cp", "shapes/ftn", str(tmp_path / "link.yaml")])
+    assert (told.exit_code, told.output.startswith("Error: Cannot write to ")) == (1, True), told.output
+
+
+def test_seeds_that_no_generator_takes_are_refused() -> None:
+    for command in (["train", "mlp-stl-digits"], ["merge", "x", "a", "b", "--as", "c", "-o", "x"]):
+        assert CliRunner().invoke(main, [*command, "--seed", "-99999999999999999999999"]).exit_code == 2
+
+
 def test_a_failure_of_the_disk_that_no_command_foresees_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/it")

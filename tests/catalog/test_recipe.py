@@ -157,6 +157,9 @@ epoch: 3
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("epochs: 2\ntasks: {a: {epochs: {}}}", "a.epochs: {} is not a whole number"),
+        (f"epochs: 2\ninput: {{size: {10**400}}}", "input.size: 'a number of 333 hexadecimal digits"),
+        (f"epochs: 2\nincrements: {{name: adam, lr: {10**400}}}", "lr: 'a number of 333 hexadecimal digits"),
         ("epochs: 0", "epochs, batch and threads >= 1"),
         ("epochs: 2\nwarmup: 1", "warmup"),
         ("epochs: 2\ninput: {size: 40, resize: 32}", "size <= resize"),

@@ -201,7 +201,7 @@ def test_adding_and_removing_a_task_leaves_the_others_alone(small_model: TaskMod
     assert equal(small_model.state_dict(), before)
     with pytest.raises(OptionError, match="has a task 'a' already"):
         small_model.add_task(Task.of("a", 3))
-    for bad in ("a b", "../x", "", "keys", "forward"):
+    for bad in ("a b", "../x", "", "keys", "forward", "shared"):
         with pytest.raises(OptionError, match="cannot name a task"):
             small_model.add_task(Task.of(bad, 3))
     with pytest.raises(OptionError, match="whole number"):

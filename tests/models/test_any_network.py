@@ -664,6 +664,13 @@ def test_buffers_are_put_back_under_threads_checkpoints_and_backward_passes() ->
     assert copy.deepcopy(model).backbone_sha256() == digest
 
 
+def test_buffers_are_known_as_soon_as_a_model_has_moved() -> None:
+    """And not in the next pass, beside which other threads' may move them."""
+    buffers = zoo.adapt(MovesBuffers(), {"a": 3}, rank=2).double()._frozen_buffers
+    for (held, name), known in zip(buffers._places, buffers._known, strict=True):
+        assert known is None or known[0] is held[name]
+
+
 def test_an_embedding_that_limits_itself_is_refused() -> None:
     with pytest.raises(OptionError, match="0 writes to its weight in each pass"):
         zoo.adapt(nn.Sequential(nn.Embedding(5, 8, max_norm=1), nn.Linear(8, 8), nn.Linear(8, 3)), {"a": 3}, rank=2)

@@ -192,6 +192,15 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         tensors.write(tmp_path / "file" / "x.safetensors", SOME, {})
 
 
+def test_a_link_that_names_itself_is_written_over_and_a_folder_is_not(tmp_path: Path) -> None:
+    (tmp_path / "loop.safetensors").symlink_to(tmp_path / "loop.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    tensors.write(tmp_path / "loop.safetensors", SOME, {})
+    assert equal(tensors.read(tmp_path / "loop.safetensors")[0], SOME)
+    with pytest.raises(WeightsError, match="it is there, and no file"):
+        tensors.write(tmp_path / "folder.safetensors", SOME, {})
+
+
 def test_fingerprints_depend_on_names_types_shapes_and_values() -> None:
     digests = {
         tensors.fingerprint(t)
