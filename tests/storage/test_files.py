@@ -156,6 +156,10 @@ def test_other_sorts_of_numbers_do_not_fit() -> None:
     for given in (torch.zeros(2, dtype=torch.complex64), torch.zeros(2, dtype=torch.int64), torch.zeros(2).bool()):
         with pytest.raises(WeightsError, match=r"w holds .*, not real numbers"):
             tensors.check_tensors(own, {**own, "w": given}, "x")
+    counter = {"norm.num_batches_tracked": torch.tensor(0)}
+    tensors.check_tensors(counter, {"norm.num_batches_tracked": torch.tensor(1.5)}, "x")  # of tasks that were averaged
+    with pytest.raises(WeightsError, match="holds bool, not integers"):
+        tensors.check_tensors(counter, {"norm.num_batches_tracked": torch.tensor(True)}, "x")
     with pytest.raises(WeightsError, match="n holds bool, not integers"):
         tensors.check_tensors(own, {**own, "n": torch.tensor(True)}, "x")
 
