@@ -260,6 +260,20 @@ backbones: 7
         ),
         ("recipe: shapes/ftn", f"recipe: r\n    tolerance: {10**400}|tolerance: 'a number of 333 hexadecimal digits"),
         ("  mine:", "  1:|entries: the name 1 is no text; quote it"),
+        *(
+            ("classes: {a: 2}", f"classes: {{{name}: 2}}|'{name}' cannot name a task; letters, digits")
+            for name in ("shared", "a.b", "..", "a b", "-a", "é")
+        ),
+        *(
+            ("recipe: shapes/ftn", f"recipe: r\n    {wrong}|{field} must be ")
+            for field, wrong in (
+                ("tolerance", "tolerance: -0.1"),
+                ("test_share", "test_share: 7"),
+                ("test_share", "test_share: 0"),
+                ("parameters", "parameters: {backbone: 5, per_task: -1}"),
+                ("parameters", "parameters: {backbone: 5, per_task: 1, by_task: {a: -1}}"),
+            )
+        ),
         (
             "recipe: shapes/ftn",
             "recipe: r\n    reported: {source: x, figures: {a: 1}, left: {a: [1, 2, 3]}}|left.a must be",

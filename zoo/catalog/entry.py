@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.catalog.options import check_ranks
-from zoo.catalog.task import CLASSIFICATION, METRICS, Metric, check_outputs
+from zoo.catalog.task import CLASSIFICATION, METRICS, SHARED, Metric, can_name_task, check_outputs
 from zoo.errors import OptionError, UnknownNameError
 from zoo.storage.files import WeightsFile
 
@@ -27,6 +27,10 @@ class Parameters:
     per_task: int  # what one task adds (increments and norms), its head left out; the mean where tasks differ
     shared: int = 0  # what the tasks have in common
     by_task: dict[str, int] = field(default_factory=dict)  # where tasks differ in size, what each adds
+
+    def __post_init__(self) -> None:
+        if min(self.backbone, self.per_task, self.shared, *self.by_task.values()) < 0:
+            raise OptionError(f"parameters must be none or more, not {as_data(self)}")
 
     def of(self, task: str) -> Parameters:
         """The numbers of one task."""
@@ -80,6 +84,11 @@ class Backbone:
     name: str = field(default="", metadata={"derived": True})
     folder: Path = field(default=Path(), metadata={"derived": True})  # of the registry file
 
+    def __post_init__(self) -> None:
+        if self.parameters < 0:
+            raise OptionError(f"parameters must be none or more, not {self.parameters}")
+        _check_tolerance(self.tolerance)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -114,6 +123,17 @@ class Entry:
     origin: str = field(default="", metadata={"derived": True})
 
     def __post_init__(self) -> None:
+        self._check_method()
+        self._check_tasks()
+        if self.form and not self.source:
+            raise OptionError("form needs source, the entry whose fine-tuned networks are factorised")
+        if not self.backbone and not self.networks:
+            raise OptionError("an entry needs a backbone, or networks of its tasks' own")
+        _check_tolerance(self.tolerance)
+        if self.test_share is not None and not 0 < self.test_share < 1:
+            raise OptionError(f"test_share must be between 0 and 1, not {self.test_share}")
+
+    def _check_method(self) -> None:
         if not isinstance(self.method.get("name"), str):
             raise OptionError("method needs a name")
         ranks = self.method.get("rank", 1)
@@ -121,19 +141,21 @@ class Entry:
             check_ranks("method.rank", rank)
         for own in self.task_methods.values():
             check_ranks("rank", own.get("rank", 1))
+
+    def _check_tasks(self) -> None:
         if not self.classes or min(self.classes.values()) < 1:
             raise OptionError(f"classes must give at least one class to each task, not {self.classes}")
-        if self.form and not self.source:
-            raise OptionError("form needs source, the entry whose fine-tuned networks are factorised")
-        if not self.backbone and not self.networks:
-            raise OptionError("an entry needs a backbone, or networks of its tasks' own")
-        if self.networks and set(self.networks) != set(self.classes):
-            raise OptionError(f"networks must name those of all tasks: {', '.join(self.classes)}")
         for task, outputs in self.classes.items():
+            if not can_name_task(task):
+                raise OptionError(
+                    f"classes: {task!r} cannot name a task; letters, digits, '-' and '_' can, but {SHARED!r} cannot"
+                )
             try:
                 check_outputs(self.kind(task), outputs)
             except OptionError as error:
                 raise OptionError(f"{task} {error}") from None
+        if self.networks and set(self.networks) != set(self.classes):
+            raise OptionError(f"networks must name those of all tasks: {', '.join(self.classes)}")
         for key in ("weights", "measured", "kinds", "task_methods"):
             strange = sorted(set(getattr(self, key) or {}) - set(self.tasks))
             if strange:
@@ -222,6 +244,11 @@ class Entry:
         """The rank of all layers and tasks; None where they have several, or none."""
         found = None if self.task_methods else self.method.get("rank")
         return found if isinstance(found, int) else None
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if tolerance < 0:
+        raise OptionError(f"tolerance must be at least 0, not {tolerance}")
 
 
 def as_data(item: Any) -> dict[str, Any]:

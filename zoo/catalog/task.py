@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from zoo.catalog.schema import parse
 from zoo.errors import DataError, OptionError
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+SHARED = "shared"  # what the file of what tasks share is called, beside theirs
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -252,6 +255,11 @@ class Bands:
 
     def __repr__(self) -> str:
         return f"Bands({self.channels})"
+
+
+def can_name_task(name: str) -> bool:
+    """Whether a task may be called so: files and parameters are called by its name."""
+    return name != SHARED and NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

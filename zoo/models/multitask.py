@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.backbones.generator import Prior
 from zoo.catalog.entry import Parameters
-from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
+from zoo.catalog.task import CLASSIFICATION, SHARED, Preprocessing, Task, can_name_task
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.models.frozen import input_dtype
 from zoo.storage.tensors import check_tensors, counters, fingerprint, read, replace_tensors, write
@@ -76,11 +75,10 @@ class MultiTaskModel(nn.Module):
         """Raise OptionError unless `name` can name a task, and none has it yet."""
         if name in self._tasks:
             raise OptionError(f"The model has a task {name!r} already; remove_task({name!r}) comes first.")
-        taken = name == "shared" or hasattr(nn.ModuleDict(), name)  # the file of what tasks share lies beside theirs
-        if taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        if not can_name_task(name) or hasattr(nn.ModuleDict(), name):
             raise OptionError(
                 f"{name!r} cannot name a task: take letters, digits, '-' and '_', "
-                "and neither 'shared' nor one of the names of torch's module methods."
+                f"and neither {SHARED!r} nor one of the names of torch's module methods."
             )
 
     # -- the network ----------------------------------------------------------------------------------------------
