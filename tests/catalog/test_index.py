@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,15 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return read
 
 
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry that came with the code, and its index beside it."""
+    file = write(tmp_path)
+    registries.write_index(file)
+    monkeypatch.setattr(resources, "registry_file", lambda: file)
+    return file
+
+
 @pytest.mark.parametrize("file", [resources.registry_file(), None], ids=["the zoo's", "one's own"])
 def test_the_index_gives_what_the_yaml_gives(file: Path | None, tmp_path: Path, counted: list[Path]) -> None:
     file = file or write(tmp_path)
@@ -64,17 +74,21 @@ def test_the_index_gives_what_the_yaml_gives(file: Path | None, tmp_path: Path, 
     assert contents(first) == contents(second) == parsed(file)
 
 
-def test_an_index_beside_the_registry_is_used(tmp_path: Path, counted: list[Path]) -> None:
+def test_the_index_beside_the_packages_registry_is_used(packaged: Path, counted: list[Path]) -> None:
+    assert contents(Registry.read(packaged)) == parsed(packaged)
+    assert counted == [packaged]  # by this test alone
+
+
+def test_an_index_beside_any_other_registry_is_not_believed(tmp_path: Path) -> None:
     file = write(tmp_path)
-    registries.write_index(file)
-    counted.clear()
-    assert contents(Registry.read(file)) == parsed(file)
-    assert counted == [file]  # by this test alone
+    known = parsed(file)
+    entries = [replace(entry, note="something else") for entry in Registry.read(file).entries()]
+    index.save(index.key_of(file.read_bytes()), entries, [], {}, index.packaged_index(file))
+    assert contents(Registry.read(file)) == contents(Registry.read(tmp_path)) == known
 
 
-def test_a_changed_registry_is_read_anew(tmp_path: Path, counted: list[Path]) -> None:
-    Registry.read(write(tmp_path))
-    registries.write_index(tmp_path / "registry.yaml")
+def test_a_changed_registry_is_read_anew(tmp_path: Path, packaged: Path) -> None:
+    Registry.read(packaged)
     changed = write(tmp_path, TEXT.replace("rank: 3", "rank: 4"))
     assert Registry.read(changed).entry("one").method["rank"] == 4
 
@@ -95,18 +109,17 @@ def test_an_index_of_other_code_is_not_believed(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_a_damaged_index_is_not_believed(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_damaged_index_is_not_believed(packaged: Path, data: st.DataObject) -> None:
     """Wherever it was cut or altered."""
-    file = write(tmp_path)
+    file, beside = packaged, index.packaged_index(packaged)
     expected = parsed(file)
     registries.write_index(file)
-    packaged = index.packaged_index(file)
-    whole = packaged.read_bytes()
+    whole = beside.read_bytes()
     place = data.draw(st.integers(0, len(whole) - 1))
     altered = bytearray(whole)
     altered[place] = data.draw(st.integers(0, 255).filter(lambda byte: byte != whole[place]))
     for content in (bytes(altered), whole[:place], whole + whole[place:], b""):
-        packaged.write_bytes(content)
+        beside.write_bytes(content)
         (cached := index._cached(index.key_of(file.read_bytes()))).parent.mkdir(parents=True, exist_ok=True)
         cached.write_bytes(content)
         assert contents(Registry.read(file)) == expected

@@ -86,7 +86,7 @@ def registry_at(place: str | Path) -> Registry:
         folder, commit = hub.hub_data(address.repo, address.revision)
         if address.revision != commit:
             log.info("%s%s is at commit %s", HUB, address.repo, commit)
-        return _moved(Registry.read(folder, foreign=True), f"{HUB}{address.repo}@{commit}")
+        return _moved(Registry.read(folder), f"{HUB}{address.repo}@{commit}")
     return _of_bundle(Path(place))[0]
 
 
@@ -95,7 +95,7 @@ def _of_bundle(file: Path) -> tuple[Registry, str]:
     from zoo.storage import bundles
 
     folder, manifest = bundles.unpacked(file)
-    return _moved(Registry.read(folder, foreign=True), str(file.resolve())), str(manifest["entry"])
+    return _moved(Registry.read(folder), str(file.resolve())), str(manifest["entry"])
 
 
 def _moved(registry: Registry, origin: str) -> Registry:
@@ -126,8 +126,7 @@ def _moved(registry: Registry, origin: str) -> Registry:
 
 def _check_inside(entry: Entry, origin: str) -> None:
     """Raise ConfigError where a name could not stand in a path, or a path leaves its folder."""
-    for kind, name in (("entry", entry.name), *(("task", task) for task in entry.tasks)):
-        if not re.fullmatch(NAME, name):
-            raise ConfigError(origin, [f"{name!r} cannot name the {kind}: letters, digits, '.', '_' and '-' can"])
+    if not re.fullmatch(NAME, entry.name):
+        raise ConfigError(origin, [f"{entry.name!r} cannot name an entry: letters, digits, '.', '_' and '-' can"])
     if is_file(entry.recipe) and (".." in Path(entry.recipe).parts or Path(entry.recipe).is_absolute()):
         raise ConfigError(origin, [f"{entry.name}: the recipe {entry.recipe} leaves its folder"])

@@ -53,12 +53,11 @@ class Registry:
             self.add(backbone)
 
     @classmethod
-    def read(cls, path: str | Path, foreign: bool = False) -> Registry:
+    def read(cls, path: str | Path) -> Registry:
         """The registry of a YAML file, or of its index; raises ConfigError with every problem of the file.
 
         Args:
             path: the file, or a folder with a `registry.yaml`.
-            foreign: it came from other people: an index that they made is not believed.
         """
         path = Path(path)
         if path.is_dir():
@@ -66,19 +65,19 @@ class Registry:
         collecting = gc.isenabled()
         gc.disable()  # ten thousand objects are made, and none of them is garbage
         try:
-            return cls._read(path, foreign)
+            return cls._read(path)
         finally:
             if collecting:
                 gc.enable()
 
     @classmethod
-    def _read(cls, path: Path, foreign: bool) -> Registry:
+    def _read(cls, path: Path) -> Registry:
         text = read_text(path)
         try:
             key = index.key_of(text.encode())
         except OSError:
             return cls(*_parsed(text, path))
-        known = index.load(path, key, beside=not foreign)
+        known = index.load(path, key, beside=path == resources.registry_file())  # which came with the code
         if known is None:
             known = _parsed(text, path)
             index.save(key, *known)

@@ -201,7 +201,7 @@ def _told(
     known = Registry()
     if OWN in held:
         shutil.copyfile(held[OWN], folder / OWN)  # with the comment that opens it
-        known = Registry.read(held[OWN], foreign=True)
+        known = Registry.read(held[OWN])
     for each in made.entries:
         known.update(each)
     known.write(folder / OWN)
