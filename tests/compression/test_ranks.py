@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +90,9 @@ def test_what_was_planted_comes_back(form: str) -> None:
 
 def test_a_budget_that_is_too_small_or_no_number_is_told() -> None:
     base, tuned = tuned_net()
-    with pytest.raises(OptionError, match=r"3 parameters are too few for a single component of any layer\."):
+    with pytest.raises(
+        OptionError, match=r"3 parameters are too few: the first component of the cheapest layer has 28\."
+    ):  # Linear(12, 16)
         factorise(tuned, base, "svd", budget=3)
     for rank in (0.0, 1.5, -1, True, 1.0):
         with pytest.raises(OptionError, match="rank"):
@@ -107,3 +111,40 @@ def test_the_rest_is_kept_exactly(form: str) -> None:
         torch.testing.assert_close(fused.get_parameter(name), tuned.get_parameter(name), rtol=0, atol=1e-6)
     with pytest.raises(OptionError, match="layers"):
         factorise(tuned, base, form, 2, keep_rest=True, layers=["*"])
+
+
+@settings(max_examples=10, deadline=None)
+@given(form=st.sampled_from(sorted(FORMS)), budget=st.integers(1, 3000))
+def test_a_budget_holds_whatever_is_kept_in_any_case(form: str, budget: int) -> None:
+    """The stem, and a component of each layer whose bias changed, with that bias; more is told with its number."""
+    base, tuned = tuned_net()
+    try:
+        made = factorise(tuned, base, form, budget=budget, keep_rest=True)
+    except OptionError as error:
+        told = int(str(error).rsplit(" ", 4)[-1].rstrip(".").replace(",", "")) if "in any case has" in str(error) else 0
+        assert told > budget or "the first component of the cheapest layer has" in str(error)
+        return
+    own = made.model.task_tensors("task")
+    factors = [tensor for name, tensor in own.items() if name.endswith(("factor", "core", "first", "middle", "last"))]
+    biases = [tensor for name, tensor in own.items() if name.endswith("shift")]
+    assert len(biases) == 3 and not made.left
+    counted = sum(layer.parameters for layer in made.layers)
+    assert counted <= budget and counted >= sum(t.numel() for t in [*factors, *biases])
+    fused = made.model.fuse("task")
+    for name in ("stem.weight", "stem.bias", "body.3.bias", "hidden.bias"):
+        torch.testing.assert_close(fused.get_parameter(name), tuned.get_parameter(name), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [{"budget": 2000}, {"rank": 4}, {"rank": 0.9}], ids=str)
+@pytest.mark.parametrize("changed", ["classifier.weight", "hidden.bias", "stem.bias", "stem.weight", "body.0.weight"])
+def test_what_did_not_change_needs_nothing(changed: str, size: dict[str, Any]) -> None:
+    base, _ = tuned_net()
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        tuned.get_parameter(changed).add_(0.5)
+    made = factorise(tuned, base, "svd", keep_rest=True, **size)
+    path = changed.rsplit(".", 1)[0]
+    if "rank" not in size or size["rank"] != 4:  # of which every layer has four
+        assert {layer.path for layer in made.layers if layer.rank} == {path} - {"classifier"}
+    x = torch.randn(2, 3, 12, 12)
+    torch.testing.assert_close(made.model.fused("task")(x), tuned.eval()(x), rtol=1e-4, atol=1e-5)

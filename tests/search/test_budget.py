@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from click.testing import CliRunner
 import zoo
 from tests.conftest import SmallNet, disturb
 from tests.models.test_mixing import Forms
+from zoo.catalog.options import as_patterns
 from zoo.catalog.recipe import load_recipe
+from zoo.catalog.registry import default_registry
 from zoo.cli.base import main
 from zoo.compression.ranks import split
 from zoo.datasets import Splits
+from zoo.loader import fresh_model
 from zoo.models.adapted import TaskModel
-from zoo.search.budget import BATCH, MEASURES, _choices, component_costs
+from zoo.search.budget import BATCH, MEASURES, _choices, _cut, component_costs
 from zoo.storage.tensors import read
+from zoo.training.options import RunOptions
 
 RECIPE = load_recipe("shapes/ftn")
 SMALL = zoo.Preprocessing(12, None)
@@ -145,6 +150,29 @@ def test_what_cannot_be_is_told_before_anything_is_trained(tmp_path: Path) -> No
         ]
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 2 and told in done.stderr and not (tmp_path / "no").exists(), done.output
+
+
+def test_a_bias_of_the_tasks_own_stays(tmp_path: Path) -> None:
+    """A layer with one keeps a component, which it is part of; and what is cut has it to the bit."""
+    method = {"name": "ftn", "rank": 4, "bias": True}
+    most = replace(default_registry().entry("vit_micro-ftn_o-r4-shapes"), method=method)
+    model = fresh_model(most, default_registry())
+    assert isinstance(model, TaskModel)
+    model.add_task(zoo.Task.of("sketch", 12))
+    disturb(model, "sketch")
+    model.save_adapter("sketch", tmp_path / "sketch.safetensors")
+    ranks = {path: 1 + number % 3 for number, (path, _) in enumerate(model.adapted())}
+    costs = torch.ones(4)
+    for path, site in model.adapted():
+        assert _choices(model, path, costs)[0].rank == int(site.frozen_bias is not None)
+    made = replace(most, task_methods={"sketch": {"rank": as_patterns(ranks)}})
+    options = RunOptions()
+    _cut(
+        made, most, default_registry(), "sketch", tmp_path / "sketch.safetensors", tmp_path / "cut.safetensors", options
+    )
+    before, after = (read(tmp_path / f"{name}.safetensors")[0] for name in ("sketch", "cut"))
+    names = [name for name in before if name.endswith(".shift")]
+    assert names and all(torch.equal(before[name], after[name]) for name in names)
 
 
 @pytest.mark.parametrize("by", MEASURES)

@@ -15,7 +15,8 @@ from zoo.catalog.options import as_patterns, whole_number
 from zoo.catalog.registry import default_registry
 from zoo.catalog.task import CLASSIFICATION, Preprocessing, Task
 from zoo.compression.forms import FORMS, fill, largest
-from zoo.compression.ranks import Curve, split
+from zoo.compression.layers import shifts
+from zoo.compression.ranks import Choice, Curve, split
 from zoo.errors import OptionError, WeightsError
 from zoo.increments.base import Increment
 from zoo.increments.forms import CONVOLUTIONS, WEIGHTED, turned
@@ -128,9 +129,9 @@ def _all_layers(network: nn.Module, head: str | None = None) -> list[str]:
     return [path for path in found if not f"{path}.".startswith(heads)]
 
 
-def _stem(model: TaskModel) -> str | None:
-    """The first convolution, which methods leave as it is unless they are told otherwise."""
-    return next((path for path, site in model.adapted() if issubclass(site.frozen_class, CONVOLUTIONS)), None)
+def _stem(model: TaskModel) -> list[str]:
+    """The first convolution, which methods leave as it is unless they are told otherwise; none in a network without."""
+    return [path for path, site in model.adapted() if issubclass(site.frozen_class, CONVOLUTIONS)][:1]
 
 
 def add_fine_tuned(
@@ -165,44 +166,45 @@ def ranks_for(
     """The rank of all layers, or each one's as patterns; the arguments are those of `factorise` and `add_fine_tuned`.
 
     Raises:
-        OptionError: the budget is not enough for a single component.
+        OptionError: the budget is not enough for what is kept in any case, or for a single component.
     """
-    sites, found = dict(model.adapted()), dict[str, int]()
-    if keep_rest and (exact := _stem(model)):
-        found[exact] = _most(model, sites[exact]) if _change(exact, sites[exact], given).any() else 0
+    sites = dict(model.adapted())
+    # A bias of the task's own is part of an increment, which has a component then.
+    biased = bool(model.options.get("bias"))
+    least = {path: int(biased and bool(_shift(path, site, given).any())) for path, site in sites.items()}
+    exact = {} if not keep_rest else {p: max(least[p], _whole(model, p, given)) for p in _stem(model)}
     if budget is not None:
-        found |= _within(model, given, budget, found)
+        found = split(_all_choices(model, given, budget, least, exact), budget)
     elif isinstance(rank, int):
-        others = {path: min(rank, _most(model, site)) for path, site in sites.items() if path not in found}
-        if small := [path for path, own in others.items() if own < rank]:
+        found = {path: min(rank, _most(model, site)) for path, site in sites.items()}
+        if small := [path for path, own in found.items() if own < rank and path not in exact]:
             log.info("Too small for a rank of %s, and kept whole: %s", rank, ", ".join(small))
-        found |= others
     else:
+        found = {}
         for path, site, delta in changes(model, given):
-            if path not in found:
-                found[path] = _curve(model, site, delta).smallest(rank)
-                log.info("%s: rank %d", path, found[path])
-    if budget is None and model.options.get("bias"):  # which needs an increment that it is part of
-        found |= {path: 1 for path, site in sites.items() if not found[path] and _shift(path, site, given).any()}
-    ranks = as_patterns(found)
+            found[path] = exact[path] if path in exact else _curve(model, site, delta).smallest(rank)
+            log.info("%s: rank %d", path, found[path])
+    ranks = as_patterns({path: max(least[path], own) for path, own in (found | exact).items()})
     return ranks["*"] if len(ranks) == 1 and ranks["*"] else ranks
 
 
-def _within(
-    model: TaskModel, given: Mapping[str, Tensor], budget: int, kept: Mapping[str, int]
-) -> dict[str, int]:  # fmt: skip
-    """The best split of so many parameters over the layers beside those that are kept at their own ranks."""
-    sites = dict(model.adapted())
-    left = budget - sum(model.method.size(sites[p], {**model.options, "rank": r}) for p, r in kept.items() if r)
-    choices = {
-        path: _curve(model, site, delta).choices(budget)
-        for path, site, delta in changes(model, given)
-        if path not in kept
-    }
-    if left < 1 or not any(len(each) > 1 for each in choices.values()):
-        of = " beside the stem, which is kept" if kept else ""
-        raise OptionError(f"{budget:,} parameters are too few for a single component of any layer{of}.")
-    return split(choices, left)
+def _all_choices(
+    model: TaskModel, given: Mapping[str, Tensor], budget: int, least: Mapping[str, int], exact: Mapping[str, int]
+) -> dict[str, list[Choice]]:  # fmt: skip
+    """What each layer may have of a budget: from a least rank on, or the one rank that keeps it exactly."""
+    found = {}
+    for path, site, delta in changes(model, given):
+        curve = _curve(model, site, delta)
+        rank = exact.get(path, 0)
+        one = [Choice(rank, curve.size(rank), 0.0)]
+        found[path] = one if path in exact else curve.choices(budget, least[path])
+    return found
+
+
+def _whole(model: TaskModel, path: str, given: Mapping[str, Tensor]) -> int:
+    """The rank that keeps a layer's ΔW exactly."""
+    site = dict(model.adapted())[path]
+    return _most(model, site) if _change(path, site, given).any() else 0
 
 
 def _most(model: TaskModel, site: AdaptedLayer) -> int:
@@ -255,7 +257,7 @@ def _filled(model: TaskModel, given: Mapping[str, Tensor], task: str) -> list[La
         increment = site.tasks[task]
         assert isinstance(increment, Increment)
         if increment.own_shift is not None:
-            increment.shift.data.copy_(_shift(path, site, given))
+            increment.own_shift.data.copy_(_shift(path, site, given))
         rank = int(increment.rank)  # type: ignore[arg-type]
         layers.append(Layer(path, rank, sum(p.numel() for p in increment.parameters()), *fill(increment, delta)))
         done = sum(layer.rank > 0 for layer in layers)
@@ -285,7 +287,7 @@ def _left(model: TaskModel, given: Mapping[str, Tensor], task: str) -> dict[str,
     """The norms of the changes that no tensor of a task's holds, the largest first."""
     tensors = model.task_tensors(task)
     own = {*tensors, *(f"{path}.weight" for path, _ in model.adapted())}
-    own |= {name.removesuffix("shift") + "bias" for name in tensors if name.endswith(".shift")}
+    own |= {f"{path}.bias" for path in shifts(model, task)}
     norms = {
         name: float((given[name].to(tensor.device, torch.float64) - tensor.double()).norm())
         for name, tensor in model.backbone_tensors().items()

@@ -42,6 +42,16 @@ def deltas(model: TaskModel, task: str) -> Iterator[tuple[str, Tensor]]:
         yield path, own.detach() - frozen.double()
 
 
+def shifts(model: TaskModel, task: str) -> dict[str, Tensor]:
+    """What a task adds to a layer's bias, (C_out,), by the layer's path; of those where it has a bias of its own."""
+    found = {path: site.tasks[task] for path, site in model.adapted() if task in site.tasks}
+    return {
+        path: each.own_shift
+        for path, each in found.items()
+        if isinstance(each, Increment) and each.own_shift is not None
+    }
+
+
 def fill_sites(model: TaskModel, task: str, given: Iterable[tuple[str, Tensor]]) -> None:
     """Bring ΔW of layers into the form of a task's increments; those of layers where it has none are passed over."""
     sites = dict(model.adapted())

@@ -48,7 +48,7 @@ class Curve:
 
     def lost(self, rank: int) -> float:
         """The share at one rank."""
-        rank = min(rank, self.most)
+        rank = min(rank, self.most) if self.norm else 0
         if rank not in self._known:
             self._known[rank] = fill(self.build(rank).to(self.delta.device), self.delta)[1] ** 2
         return self._known[rank]
@@ -65,22 +65,24 @@ class Curve:
             top = min(self.most, 2 * top)
         return bisect.bisect_left(range(top + 1), True, lo=max(1, top // 2), hi=top, key=lambda r: self.lost(r) <= kept)
 
-    def choices(self, budget: int) -> list[Choice]:
-        """What some ranks cost and lose, from the first that adds nothing to the last that so many parameters buy."""
-        if not self.norm:
-            return [Choice(0, 0, 0.0)]
-        found = [Choice(0, 0, self.norm**2)]
+    def size(self, rank: int) -> int:
+        """The parameters of an increment of a rank; 0: there is none."""
+        if not rank:
+            return 0
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.build(rank).parameters())
+
+    def choices(self, budget: int, least: int = 0) -> list[Choice]:
+        """What some ranks cost and lose, from the one that the layer has for certain to the last that so many
+        parameters buy; the first component of all, whatever it costs.
+        """
+        found = [Choice(least, self.size(least), self.norm**2 * self.lost(least))]
         step = 1.0 if len(self._known) > 2 else GROWTH  # where the singular values say it, of every rank
-        rank = 1
-        while True:
-            with torch.device("meta"):
-                size = sum(p.numel() for p in self.build(rank).parameters())
-            if size > budget:
-                return found
+        rank, top = least + 1, self.most if self.norm else 0
+        while rank <= top and ((size := self.size(rank)) <= budget or not found[-1].rank):
             found.append(Choice(rank, size, self.norm**2 * self.lost(rank)))
-            if rank == self.most:
-                return found
-            rank = min(self.most, int(rank * step) + 1)
+            rank = max(rank + 1, min(top, int(rank * step) + 1))
+        return found
 
 
 def split(layers: Mapping[Key, Sequence[Choice]], budget: int) -> dict[Key, int]:
@@ -91,10 +93,16 @@ def split(layers: Mapping[Key, Sequence[Choice]], budget: int) -> dict[Key, int]
     parameters loses less.
 
     Args:
-        layers: the choices of each, smallest first; the first one is had for nothing.
+        layers: the choices of each, smallest first; the first one is what the layer has for certain.
+
+    Raises:
+        OptionError: the budget is not enough for these; or no layer that could have a component gets one.
     """
     steps = {path: _hull(choices) for path, choices in layers.items()}
-    at, left = dict.fromkeys(steps, 0), budget
+    certain = sum(hull[0].parameters for hull in steps.values())
+    at, left = dict.fromkeys(steps, 0), budget - certain
+    if left < 0:
+        raise OptionError(f"{budget:,} parameters are too few: what is kept in any case has {certain:,}.")
     queue = [(-_gain(hull[0], hull[1]), path) for path, hull in steps.items() if len(hull) > 1]
     heapq.heapify(queue)
     while queue:
@@ -107,10 +115,12 @@ def split(layers: Mapping[Key, Sequence[Choice]], budget: int) -> dict[Key, int]
         at[path] = now + 1
         if now + 2 < len(hull):
             heapq.heappush(queue, (-_gain(hull[now + 1], hull[now + 2]), path))
-    if not any(at.values()) and any(len(hull) > 1 for hull in steps.values()):
-        least = min(hull[1].parameters for hull in steps.values() if len(hull) > 1)
+    free = {path: hull for path, hull in steps.items() if len(hull) > 1}
+    if free and not any(hull[at[path]].rank for path, hull in free.items()):
+        least = min(hull[1].parameters for hull in free.values())
+        beside = f", beside {certain:,} that are kept in any case" if certain else ""
         raise OptionError(
-            f"{budget:,} parameters are too few: the first component of the cheapest layer has {least:,}."
+            f"{budget:,} parameters are too few: the first component of the cheapest layer has {least:,}{beside}."
         )
     return {path: steps[path][number].rank for path, number in at.items()}
 

@@ -83,7 +83,7 @@ class Increment(nn.Module):
 
     @property
     def own_shift(self) -> Tensor | None:
-        """(C_out,), of a bias of the task's own, as a difference to the layer's; None where it is the layer's."""
+        """(C_out,), what the task adds to the layer's bias, once that is scaled if at all; None where that stays."""
         return self._parameters.get("shift")
 
     def delta(self, weight: Tensor) -> Tensor:

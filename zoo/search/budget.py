@@ -21,7 +21,7 @@ from zoo.catalog.recipe import Recipe
 from zoo.catalog.registry import Registry
 from zoo.compression.fine_tuned import form_of
 from zoo.compression.forms import FORMS, unfolded
-from zoo.compression.layers import deltas, fill_sites, with_increments
+from zoo.compression.layers import deltas, fill_sites, shifts, with_increments
 from zoo.compression.ranks import Choice, split
 from zoo.datasets import Splits, Transformed
 from zoo.errors import OptionError
@@ -30,6 +30,7 @@ from zoo.kinds import get_kind
 from zoo.kinds.base import main_output
 from zoo.loader import fresh_model, load_adapters
 from zoo.models.adapted import TaskModel
+from zoo.models.layers import AdaptedLayer
 from zoo.search.ranks import HELD_OUT, family
 from zoo.storage.tensors import read
 from zoo.training.options import RunOptions
@@ -85,7 +86,7 @@ def search(
     if options.distil:
         raise OptionError("--distil does not go with --rank auto, which trains from the labels.")
     most = _largest(entry, registry)
-    _check_budget(most, registry, budget)
+    _check_budget(most, registry, tasks, budget)
     tried = train_entry(most, registry, tasks, out / "tried" / f"r{most.rank}", replace(options, hold_out=HELD_OUT))
     recipe = recipe_of(most.recipe_source, options)
     choices: dict[tuple[str, str], list[Choice]] = {}
@@ -112,12 +113,13 @@ def _largest(entry: Entry, registry: Registry) -> Entry:
     return max(family(entry, registry).items())[1]
 
 
-def _check_budget(entry: Entry, registry: Registry, budget: int) -> None:
+def _check_budget(entry: Entry, registry: Registry, tasks: Sequence[str], budget: int) -> None:
     """Raise OptionError for a budget that buys no component of any layer, before anything is trained."""
     model = fresh_model(entry, registry, pretrained=False)
     assert isinstance(model, TaskModel)
-    if budget < (least := min(model.method.size(site, {**model.options, "rank": 1}) for _, site in model.adapted())):
-        raise OptionError(f"{budget:,} parameters are too few: the cheapest layer's first component has {least:,}.")
+    least = [(_least(model, site), site) for _, site in model.adapted()]
+    first = [[Choice(rank, _size(model, site, rank), -rank) for rank in (own, own + 1)] for own, site in least]
+    split({(task, number): each for task in tasks for number, each in enumerate(first)}, budget)
 
 
 def trained_on(
@@ -193,11 +195,21 @@ def _matrix(model: TaskModel, delta: Tensor) -> Tensor:
 
 def _choices(model: TaskModel, path: str, costs: Tensor) -> list[Choice]:
     """The ranks that a layer may be given: what each needs, and what the components beyond it cost."""
-    site = model.backbone.get_submodule(path)
+    site = dict(model.adapted())[path]
     most = min(int(model.options["rank"]), len(costs))
-    tails = [float(costs[rank:].sum()) for rank in range(most + 1)]
-    sizes = [0, *(model.method.size(site, {**model.options, "rank": rank}) for rank in range(1, most + 1))]
-    return [Choice(rank, size, tail) for rank, (size, tail) in enumerate(zip(sizes, tails, strict=True))]
+    return [
+        Choice(rank, _size(model, site, rank), float(costs[rank:].sum()))
+        for rank in range(_least(model, site), most + 1)
+    ]
+
+
+def _least(model: TaskModel, site: AdaptedLayer) -> int:
+    """The rank that a layer has for certain: 1 where tasks have a bias of their own, which is part of an increment."""
+    return int(bool(model.options.get("bias")) and site.frozen_bias is not None)
+
+
+def _size(model: TaskModel, site: AdaptedLayer, rank: int) -> int:
+    return model.method.size(site, {**model.options, "rank": rank}) if rank else 0
 
 
 def _cut(
@@ -210,9 +222,12 @@ def _cut(
     model.add_task(whole.task(task), made.task_methods[task])
     theirs = whole.task_tensors(task)
     fill_sites(model, task, deltas(whole, task))
+    biases = shifts(whole, task)  # no part of ΔW
+    for path, shift in shifts(model, task).items():
+        shift.data.copy_(biases[path])
     increments = tuple(f"{path}." for path, _ in model.adapted())
     for name, tensor in model.task_tensors(task).items():
-        if not name.startswith(increments) or name.endswith(".shift"):  # biases are no part of ΔW
+        if not name.startswith(increments):
             tensor.copy_(theirs[name])
     header = read(source)[1]
     model.save_adapter(task, file, {key: header[key] for key in ("entry", "backbone", "recipe") if key in header})
