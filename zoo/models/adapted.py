@@ -374,10 +374,8 @@ class TaskModel(proof.Provable):
 
     def _apply(self, *args: Any, **named: Any) -> Any:
         self._mixes.clear()
-        self._frozen_buffers.put_back()
-        applied = super()._apply(*args, **named)  # type: ignore[no-untyped-call]
-        self._frozen_buffers.record()  # and not in the next pass, beside which others may run
-        return applied
+        with self._frozen_buffers.replaced():
+            return super()._apply(*args, **named)  # type: ignore[no-untyped-call]
 
     def _keepers(self) -> Iterator[nn.Module]:
         """The frozen modules with buffers that a pass could move."""

@@ -111,6 +111,16 @@ class Buffers:
                 self._known[number] = _known(buffer)
 
     @contextlib.contextmanager
+    def replaced(self) -> Iterator[None]:
+        """Take what the block makes of the buffers, which moves or converts them, for what they are to hold.
+
+        At once, and not in the next pass, beside which others may run.
+        """
+        self.put_back()
+        yield
+        self.record()
+
+    @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Undo, when the block ends, what has moved in it or before it."""
         self.put_back()

@@ -54,6 +54,10 @@ class Mixed(nn.Module):
         norms = nn.modules.batchnorm._NormBase  # which move none of theirs in evaluation mode
         self._frozen_buffers = Buffers(part for part in network.modules() if not isinstance(part, norms))
 
+    def _apply(self, *args: Any, **named: Any) -> Any:
+        with self._frozen_buffers.replaced():
+            return super()._apply(*args, **named)  # type: ignore[no-untyped-call]
+
     def forward(self, images: Tensor, task: Tensor) -> Tensor:
         """Logits (B, C), or maps (B, C, H, W), of as many classes as the largest task has; beyond a task's own: -inf.
 
