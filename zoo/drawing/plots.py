@@ -78,20 +78,7 @@ def accuracy_by_parameters(
         raise OptionError("None of these models has a mean of measured figures to draw.")
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(10, 6), layout="constrained")
-    from matplotlib.transforms import Bbox
-
-    methods = list(dict.fromkeys(row["method"] for row in measured))
-    colours = {method: plt.get_cmap("tab10")(number % 10) for number, method in enumerate(methods)}
-    for method, colour in colours.items():
-        own = [row for row in measured if row["method"] == method]
-        halves = [row.get("±") for row in own]
-        axes.errorbar(
-            [row["parameters"] for row in own], [row["mean %"] for row in own], yerr=None if None in halves else halves,
-            fmt="o", color=colour, label=method, elinewidth=0.8, ecolor=(*colour[:3], 0.4),
-        )  # fmt: skip
-    best = max((row["mean %"] for row in measured if row["method"] == "finetune"), default=None)
-    if best is not None:
-        axes.axhline(best, color=colours["finetune"], linestyle="--", linewidth=0.9, label="fine-tuning", zorder=0)
+    _points_by_method(axes, measured, plt.get_cmap("tab10"))
     _parameter_axis(axes, [row["parameters"] for row in measured])
     axes.margins(y=0.12)
     nameless = entries[0].benchmark == "folder"  # a folder's tasks have names
@@ -103,13 +90,36 @@ def accuracy_by_parameters(
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=8)
     figure.draw_without_rendering()  # places the axes, so that labels can be held against each other
-    points = axes.transData.transform([(row["parameters"], row["mean %"]) for row in measured])
+    _name_points(axes, measured)
+    return save(figure, stem)
+
+
+def _points_by_method(axes: Any, rows: Sequence[Mapping[str, Any]], colour_map: Any) -> None:
+    """A point for each row, in its method's colour, and a dashed line at what fine-tuning achieves."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    colours = {method: colour_map(number % 10) for number, method in enumerate(methods)}
+    for method, colour in colours.items():
+        own = [row for row in rows if row["method"] == method]
+        halves = [row.get("±") for row in own]
+        axes.errorbar(
+            [row["parameters"] for row in own], [row["mean %"] for row in own], yerr=None if None in halves else halves,
+            fmt="o", color=colour, label=method, elinewidth=0.8, ecolor=(*colour[:3], 0.4),
+        )  # fmt: skip
+    best = max((row["mean %"] for row in rows if row["method"] == "finetune"), default=None)
+    if best is not None:
+        axes.axhline(best, color=colours["finetune"], linestyle="--", linewidth=0.9, label="fine-tuning", zorder=0)
+
+
+def _name_points(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A label beside each point, where it covers no other point, no other label and not the legend."""
+    from matplotlib.transforms import Bbox
+
+    points = axes.transData.transform([(row["parameters"], row["mean %"]) for row in rows])
     taken: list[Any] = [Bbox([point - POINT, point + POINT]) for point in points]
     taken.append(axes.get_legend().get_window_extent())
-    for row in measured:
+    for row in rows:
         name = "-".join(row["model"].split("-")[1:-1]) or row["model"]  # METHOD of BACKBONE-METHOD-BENCHMARK
         taken.append(_label(axes, name, (row["parameters"], row["mean %"]), taken))
-    return save(figure, stem)
 
 
 def curves(

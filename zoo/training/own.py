@@ -85,23 +85,29 @@ def train(
         run = begun(run, list(splits))
         identity, figures = run_identity(chosen, run), {}
         for name, file in files.items():
-            own = {name: splits[name]}
-            if not pending({name: file}, {name: identity}, chosen, run, methods):
+            if pending({name: file}, {name: identity}, chosen, run, methods):
+                figures[name] = _trained(model, name, splits[name], chosen, run, None if out is None else file)
+            else:
                 _check_same_images(file, splits[name], resume)
                 model.begin_task(name, file)
                 figures[name] = dict(read(file)[1].get("metrics", {}))
-                continue
-            if run.begin:
-                begin_with(model, [name], Path(run.begin))
-            accelerator = make_accelerator(run.precision, run.cpu, run.tracker, None if out is None else folder)
-            kept = None if out is None else file
-            teachers = teachers_of(model, [name], run, default_registry())
-            figures |= train_and_test(model, own, chosen, kept, accelerator, run, teachers=teachers)
-            if kept and accelerator.is_main_process:
-                facts = amounts_of(own, chosen, run)[name] | {"images": _counts(splits[name])}
-                model.save_adapter(name, file, facts | provenance(name, chosen, figures[name], run))
-                checkpoint_of(file).unlink(missing_ok=True)
-            accelerator.wait_for_everyone()
+    return figures
+
+
+def _trained(
+    model: TaskModel, task: str, splits: Splits, recipe: Recipe, run: RunOptions, file: Path | None
+) -> dict[str, float]:  # fmt: skip
+    """Train one task, and keep it in a file, if there is to be one; its figures."""
+    if run.begin:
+        begin_with(model, [task], Path(run.begin))
+    accelerator = make_accelerator(run.precision, run.cpu, run.tracker, file.parent if file else None)
+    own, teachers = {task: splits}, teachers_of(model, [task], run, default_registry())
+    figures = train_and_test(model, own, recipe, file, accelerator, run, teachers=teachers)[task]
+    if file and accelerator.is_main_process:
+        facts = amounts_of(own, recipe, run)[task] | {"images": _counts(splits)}
+        model.save_adapter(task, file, facts | provenance(task, recipe, figures, run))
+        checkpoint_of(file).unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
     return figures
 
 

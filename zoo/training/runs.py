@@ -62,10 +62,7 @@ def train_entry(
     """
     options = replace(options, test_share=entry.test_share)  # the entry's own, for good
     recipe = recipe_of(entry.recipe_source, options).on(card(entry, registry))
-    if strange := sorted(set(recipe.tasks) - set(entry.tasks)):
-        raise OptionError(f"The recipe {recipe.name} names tasks that {entry.name} lacks: {', '.join(strange)}.")
-    if entry.networks and set(tasks) != set(entry.tasks):
-        raise OptionError(f"The tasks of {entry.name}, {', '.join(entry.tasks)}, are trained together. Name none.")
+    _check_tasks(entry, recipe, tasks)
     check_beginning(entry, options)
     files = {task: resources.within(out, f"{task}.safetensors") for task in tasks}
     check_writable(out)
@@ -81,16 +78,7 @@ def train_entry(
     to_do = [group for group in groups if set(group) & set(unfinished)]
     for number, group in enumerate(to_do, 1):
         data = {task: splits_of(entry, task, options) for task in group}
-        torch.manual_seed(seed_of(recipe.seed, *group, "init"))
-        model = fresh_model(entry, registry, backbone_file=options.backbone_weights)
-        _begin_compressed(model, entry, group, out)
-        for task in group:
-            if task not in model.tasks:
-                known = Task.of(task, data[task].classes, recipe.of(task).input, entry.kind(task))
-                model.add_task(known, entry.task_methods.get(task))
-            model.rename(replace(model.task(task), preprocessing=recipe.of(task).input))  # of one that was compressed
-        if options.begin:
-            begin_with(model, group, options.begin)
+        model = _untrained(entry, registry, data, recipe, out, options)
         own = options_of[group[0]]
         later = sum(planned.get(task, 0) for task in itertools.chain(*to_do[number:]))
         if entry.form:
@@ -103,6 +91,31 @@ def train_entry(
         accelerator.wait_for_everyone()
     _finish_trackers(accelerator)
     return files
+
+
+def _check_tasks(entry: Entry, recipe: Recipe, tasks: Sequence[str]) -> None:
+    """Raise OptionError where a recipe is for other tasks than an entry's, or some of its tasks cannot be alone."""
+    if strange := sorted(set(recipe.tasks) - set(entry.tasks)):
+        raise OptionError(f"The recipe {recipe.name} names tasks that {entry.name} lacks: {', '.join(strange)}.")
+    if entry.networks and set(tasks) != set(entry.tasks):
+        raise OptionError(f"The tasks of {entry.name}, {', '.join(entry.tasks)}, are trained together. Name none.")
+
+
+def _untrained(
+    entry: Entry, registry: Registry, data: Mapping[str, Splits], recipe: Recipe, out: Path, options: RunOptions
+) -> MultiTaskModel:  # fmt: skip
+    """A model with these tasks as training begins: fresh, or with what they are compressed from or begin with."""
+    torch.manual_seed(seed_of(recipe.seed, *data, "init"))
+    model = fresh_model(entry, registry, backbone_file=options.backbone_weights)
+    _begin_compressed(model, entry, list(data), out)
+    for task, images in data.items():
+        if task not in model.tasks:
+            known = Task.of(task, images.classes, recipe.of(task).input, entry.kind(task))
+            model.add_task(known, entry.task_methods.get(task))
+        model.rename(replace(model.task(task), preprocessing=recipe.of(task).input))  # of one that was compressed
+    if options.begin:
+        begin_with(model, list(data), options.begin)
+    return model
 
 
 def splits_of(entry: Entry, task: str, options: RunOptions) -> Splits:
