@@ -190,6 +190,24 @@ def test_a_really_full_device_is_reported(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (3, 0), (1, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.int64, torch.bool], ids=str)
+def test_tensors_of_every_shape_come_back(shape: tuple[int, ...], kind: torch.dtype, tmp_path: Path) -> None:
+    whole = {"a": torch.ones(shape).to(kind)}
+    tensors.write(tmp_path / "it.safetensors", whole, {"said": 1})
+    found, header = tensors.read(tmp_path / "it.safetensors")
+    torch.testing.assert_close(found, whole, rtol=0, atol=0)
+    assert (header, tensors.fingerprint(found)) == ({"said": 1}, tensors.fingerprint(whole))
+
+
+@pytest.mark.parametrize("name", [80 * "字" + ".yaml", 62 * "🎨" + ".svg", 124 * "é", "a." + 120 * "é", "x" * 255])
+def test_names_as_long_as_a_disk_takes_them_can_be_written(name: str, tmp_path: Path) -> None:
+    """A disk counts bytes, not letters."""
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.write_bytes(b"it")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"it")]
+
+
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WeightsError, match="Choose a folder that you may write to"):

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from zoo.errors import ConfigError, OptionError, WeightsError
 
+BESIDE = 100  # bytes of a name's beginning, and of its ending, that a temporary file is called by
 LONGEST_TEXT = 20_000_000  # bytes, of a file that people write
 
 
@@ -76,7 +77,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = through_links(path)
     if path.exists() and not path.is_file():
         raise WeightsError(f"Cannot write {path}: it is there, and no file. Name another.")
-    temporary = path.parent / f".{path.stem[:100]}.{os.urandom(4).hex()}{path.suffix}"
+    # Names are limited in bytes; with the ending, by which some writers go.
+    start, ending = (os.fsencode(part)[:BESIDE].decode(errors="ignore") for part in (path.stem, path.suffix))
+    temporary = path.parent / f".{start}.{os.urandom(4).hex()}{ending}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         open(temporary, "xb").close()  # with the rights that the user's umask leaves, unlike those of `tempfile`
