@@ -242,7 +242,10 @@ backbones: 7
     ("change", "message"),
     [
         ("rank: 2", "rank: 0|rank must be a whole number of at least 1, not 0"),
+        ("rank: 2", "rank: 70000|rank must be at most 65,536, not 70,000"),
+        ("rank: 2", "rank: {'*': 70000}|rank of '.' must be at most 65,536"),
         ("classes: {a: 2}", "classes: {}|at least one class"),
+        ("classes: {a: 2}", "classes: {a: 2000000}|a has 2000000 outputs, where the kind 'classification' has 1 to"),
         (
             "recipe: shapes/ftn",
             "recipe: r\n    measured: {b: 1.0}|measured names tasks that the entry does not have: b",
@@ -261,7 +264,7 @@ backbones: 7
         ("recipe: shapes/ftn", f"recipe: r\n    tolerance: {10**400}|tolerance: 'a number of 333 hexadecimal digits"),
         ("  mine:", "  1:|entries: the name 1 is no text; quote it"),
         *(
-            ("classes: {a: 2}", f"classes: {{{name}: 2}}|'{name}' cannot name a task; letters, digits")
+            ("classes: {a: 2}", f"classes: {{{name}: 2}}|'{name}' cannot name a task: take letters, digits")
             for name in ("shared", "a.b", "..", "a b", "-a", "é")
         ),
         *(

@@ -160,6 +160,22 @@ def test_tensors_whose_shapes_do_not_fit_are_named(tmp_path: Path, shapes: dict[
         load_peft(tmp_path, vit())
 
 
+@pytest.mark.parametrize("part", ["blocks.0.attn.qkv.lora_A", "blocks.0.attn.qkv.lora_B", "head"])
+@pytest.mark.parametrize(
+    "kind", [torch.bfloat16, torch.float8_e4m3fn, torch.complex64, torch.int64, torch.bool], ids=str
+)
+def test_only_real_numbers_make_a_weight(tmp_path: Path, part: str, kind: torch.dtype) -> None:
+    checkpoint(tmp_path, vit(), r=2, target_modules=["blocks.0.attn.qkv"], modules_to_save=["head"])
+    found, _ = tensors.read(tmp_path / WEIGHTS)
+    name = f"base_model.model.{part}.weight"
+    save_file(found | {name: found[name].to(kind)}, tmp_path / WEIGHTS)
+    if kind.is_floating_point:
+        load_peft(tmp_path, vit())
+        return
+    with pytest.raises(WeightsError, match=rf"{part}.weight holds {kind}, and no real numbers"):
+        load_peft(tmp_path, vit())
+
+
 class Forms(nn.Module):
     """Convolutions on which PEFT's LoRA is something else than the zoo's, and names that end alike."""
 

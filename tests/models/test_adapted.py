@@ -244,6 +244,7 @@ def test_adapter_files_carry_everything_and_are_checked(small_model: TaskModel, 
     ("path", "value"),
     [
         (("classes",), 10**12), (("classes",), "abc"), (("method", "rank"), 10**9), (("method", "rank"), {"*": 10**9}),
+        (("method",), [["name", "ftn"], ["rank", 3]]), (("method",), "ftn"), (("method",), None),
         (("preprocessing",), None), (("preprocessing",), [1]), (("preprocessing", "size"), float("nan")),
         (("preprocessing", "size"), True), (("preprocessing", "size"), 10**9), (("preprocessing", "resize"), 10**30),
         (("preprocessing", "mean"), ["a", "b", "c"]),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.catalog.options import check_ranks
-from zoo.catalog.task import CLASSIFICATION, METRICS, SHARED, Metric, can_name_task, check_outputs
+from zoo.catalog.task import CLASSIFICATION, METRICS, SHARED_NAME, Metric, can_name_task, check_outputs
 from zoo.errors import OptionError, UnknownNameError
 from zoo.storage.files import WeightsFile
 
@@ -148,7 +148,7 @@ class Entry:
         for task, outputs in self.classes.items():
             if not can_name_task(task):
                 raise OptionError(
-                    f"classes: {task!r} cannot name a task; letters, digits, '-' and '_' can, but {SHARED!r} cannot"
+                    f"classes: {task!r} cannot name a task: take letters, digits, '-' and '_', not {SHARED_NAME!r}"
                 )
             try:
                 check_outputs(self.kind(task), outputs)

@@ -10,6 +10,8 @@ from typing import Any
 
 from zoo.errors import OptionError
 
+LARGEST_RANK = 65_536  # more than any layer's channels
+
 
 def check_options(method: str, taken: Sequence[inspect.Parameter], options: Mapping[str, Any]) -> None:
     """Raise OptionError unless a method that takes these parameters is given all that it needs and no other."""
@@ -28,16 +30,25 @@ def whole_number(what: str, value: Any) -> int:
     return value
 
 
+def check_rank(what: str, rank: Any) -> int:
+    """`rank`, if it is a whole number of at least 1, and no more than layers may have; raises OptionError if not."""
+    if whole_number(what, rank) > LARGEST_RANK:
+        raise OptionError(f"The {what} must be at most {LARGEST_RANK:,}, not {rank:,}.")
+    return int(rank)
+
+
 def check_ranks(what: str, ranks: Any) -> None:
-    """Raise OptionError unless `ranks` is a whole number of at least 1, or a mapping of patterns to whole numbers."""
+    """Raise OptionError unless `ranks` is such as `check_rank` takes, or a mapping of patterns to these, or to 0."""
     if not isinstance(ranks, Mapping):
-        whole_number(what, ranks)
+        check_rank(what, ranks)
         return
     if not ranks:
         raise OptionError(f"The {what} names no layer; a rank of 0 for all is {{'*': 0}}.")
     for pattern, rank in ranks.items():
         if not isinstance(pattern, str) or isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
             raise OptionError(f"The {what} of {pattern!r} must be a whole number, 0 for none at all, not {rank!r}.")
+        if rank:
+            check_rank(f"{what} of {pattern!r}", rank)
 
 
 def rank_at(ranks: Mapping[str, int], path: str) -> int:

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from zoo.catalog.entry import Entry
+from zoo.catalog.task import SHARED_NAME
 from zoo.errors import WeightsError
 from zoo.storage import resources
 from zoo.storage.fetch import fetch
 from zoo.storage.files import weights_file
 
 log = logging.getLogger(__name__)
-SHARED = "shared.safetensors"  # beside the adapter files, what an entry's tasks share
+SHARED = f"{SHARED_NAME}.safetensors"  # beside the adapter files, what an entry's tasks share
 
 
 def adapter_files(entry: Entry, tasks: Sequence[str], weights: str | Path = "auto") -> dict[str, Path]:

@@ -11,7 +11,7 @@ from zoo.catalog.schema import parse
 from zoo.errors import DataError, OptionError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-SHARED = "shared"  # what the file of what tasks share is called, beside theirs
+SHARED_NAME = "shared"  # what the file of what tasks share is called, beside theirs
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -70,7 +70,8 @@ METRICS = {  # of each kind of task; `zoo.kinds` has the rest
 
 CHANNELS = {"edges": 1, "depth": 1, "normals": 3, GENERATION: 3}  # of the output of a kind that has no classes
 LARGEST_SIDE = 32_768  # pixels of a network's input
-MOST = {"segmentation": 255}  # classes; that number itself is the label of what is unknown
+MOST_CLASSES = 1_000_000
+MOST = {"segmentation": 255}  # of a kind that has fewer; that number itself is the label of what is unknown
 
 
 def has_labels(kind: str) -> bool:
@@ -87,8 +88,9 @@ def check_outputs(kind: str, outputs: int) -> None:
     """Raise OptionError where a kind of task is not known, or cannot have so many outputs."""
     if kind not in METRICS:
         raise OptionError(f"is of the unknown kind {kind!r}; known: {', '.join(METRICS)}")
-    if outputs < 1 or outputs != CHANNELS.get(kind, outputs) or outputs > MOST.get(kind, outputs):
-        wanted = CHANNELS.get(kind) or f"1 to {MOST[kind]}" if kind in (*CHANNELS, *MOST) else "at least 1"
+    most = MOST.get(kind, MOST_CLASSES)
+    if not 1 <= outputs <= most or outputs != CHANNELS.get(kind, outputs):
+        wanted = CHANNELS.get(kind) or f"1 to {most:,}"
         raise OptionError(f"has {outputs} outputs, where the kind {kind!r} has {wanted}")
 
 
@@ -259,7 +261,7 @@ class Bands:
 
 def can_name_task(name: str) -> bool:
     """Whether a task may be called so: files and parameters are called by its name."""
-    return name != SHARED and NAME.fullmatch(name) is not None
+    return name != SHARED_NAME and NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -289,15 +291,11 @@ class Task:
         Raises:
             OptionError: fewer than one class, two of one name, or a kind that is not known or has another number.
         """
-        if isinstance(classes, int):
-            classes = [str(i) for i in range(classes)]
-        names = tuple(classes)
-        if not names:
-            raise OptionError(f"The task {name!r} needs at least one class.")
         try:
-            check_outputs(kind, len(names))
+            check_outputs(kind, classes if isinstance(classes, int) else len(classes))
         except OptionError as error:
             raise OptionError(f"The task {name!r} {error}.") from None
+        names = tuple(map(str, range(classes)) if isinstance(classes, int) else classes)
         if len(set(names)) != len(names):
             raise OptionError(
                 f"The task {name!r} names a class twice: {sorted({n for n in names if names.count(n) > 1})}."

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.errors import OptionError, WeightsError
 from zoo.storage.files import read_text
+from zoo.storage.tensors import counters
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -60,12 +61,16 @@ def sort_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor,
     saved = {}
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
+        if not tensor.is_floating_point() and not counters({name: tensor}):
+            raise WeightsError(
+                f"The checkpoint's {key} holds {tensor.dtype}, and no real numbers. Save the adapter again."
+            )
         if match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
             found.setdefault(match[1], {})[match[2]] = tensor.float()
         elif "lora_" in name:
             raise OptionError(f"The checkpoint holds {key}, which has no counterpart in the zoo's LoRA.")
         else:
-            saved[name] = tensor
+            saved[name] = tensor.float() if tensor.is_floating_point() else tensor
     if odd := [path for path, pair in found.items() if len(pair) < 2]:
         raise WeightsError(f"The checkpoint holds one factor of {odd[0]} alone. Save the adapter again.")
     if not found:

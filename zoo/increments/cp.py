@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.catalog.options import whole_number
+from zoo.catalog.options import check_rank
 from zoo.errors import OptionError
 from zoo.increments import pointwise
 from zoo.increments.base import FrozenLayer, Increment, Method, folded
@@ -50,7 +50,7 @@ class CP(Increment):
         self, layer: nn.Module, rank: int, route: str = "auto", start: str = "xavier", bias: bool = False
     ) -> None:
         super().__init__()
-        whole_number("rank of FTN", rank)
+        check_rank("rank of FTN", rank)
         if start not in STARTS:
             raise OptionError(f"The start of FTN must be one of {', '.join(STARTS)}, not {start!r}.")
         if route not in ROUTES:

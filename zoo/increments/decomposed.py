@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.catalog.options import whole_number
+from zoo.catalog.options import check_rank
 from zoo.increments.base import Increment, Method
 from zoo.increments.forms import weight_of
 
@@ -37,7 +37,7 @@ class Decomposed(Increment):
 
     def __init__(self, layer: nn.Module, rank: int, bias: bool = False) -> None:
         super().__init__()
-        whole_number("rank", rank)
+        check_rank("rank", rank)
         weight = weight_of(layer)
         self.rank = rank
         self.c_out, self.c_in, *self.kernel = weight.shape

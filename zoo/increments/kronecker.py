@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo.catalog.options import whole_number
+from zoo.catalog.options import check_rank
 from zoo.errors import OptionError
 from zoo.increments.base import Increment, Method, RowIncrement
 from zoo.increments.forms import weight_of
@@ -44,7 +44,7 @@ class Kronecker(RowIncrement):
 
     def __init__(self, layer: nn.Module, rank: int, products: int = 4, *, peers: Sequence[Increment] = ()) -> None:
         super().__init__(layer)
-        rank, products = whole_number("rank", rank), whole_number("number of products", products)
+        rank, products = check_rank("rank", rank), check_rank("number of products", products)
         weight = weight_of(layer)
         self.fast, self.slow = nn.ModuleDict(), nn.ModuleDict()
         self._slow: dict[str, nn.Module] = {}  # of all kinds; a peer's are no part of this increment

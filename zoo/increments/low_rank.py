@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.catalog.options import whole_number
+from zoo.catalog.options import check_rank
 from zoo.errors import OptionError
 from zoo.increments.base import FrozenLayer, Method, RowIncrement, role_of
 from zoo.increments.forms import weight_of
@@ -34,7 +34,7 @@ class LowRank(RowIncrement):
 
     def __init__(self, layer: nn.Module, rank: int, alpha: float | None = None) -> None:
         super().__init__(layer)
-        whole_number("rank", rank)
+        check_rank("rank", rank)
         number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
         if alpha is not None and not (number and 0 < alpha < math.inf):
             raise OptionError(f"alpha must be a finite number greater than 0, not {alpha!r}.")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from zoo.catalog.options import whole_number
+from zoo.catalog.options import check_rank
 from zoo.errors import OptionError
 from zoo.joint.base import Sharing, copy_rest
 from zoo.joint.network import Network
@@ -74,7 +74,7 @@ class Stacked(Sharing):
 
     def __init__(self, networks: Mapping[str, Network], rank: int) -> None:
         super().__init__(networks)
-        whole_number(f"rank of {self.name}", rank)
+        check_rank(f"rank of {self.name}", rank)
         plain = {task: self.skeleton(task) for task in self.plans}
         self.layers, self.deviations = nn.ModuleDict(), {}
         for number, paths in enumerate(self.common_layers(), 1):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from zoo.catalog.options import whole_number
+from zoo.catalog.options import check_rank
 from zoo.errors import OptionError
 from zoo.joint.base import Sharing
 from zoo.joint.network import DENSE, Network
@@ -42,7 +42,7 @@ class TRMTL(Sharing):
     ) -> None:  # fmt: skip
         super().__init__(networks)
         for each in rank if isinstance(rank, list | tuple) else [rank]:
-            whole_number("rank of TRMTL", each)
+            check_rank("rank of TRMTL", each)
         self.rank, self.route = rank, route
         plain = {task: self.skeleton(task) for task in self.plans}
         self.modes = {

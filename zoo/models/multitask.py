@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from zoo.backbones.generator import Prior
 from zoo.catalog.entry import Parameters
-from zoo.catalog.task import CLASSIFICATION, SHARED, Preprocessing, Task, can_name_task
+from zoo.catalog.task import CLASSIFICATION, SHARED_NAME, Preprocessing, Task, can_name_task
 from zoo.errors import OptionError, UnknownNameError, WeightsError
 from zoo.models.frozen import input_dtype
 from zoo.storage.tensors import check_tensors, counters, fingerprint, read, replace_tensors, write
 
-LARGEST_RANK = 4096  # that a header may state without a tensor of that size
+COMMON_RANK = 4096  # that a header may state without a tensor of that size
 ADAPTER_FORMAT = 1
 
 
@@ -78,7 +78,7 @@ class MultiTaskModel(nn.Module):
         if not can_name_task(name) or hasattr(nn.ModuleDict(), name):
             raise OptionError(
                 f"{name!r} cannot name a task: take letters, digits, '-' and '_', "
-                f"and neither {SHARED!r} nor one of the names of torch's module methods."
+                f"and neither {SHARED_NAME!r} nor one of the names of torch's module methods."
             )
 
     # -- the network ----------------------------------------------------------------------------------------------
@@ -296,9 +296,9 @@ class MultiTaskModel(nn.Module):
         if header.get("format") != ADAPTER_FORMAT:
             raise WeightsError(f"{path} is no adapter file of this version: its format is {header.get('format')!r}.")
         try:
+            _check_sizes(header, tensors)
             method = dict(header["method"])
             name = method.pop("name")
-            _check_sizes(header, tensors)
             preprocessing = Preprocessing.from_data(header["preprocessing"])
             task = Task.of(str(header["task"]), header["classes"], preprocessing, header.get("kind", CLASSIFICATION))
         except (KeyError, TypeError, ValueError) as error:
@@ -347,10 +347,10 @@ def _short(digest: object) -> str:
 
 def _check_sizes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError where a header states numbers that its tensors do not have, before anything is made of them."""
-    if not isinstance(header["classes"], list):
-        raise ValueError(f"the classes are {header['classes']!r}, and no list")
+    if not isinstance(header["classes"], list) or not isinstance(header["method"], dict):
+        raise ValueError("the classes are no list, or the method is no mapping")
     rank = header["method"].get("rank")
     ranks = [each for each in (rank.values() if isinstance(rank, dict) else [rank]) if isinstance(each, int)]
     largest = max((length for tensor in tensors.values() for length in tensor.shape), default=0)
-    if ranks and max(ranks) > max(largest, LARGEST_RANK):  # some methods take the largest that a layer has
+    if ranks and max(ranks) > max(largest, COMMON_RANK):  # some methods take the largest that a layer has
         raise ValueError(f"the rank is {max(ranks)}, and no tensor has more than {largest} rows or columns")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo.errors import OptionError
 
 Shape = tuple[int, int, int, int]  # of a core: R_k, M_k, N_k, R_{k+1}
+LARGEST_CORE = 2**28  # numbers: a gigabyte, where a core is to be the smaller form of a weight
 
 
 def core_shapes(in_modes: Sequence[int], out_modes: Sequence[int], ranks: int | Sequence[int]) -> tuple[Shape, ...]:
@@ -21,7 +22,7 @@ def core_shapes(in_modes: Sequence[int], out_modes: Sequence[int], ranks: int | 
         ranks: R_1 … R_D; the ring is closed by R_{D+1} = R_1. A single number serves for all.
 
     Raises:
-        OptionError: the lengths differ, or a number is below 1.
+        OptionError: the lengths differ, a number is below 1, or a core is larger than any is taken.
     """
     count = len(in_modes)
     around = [ranks] * count if isinstance(ranks, int) else list(ranks)
@@ -32,7 +33,10 @@ def core_shapes(in_modes: Sequence[int], out_modes: Sequence[int], ranks: int | 
         )
     if min(*in_modes, *out_modes, *around) < 1:
         raise OptionError(f"Modes and ranks are at least 1; got {list(in_modes)}, {list(out_modes)}, ranks {around}.")
-    return tuple(zip(around, in_modes, out_modes, [*around[1:], around[0]], strict=True))
+    shapes = tuple(zip(around, in_modes, out_modes, [*around[1:], around[0]], strict=True))
+    if (largest := max(math.prod(shape) for shape in shapes)) > LARGEST_CORE:
+        raise OptionError(f"Ranks {around} make a core of {largest:,} numbers; at most {LARGEST_CORE:,} are taken.")
+    return shapes
 
 
 class Ring(nn.Module):
