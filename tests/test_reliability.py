@@ -13,12 +13,10 @@ from click.testing import CliRunner
 from benchmarks.reliability import mutations, odd_places, operations
 from zoo.cli.base import main
 
-KINDS = ("adapter", "shared", "backbone", "checkpoint", "registry", "recipe", "index", "bundle", "peft", "image")
 
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mutations.kinds(Path()))
 def test_damaged_files_are_the_same_or_refused(kind: str) -> None:
-    found = mutations.run(kind, 10 if kind == "bundle" else 60, seed=1)
+    found = mutations.run(kind, 10 if kind.endswith("bundle") else 60, seed=1)
     assert found["faults"] == []
     assert found["memory"] < 2
     assert found.get("refused", 0) + found.get("same", 0) + found.get("another", 0) == found["count"]
