@@ -176,11 +176,14 @@ the whole rate what `cp` had kept was lost at once. `python benchmarks/train_aga
 def _budget() -> str:
     """Chosen ranks against one rank for all: differences, task by task and seed by seed."""
     found, rows = read("rank_budget"), []
-    for like, by in dict.fromkeys((row["like"], row["by"]) for row in found):
-        own = [row for row in found if (row["like"], row["by"]) == (like, by)]
+    kinds = [(row["entry"], row["like"], row["by"]) for row in found]
+    for entry, like, by in dict.fromkeys(kinds):
+        own = [row for row, kind in zip(found, kinds, strict=True) if kind == (entry, like, by)]
+        tasks = ", ".join(dict.fromkeys(row["task"] for row in own))
         differences = [row["figure"] - row["uniform"] for row in own]
         error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("nan")
         rows.append({
+            "tasks": f"`{default_registry().entry(entry).benchmark}`: {tasks}",
             "parameters of": f"R = {like}", "by": by, "pairs": len(own),
             "one rank": f"{statistics.mean(row['uniform'] for row in own):.1f}",
             "chosen": f"{statistics.mean(row['figure'] for row in own):.1f}",
@@ -188,8 +191,8 @@ def _budget() -> str:
         })  # fmt: skip
     return f"""{table(rows)}
 
-Accuracy in per cent on painting, quickdraw and infograph of `shapes`; a pair is one task with one seed, and both of it
-begin with the same adapters, cut to as many parameters and trained on alike. The difference has its standard error.
+Accuracy in per cent; a pair is one task with one seed, and both of it begin with the same adapters, cut to as many
+parameters and trained on alike. The difference has its standard error.
 `python benchmarks/rank_budget.py --out DIR`. {measured_on("rank_budget")}"""
 
 
