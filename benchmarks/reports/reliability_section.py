@@ -35,12 +35,16 @@ def _operations() -> dict[str, Any]:
 
 
 def _mutations() -> list[dict[str, Any]]:
-    rows = read("reliability_mutations")
-    count, faults = sum(row["count"] for row in rows), sum(row.get("fault", 0) for row in rows)
-    kinds = ", ".join(row["kind"] for row in rows)
-    grown = max(row["memory"] for row in rows)
-    wanted = f"crashes, other errors, other content; twice the memory (most: {grown:.2f})"
-    return [_row(f"damaged files: {kinds}", f"{count:,} files", wanted, faults)]
+    forged = [row for row in read("reliability_mutations") if row["kind"].startswith("forged")]
+    damaged = [row for row in read("reliability_mutations") if row not in forged]
+    made = []
+    for what, rows, wrong in (("damaged", damaged, ", other content"), ("forged", forged, "")):
+        count, faults = sum(row["count"] for row in rows), sum(row.get("fault", 0) for row in rows)
+        kinds = ", ".join(row["kind"].removeprefix("forged ") for row in rows)
+        grown = max(row["memory"] for row in rows)
+        wanted = f"crashes, other errors{wrong}; twice the memory (most: {grown:.2f})"
+        made.append(_row(f"{what} files: {kinds}", f"{count:,} files", wanted, faults))
+    return made
 
 
 def _kills() -> list[dict[str, Any]]:

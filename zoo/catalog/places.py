@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zoo.catalog.entry import Entry, is_file
-from zoo.catalog.registry import NAME, Registry, default_registry
+from zoo.catalog.registry import Registry, default_registry
 from zoo.errors import ConfigError, OptionError
 from zoo.storage.files import WeightsFile
 
@@ -125,8 +125,6 @@ def _moved(registry: Registry, origin: str) -> Registry:
 
 
 def _check_inside(entry: Entry, origin: str) -> None:
-    """Raise ConfigError where a name could not stand in a path, or a path leaves its folder."""
-    if not re.fullmatch(NAME, entry.name):
-        raise ConfigError(origin, [f"{entry.name!r} cannot name an entry: letters, digits, '.', '_' and '-' can"])
+    """Raise ConfigError where a path leaves its folder."""
     if is_file(entry.recipe) and (".." in Path(entry.recipe).parts or Path(entry.recipe).is_absolute()):
         raise ConfigError(origin, [f"{entry.name}: the recipe {entry.recipe} leaves its folder"])

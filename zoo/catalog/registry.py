@@ -23,13 +23,13 @@ from zoo.storage.files import WeightsFile, atomic_path, read_text
 FORMAT = 1
 KEYS = "format", "backbones", "pins", "entries"
 EMPTY: Mapping[str, WeightsFile] = MappingProxyType({})
-NAME = r"[A-Za-z0-9][\w.-]*"  # of an entry: what can stand in a path
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # of an entry: what can stand in a path
 T = TypeVar("T")
 
 
 MODEL = "model"  # the kind of name that an entry's is
 HINT = "`zoo ls` lists them all; those of a folder of your own with --registry FOLDER (in Python, registry=)."
-LONGEST_NAME = 100  # letters
+LONGEST_NAME = 200  # bytes, of an entry or a backbone
 TAKEN = (".zoo", ".yaml", ".yml", ".md", ".index", ".sig", ".safetensors")  # endings of what lies beside an entry
 OWN = "registry.yaml"  # what the registry in a folder of one's own is called
 
@@ -91,6 +91,8 @@ class Registry:
 
     def update(self, item: Entry | Backbone) -> None:
         """Add an entry or a backbone, in place of one of the same name; raises OptionError where the other has it."""
+        if problem := _misnamed(type(item), item.name):
+            raise OptionError(problem)
         if item.name in (self._backbones if isinstance(item, Entry) else self._entries):
             raise OptionError(f"{item.name!r} names a backbone or an entry there already; choose another name.")
         if isinstance(item, Entry):
@@ -142,10 +144,11 @@ class Registry:
 
     def check_new(self, name: str) -> None:
         """Raise OptionError unless `name` can stand in a path, beside the files that are written, and none has it."""
-        if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME or name == "backbones" or name.endswith(TAKEN):
+        if problem := _misnamed(Entry, name):
+            raise OptionError(problem)
+        if name == "backbones" or name.endswith(TAKEN):
             raise OptionError(
-                f"{name!r} cannot name an entry: take letters, digits, '.', '_' and '-', at most {LONGEST_NAME}, and "
-                f"neither 'backbones' nor the ending of a file ({', '.join(TAKEN)})."
+                f"{name!r} cannot name an entry: not 'backbones', nor with the ending of a file ({', '.join(TAKEN)})."
             )
         if name in self._entries or name in self._backbones:
             raise OptionError(f"The zoo has an entry {name!r} already; choose another name with --name.")
@@ -236,8 +239,19 @@ def _section(kind: type[T], data: dict[str, Any], section: str, problems: list[s
         problems.append(f"{section}: {items!r} is not a mapping")
         return {}
     problems += [f"{section}: the name {name!r} is no text; quote it" for name in items if not isinstance(name, str)]
+    problems += [f"{section}: {problem}" for name in items if (problem := _misnamed(kind, str(name)))]
     parsed = {str(name): parse(kind, item, problems, str(name)) for name, item in items.items()}
     return {name: item for name, item in parsed.items() if item is not None}
+
+
+def _misnamed(kind: type[Any], name: str) -> str:
+    """What is wrong with a name, of which folders and files are called; nothing, where it may be one."""
+    if kind is Entry and not NAME.fullmatch(name):
+        return f"{name[:200]!r} cannot name an entry: take letters, digits, '.', '_' and '-'."
+    length = len(name.encode("utf-8", errors="replace"))
+    return (
+        f"{name[:50]!r}… cannot be a name: {length:,} bytes; at most {LONGEST_NAME}." if length > LONGEST_NAME else ""
+    )
 
 
 @functools.cache

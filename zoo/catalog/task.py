@@ -10,7 +10,7 @@ from typing import Any
 from zoo.catalog.schema import parse
 from zoo.errors import DataError, OptionError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 SHARED_NAME = "shared"  # what the file of what tasks share is called, beside theirs
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
