@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tests.compression.test_fine_tuned import increment_of, tuned_net
 from tests.increments.test_decomposed import LAYERS
+from zoo.compression import ranks
 from zoo.compression.fine_tuned import factorise
 from zoo.compression.forms import FORMS, fill, largest
 from zoo.compression.ranks import Choice, Curve, split
@@ -148,3 +149,27 @@ def test_what_did_not_change_needs_nothing(changed: str, size: dict[str, Any]) -
         assert {layer.path for layer in made.layers if layer.rank} == {path} - {"classifier"}
     x = torch.randn(2, 3, 12, 12)
     torch.testing.assert_close(made.model.fused("task")(x), tuned.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["cp", "tucker"])
+def test_no_more_ranks_are_tried_of_a_layer_that_keeps_one(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, fits = nn.Conv2d(8, 8, 3), []
+    monkeypatch.setattr(ranks, "fill", lambda increment, delta: fits.append(increment.rank) or (1.0, 0.5))
+    tried = []
+    for least in (0, 1):
+        Curve(form, lambda rank: increment_of(layer, form, rank), delta_of(layer)).choices(10**6, least)
+        tried.append(list(fits))
+        fits.clear()
+    assert len(tried[1]) <= len(tried[0]) + 1 < 20
+
+
+def test_a_budget_that_just_fits_is_enough() -> None:
+    """Where two components save more than twice what one does, and only one can be had beside what is kept."""
+    choices = [Choice(0, 0, 10.0), Choice(1, 8, 9.0), Choice(2, 16, 0.0)]
+    layers = {"kept": [Choice(3, 480, 0.0)], "free": choices}
+    assert split(layers, 488) == {"kept": 3, "free": 1}
+    assert split(layers, 496) == {"kept": 3, "free": 2}
+    with pytest.raises(OptionError, match="first component of the cheapest layer has 8, beside 480"):
+        split(layers, 487)
+    with pytest.raises(OptionError, match="kept in any case has 480"):
+        split(layers, 479)

@@ -162,7 +162,7 @@ def test_tensors_whose_shapes_do_not_fit_are_named(tmp_path: Path, shapes: dict[
 
 @pytest.mark.parametrize("part", ["blocks.0.attn.qkv.lora_A", "blocks.0.attn.qkv.lora_B", "head"])
 @pytest.mark.parametrize(
-    "kind", [torch.bfloat16, torch.float8_e4m3fn, torch.complex64, torch.int64, torch.bool], ids=str
+    "kind", [torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.complex64, torch.int64, torch.bool], ids=str
 )
 def test_only_real_numbers_make_a_weight(tmp_path: Path, part: str, kind: torch.dtype) -> None:
     checkpoint(tmp_path, vit(), r=2, target_modules=["blocks.0.attn.qkv"], modules_to_save=["head"])
@@ -170,7 +170,10 @@ def test_only_real_numbers_make_a_weight(tmp_path: Path, part: str, kind: torch.
     name = f"base_model.model.{part}.weight"
     save_file(found | {name: found[name].to(kind)}, tmp_path / WEIGHTS)
     if kind.is_floating_point:
-        load_peft(tmp_path, vit())
+        model = load_peft(tmp_path, vit().to(kind) if kind is torch.float64 else vit())
+        if part == "head":
+            kept = model.task_tensors("task")["head.weight"].double()
+            torch.testing.assert_close(kept, found[name].to(kind).double(), rtol=0, atol=0)
         return
     with pytest.raises(WeightsError, match=rf"{part}.weight holds {kind}, and no real numbers"):
         load_peft(tmp_path, vit())

@@ -208,6 +208,12 @@ def test_names_as_long_as_a_disk_takes_them_can_be_written(name: str, tmp_path: 
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"it")]
 
 
+def test_longer_names_are_told(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="File name too long"), atomic_path(tmp_path / (256 * "x")):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WeightsError, match="Choose a folder that you may write to"):

@@ -148,7 +148,7 @@ class Entry:
         for task, outputs in self.classes.items():
             if not can_name_task(task):
                 raise OptionError(
-                    f"classes: {task!r} cannot name a task: take letters, digits, '-' and '_', not {SHARED_NAME!r}"
+                    f"{task!r} cannot name a task: take up to 100 letters, digits, '-', '_'; not {SHARED_NAME!r}"
                 )
             try:
                 check_outputs(self.kind(task), outputs)

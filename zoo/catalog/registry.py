@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 MODEL = "model"  # the kind of name that an entry's is
 HINT = "`zoo ls` lists them all; those of a folder of your own with --registry FOLDER (in Python, registry=)."
-LONGEST_NAME = 200  # bytes, of an entry or a backbone
+LONGEST_NAME = 120  # bytes, of an entry or a backbone: with a task's, as some folders are called, what a disk takes
 TAKEN = (".zoo", ".yaml", ".yml", ".md", ".index", ".sig", ".safetensors")  # endings of what lies beside an entry
 OWN = "registry.yaml"  # what the registry in a folder of one's own is called
 

@@ -260,7 +260,10 @@ class Bands:
 
 
 def can_name_task(name: str) -> bool:
-    """Whether a task may be called so: files and parameters are called by its name."""
+    """Whether a task may be called so: files and parameters are called by its name.
+
+    A model, which has torch, refuses the names of its modules' methods beside these.
+    """
     return name != SHARED_NAME and NAME.fullmatch(name) is not None
 
 
@@ -291,6 +294,7 @@ class Task:
         Raises:
             OptionError: fewer than one class, two of one name, or a kind that is not known or has another number.
         """
+        classes = classes if isinstance(classes, int) else tuple(classes)
         try:
             check_outputs(kind, classes if isinstance(classes, int) else len(classes))
         except OptionError as error:

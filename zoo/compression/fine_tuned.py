@@ -37,7 +37,7 @@ class Layer:
 
     path: str
     rank: int
-    parameters: int  # of the factors
+    parameters: int  # of the factors, and of a bias of the task's own
     norm: float  # ‖ΔW‖
     error: float  # ‖ΔW − factors‖ / ‖ΔW‖
 

@@ -41,6 +41,7 @@ class Curve:
         self.norm = float(delta.norm())
         self._known = {0: 1.0, self.most: 0.0} if self.norm else {0: 0.0}
         matrix = matrix_of(form, delta.double())
+        self.step = 1.0 if matrix is not None else GROWTH  # where the singular values say it, every rank is tried
         if matrix is not None and self.norm:
             energies = torch.linalg.svdvals(matrix).square()
             tails = energies.flip(0).cumsum(0).flip(0) / energies.sum()
@@ -77,11 +78,10 @@ class Curve:
         parameters buy; the first component of all, whatever it costs.
         """
         found = [Choice(least, self.size(least), self.norm**2 * self.lost(least))]
-        step = 1.0 if len(self._known) > 2 else GROWTH  # where the singular values say it, of every rank
         rank, top = least + 1, self.most if self.norm else 0
         while rank <= top and ((size := self.size(rank)) <= budget or not found[-1].rank):
             found.append(Choice(rank, size, self.norm**2 * self.lost(rank)))
-            rank = max(rank + 1, min(top, int(rank * step) + 1))
+            rank = max(rank + 1, min(top, int(rank * self.step) + 1))
         return found
 
 
@@ -96,13 +96,15 @@ def split(layers: Mapping[Key, Sequence[Choice]], budget: int) -> dict[Key, int]
         layers: the choices of each, smallest first; the first one is what the layer has for certain.
 
     Raises:
-        OptionError: the budget is not enough for these; or no layer that could have a component gets one.
+        OptionError: the budget is not enough for these; or no layer that could have a component has one.
     """
-    steps = {path: _hull(choices) for path, choices in layers.items()}
-    certain = sum(hull[0].parameters for hull in steps.values())
-    at, left = dict.fromkeys(steps, 0), budget - certain
+    certain = sum(choices[0].parameters for choices in layers.values())
+    at, left = dict.fromkeys(layers, 0), budget - certain
     if left < 0:
         raise OptionError(f"{budget:,} parameters are too few: what is kept in any case has {certain:,}.")
+    steps = {
+        path: _hull([c for c in each if c.parameters - each[0].parameters <= left]) for path, each in layers.items()
+    }
     queue = [(-_gain(hull[0], hull[1]), path) for path, hull in steps.items() if len(hull) > 1]
     heapq.heapify(queue)
     while queue:
@@ -115,9 +117,9 @@ def split(layers: Mapping[Key, Sequence[Choice]], budget: int) -> dict[Key, int]
         at[path] = now + 1
         if now + 2 < len(hull):
             heapq.heappush(queue, (-_gain(hull[now + 1], hull[now + 2]), path))
-    free = {path: hull for path, hull in steps.items() if len(hull) > 1}
-    if free and not any(hull[at[path]].rank for path, hull in free.items()):
-        least = min(hull[1].parameters for hull in free.values())
+    free = {path: each for path, each in layers.items() if len(_hull(each)) > 1}
+    if free and not any(steps[path][at[path]].rank for path in free):
+        least = min(each[1].parameters - each[0].parameters for each in free.values())
         beside = f", beside {certain:,} that are kept in any case" if certain else ""
         raise OptionError(
             f"{budget:,} parameters are too few: the first component of the cheapest layer has {least:,}{beside}."

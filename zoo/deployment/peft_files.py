@@ -70,7 +70,7 @@ def sort_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor,
         elif "lora_" in name:
             raise OptionError(f"The checkpoint holds {key}, which has no counterpart in the zoo's LoRA.")
         else:
-            saved[name] = tensor.float() if tensor.is_floating_point() else tensor
+            saved[name] = tensor.float() if tensor.itemsize == 1 and tensor.is_floating_point() else tensor
     if odd := [path for path, pair in found.items() if len(pair) < 2]:
         raise WeightsError(f"The checkpoint holds one factor of {odd[0]} alone. Save the adapter again.")
     if not found:

@@ -77,7 +77,7 @@ class MultiTaskModel(nn.Module):
             raise OptionError(f"The model has a task {name!r} already; remove_task({name!r}) comes first.")
         if not can_name_task(name) or hasattr(nn.ModuleDict(), name):
             raise OptionError(
-                f"{name!r} cannot name a task: take letters, digits, '-' and '_', "
+                f"{name!r} cannot name a task: take up to 100 letters, digits, '-' and '_', "
                 f"and neither {SHARED_NAME!r} nor one of the names of torch's module methods."
             )
 
@@ -348,7 +348,7 @@ def _short(digest: object) -> str:
 def _check_sizes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError where a header states numbers that its tensors do not have, before anything is made of them."""
     if not isinstance(header["classes"], list) or not isinstance(header["method"], dict):
-        raise ValueError("the classes are no list, or the method is no mapping")
+        raise ValueError(f"{header['classes']!r:.100} is no list of classes, or {header['method']!r:.100} no method")
     rank = header["method"].get("rank")
     ranks = [each for each in (rank.values() if isinstance(rank, dict) else [rank]) if isinstance(each, int)]
     largest = max((length for tensor in tensors.values() for length in tensor.shape), default=0)

@@ -114,11 +114,15 @@ def _largest(entry: Entry, registry: Registry) -> Entry:
 
 
 def _check_budget(entry: Entry, registry: Registry, tasks: Sequence[str], budget: int) -> None:
-    """Raise OptionError for a budget that buys no component of any layer, before anything is trained."""
+    """Raise OptionError for a budget that `split` will refuse, before anything is trained."""
     model = fresh_model(entry, registry, pretrained=False)
     assert isinstance(model, TaskModel)
     least = [(_least(model, site), site) for _, site in model.adapted()]
-    first = [[Choice(rank, _size(model, site, rank), -rank) for rank in (own, own + 1)] for own, site in least]
+    most = int(model.options["rank"])
+    first = [  # as if the first component were all that counts
+        [Choice(rank, _size(model, site, rank), -rank) for rank in range(own, min(own + 1, most) + 1)]
+        for own, site in least
+    ]
     split({(task, number): each for task in tasks for number, each in enumerate(first)}, budget)
 
 

@@ -74,13 +74,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         WeightsError: the folder cannot be written to or the disk is full; what stood at `path` is unchanged.
     """
-    path = through_links(path)
-    if path.exists() and not path.is_file():
-        raise WeightsError(f"Cannot write {path}: it is there, and no file. Name another.")
-    # Names are limited in bytes; with the ending, by which some writers go.
-    start, ending = (os.fsencode(part)[:BESIDE].decode(errors="ignore") for part in (path.stem, path.suffix))
-    temporary = path.parent / f".{start}.{os.urandom(4).hex()}{ending}"
     try:
+        path = through_links(path)
+        # Names are limited in bytes; with the ending, by which some writers go.
+        start, ending = (os.fsencode(part)[:BESIDE].decode(errors="ignore") for part in (path.stem, path.suffix))
+        temporary = path.parent / f".{start}.{os.urandom(4).hex()}{ending}"
+        if path.exists() and not path.is_file():
+            raise WeightsError(f"Cannot write {path}: it is there, and no file. Name another.")
         path.parent.mkdir(parents=True, exist_ok=True)
         open(temporary, "xb").close()  # with the rights that the user's umask leaves, unlike those of `tempfile`
     except OSError as error:
