@@ -39,7 +39,7 @@ def test_entries_of_other_images_are_no_family() -> None:
             "r",
             backbone="zoo/resnet20@shapes",
             data_root=root,
-            name=root,
+            name=f"rank{rank}",
         )
         for rank, root in ((4, "/one"), (8, "/other"))
     )
