@@ -82,6 +82,7 @@ def test_a_failure_of_the_disk_that_no_command_foresees_is_a_sentence(monkeypatc
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/it")
 
+    CliRunner().invoke(main, ["ls", "--help"])  # commands are loaded when they are first asked for
     monkeypatch.setitem(main.commands, "ls", click.Command("ls", callback=full))
     told = CliRunner().invoke(main, ["ls"])
     assert (told.exit_code, told.output.splitlines()[0]) == (

@@ -142,7 +142,8 @@ def tensor_file(whole: bytes, draw: random.Random) -> bytes:
         header = forged(header, draw)
     else:
         held = forged_tensors(held, draw)
-    return _of_tensors(held, json.dumps(header))
+    text = json.dumps(header)
+    return _file(held, {HEADER: f"{_content_sha256(text, held)} {text}"})
 
 
 def _tensors_of(file: bytes) -> dict[str, Tensor]:
@@ -150,9 +151,8 @@ def _tensors_of(file: bytes) -> dict[str, Tensor]:
     return dict(sorted(load(file).items()))
 
 
-def _of_tensors(held: dict[str, Tensor], text: str) -> bytes:
-    plain = {name: tensor.contiguous() for name, tensor in held.items()}
-    return save(plain, metadata={HEADER: f"{_content_sha256(text, plain)} {text}"})
+def _file(held: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return save({name: tensor.contiguous() for name, tensor in held.items()}, metadata)
 
 
 def checkpoint(whole: bytes, draw: random.Random) -> bytes:
@@ -220,7 +220,7 @@ def pair(cut: bytes) -> Callable[[bytes, random.Random], bytes]:
         if (chance := draw.random()) < 0.6:
             config = json.dumps(forged(json.loads(config), draw)).encode()
         if chance > 0.4:
-            weights = save({name: t.contiguous() for name, t in forged_tensors(_tensors_of(weights), draw).items()})
+            weights = _file(forged_tensors(_tensors_of(weights), draw))
         return config + cut + weights
 
     return made

@@ -193,7 +193,8 @@ def _budget() -> str:
 
 Accuracy in per cent; a pair is one task with one seed, and both of it begin with the same adapters, cut to as many
 parameters and trained on alike. The difference has its standard error.
-`python benchmarks/rank_budget.py --out DIR`. {measured_on("rank_budget")}"""
+`python benchmarks/rank_budget.py --out DIR`, and with `--entry 'efficientnet_lite0-ftn-r{{}}-emoji' --task twemoji
+--data-root IMAGES --like 4`. {measured_on("rank_budget")}"""
 
 
 def _time() -> str:
@@ -210,7 +211,8 @@ def _time() -> str:
     ]
     return f"""{table(rows)}
 
-Memory is what the process has at its most above one copy and the backbone. `python benchmarks/factorise_time.py`.
+Memory is what the process has at its most above one copy and the backbone.
+`python benchmarks/factorise_time.py --form svd --form tt`, and `--form cp --tasks 1`.
 {measured_on("factorise_time")}"""
 
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo.catalog.schema import told
 from zoo.errors import OptionError
 
 LARGEST_RANK = 65_536
-TOLD = 10**30  # a number beyond is not written out
 
 
 def check_options(method: str, taken: Sequence[inspect.Parameter], options: Mapping[str, Any]) -> None:
@@ -27,19 +27,14 @@ def check_options(method: str, taken: Sequence[inspect.Parameter], options: Mapp
 def whole_number(what: str, value: Any) -> int:
     """`value`, if it is a whole number of at least 1; raises OptionError if not."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"The {what} must be a whole number of at least 1, not {told(value)}.")
+        raise OptionError(f"The {what} must be a whole number of at least 1, not {told(value)!r}.")
     return value
-
-
-def told(value: Any) -> str:
-    """A value as a message shows it; Python does not write out numbers without a bound."""
-    return repr(value) if not isinstance(value, int) or abs(value) < TOLD else "a number without end"
 
 
 def check_rank(what: str, rank: Any) -> int:
     """`rank`, if it is a whole number of at least 1, and no more than layers may have; raises OptionError if not."""
     if whole_number(what, rank) > LARGEST_RANK:
-        raise OptionError(f"The {what} must be at most {LARGEST_RANK:,}, not {told(rank)}.")
+        raise OptionError(f"The {what} must be at most {LARGEST_RANK:,}, not {told(rank)!r}.")
     return int(rank)
 
 
@@ -52,7 +47,9 @@ def check_ranks(what: str, ranks: Any) -> None:
         raise OptionError(f"The {what} names no layer; a rank of 0 for all is {{'*': 0}}.")
     for pattern, rank in ranks.items():
         if not isinstance(pattern, str) or isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
-            raise OptionError(f"The {what} of {pattern!r} must be a whole number, 0 for none at all, not {told(rank)}.")
+            raise OptionError(
+                f"The {what} of {pattern!r} must be a whole number, 0 for none at all, not {told(rank)!r}."
+            )
         if rank:
             check_rank(f"{what} of {pattern!r}", rank)
 

@@ -249,9 +249,8 @@ def _misnamed(kind: type[Any], name: str) -> str:
     if kind is Entry and not NAME.fullmatch(name):
         return f"{name[:200]!r} cannot name an entry: take letters, digits, '.', '_' and '-'."
     length = len(name.encode("utf-8", errors="replace"))
-    return (
-        f"{name[:50]!r}… cannot be a name: {length:,} bytes; at most {LONGEST_NAME}." if length > LONGEST_NAME else ""
-    )
+    what = "an entry" if kind is Entry else "a backbone"
+    return f"{name[:50]!r}… cannot name {what}: {length:,} bytes, of {LONGEST_NAME}." if length > LONGEST_NAME else ""
 
 
 @functools.cache

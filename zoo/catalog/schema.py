@@ -18,6 +18,12 @@ NUMBERS = (int, float)
 LARGEST = 2**63  # of whole numbers: what fits no type of torch's is a mistake
 
 
+def told(value: Any) -> Any:
+    """A value as a message shows it; Python does not write out numbers without a bound."""
+    long = isinstance(value, int) and not -LARGEST <= value < LARGEST
+    return f"a number of {len(f'{abs(value):x}')} hexadecimal digits" if long else value
+
+
 def parse(kind: type[T], data: Any, problems: list[str], where: str = "") -> T | None:
     """`data` as a dataclass of type `kind`; None, and every problem appended to `problems`, where it is not one."""
     before = len(problems)
@@ -27,7 +33,7 @@ def parse(kind: type[T], data: Any, problems: list[str], where: str = "") -> T |
 
 def _convert(kind: Any, data: Any, problems: list[str], where: str) -> Any:
     if kind in NUMBERS and type(data) is int and not -LARGEST <= data < LARGEST:
-        return _wrong(problems, where, f"a number of {len(f'{data:x}')} hexadecimal digits", "one that computers take")
+        return _wrong(problems, where, told(data), "one that computers take")
     if kind is Any or (kind in PLAIN and type(data) is kind):  # most values, and so that they are quick
         return data
     origin, args = _form(kind)

@@ -172,7 +172,10 @@ def ranks_for(
     # A bias of the task's own is part of an increment, which has a component then.
     biased = bool(model.options.get("bias"))
     least = {path: int(biased and bool(_shift(path, site, given).any())) for path, site in sites.items()}
-    exact = {} if not keep_rest else {p: max(least[p], _whole(model, p, given)) for p in _stem(model)}
+    exact = {}
+    for path in _stem(model) if keep_rest else []:
+        changed = bool(_change(path, sites[path], given).any())
+        exact[path] = _most(model, sites[path]) if changed else least[path]
     if budget is not None:
         found = split(_all_choices(model, given, budget, least, exact), budget)
     elif isinstance(rank, int):
@@ -194,17 +197,12 @@ def _all_choices(
     """What each layer may have of a budget: from a least rank on, or the one rank that keeps it exactly."""
     found = {}
     for path, site, delta in changes(model, given):
-        curve = _curve(model, site, delta)
-        rank = exact.get(path, 0)
-        one = [Choice(rank, curve.size(rank), 0.0)]
-        found[path] = one if path in exact else curve.choices(budget, least[path])
+        if path in exact:
+            size = model.method.size(site, {**model.options, "rank": exact[path]})
+            found[path] = [Choice(exact[path], size, 0.0)]
+        else:
+            found[path] = _curve(model, site, delta).choices(budget, least[path])
     return found
-
-
-def _whole(model: TaskModel, path: str, given: Mapping[str, Tensor]) -> int:
-    """The rank that keeps a layer's ΔW exactly."""
-    site = dict(model.adapted())[path]
-    return _most(model, site) if _change(path, site, given).any() else 0
 
 
 def _most(model: TaskModel, site: AdaptedLayer) -> int:

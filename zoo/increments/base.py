@@ -250,6 +250,8 @@ class Method:
         return self.increment(layer, **options)
 
     def size(self, layer: nn.Module, options: Mapping[str, Any]) -> int:
-        """Parameters of an increment for `layer`, which is built without memory."""
+        """Parameters of an increment for `layer`, which is built without memory; of the rank 0, which is none: 0."""
+        if options.get("rank") == 0:
+            return 0
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in self.build(layer, options).parameters())

@@ -199,7 +199,8 @@ def _matrix(model: TaskModel, delta: Tensor) -> Tensor:
 
 def _choices(model: TaskModel, path: str, costs: Tensor) -> list[Choice]:
     """The ranks that a layer may be given: what each needs, and what the components beyond it cost."""
-    site = dict(model.adapted())[path]
+    site = model.backbone.get_submodule(path)
+    assert isinstance(site, AdaptedLayer)
     most = min(int(model.options["rank"]), len(costs))
     return [
         Choice(rank, _size(model, site, rank), float(costs[rank:].sum()))
@@ -213,7 +214,7 @@ def _least(model: TaskModel, site: AdaptedLayer) -> int:
 
 
 def _size(model: TaskModel, site: AdaptedLayer, rank: int) -> int:
-    return model.method.size(site, {**model.options, "rank": rank}) if rank else 0
+    return model.method.size(site, {**model.options, "rank": rank})
 
 
 def _cut(
